@@ -1,0 +1,103 @@
+"""Every error that asof raises on purpose.
+
+One root, so that callers can catch everything of ours at once, and one branch for each thing a caller can do about it:
+
+    AsofError                      something failed (exit code 3)
+    ├── UsageError                 the caller asked for something that cannot be (exit code 2)
+    │   ├── NotFoundError          a name that nobody declared
+    │   ├── SettingsError          a setting, a declaration or a file of settings is wrong
+    │   ├── SchemaError            data does not have the columns or types that were declared
+    │   └── RequestError           one row of a request is wrong; names the row and the field
+    ├── CheckFailedError           a check was run and said no (exit code 1)
+    ├── SourceError                data that was declared cannot be read
+    ├── TableError                 a table cannot be written
+    ├── OnlineStoreError           Redis is down, full, or answers nonsense
+    ├── ContractError              a contract does not fit what is in the store
+    └── BundleError                a model bundle is missing, damaged or from another version
+
+Messages are one line: what was given, what was expected, what to do next.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import ClassVar
+
+
+class AsofError(Exception):
+    """Root of all errors raised on purpose; ``exit_code`` is what the command line ends with."""
+
+    exit_code: ClassVar[int] = 3
+
+
+class UsageError(AsofError):
+    """The caller asked for something that cannot be."""
+
+    exit_code: ClassVar[int] = 2
+
+
+class NotFoundError(UsageError):
+    """A name that nobody declared.
+
+    Args:
+        kind: What was looked for, in the singular ("feature service").
+        name: The name that was given.
+        known: The names that exist.
+    """
+
+    def __init__(self, kind: str, name: str, known: Iterable[str]) -> None:
+        self.kind, self.name, self.known = kind, name, sorted(known)
+        close = difflib.get_close_matches(name, self.known, n=1)
+        hint = f"; did you mean {close[0]!r}?" if close else ""
+        exists = ", ".join(self.known) if self.known else "none is declared"
+        super().__init__(f"no {kind} named {name!r}{hint} (known: {exists})")
+
+
+class SettingsError(UsageError):
+    """A setting, a declaration or a file of settings is wrong."""
+
+
+class SchemaError(UsageError):
+    """Data does not have the columns or types that were declared."""
+
+
+class RequestError(UsageError):
+    """One row of a request is wrong.
+
+    Args:
+        row: 0-based position of the row in the request; None when the request as a whole is wrong.
+        field: Name of the field.
+        problem: What is wrong and what was expected, without the value itself.
+    """
+
+    def __init__(self, row: int | None, field: str, problem: str) -> None:
+        self.row, self.field, self.problem = row, field, problem
+        where = f"row {row}, " if row is not None else ""
+        super().__init__(f"{where}field {field!r}: {problem}")
+
+
+class CheckFailedError(AsofError):
+    """A check was run and said no."""
+
+    exit_code: ClassVar[int] = 1
+
+
+class SourceError(AsofError):
+    """Data that was declared cannot be read."""
+
+
+class TableError(AsofError):
+    """A table cannot be written."""
+
+
+class OnlineStoreError(AsofError):
+    """Redis is down, full, or answers nonsense."""
+
+
+class ContractError(AsofError):
+    """A contract does not fit what is in the store."""
+
+
+class BundleError(AsofError):
+    """A model bundle is missing, damaged or from another version."""

@@ -1,0 +1,143 @@
+"""What a feature repo is configured to use, read without Feast.
+
+``feature_store.yaml`` stays the one place of configuration. Feast reads it for Feast; this module reads the few values
+that a process needs which must not import Feast (a serving worker, the embedded Redis), with the same rules: environment
+variables are expanded, relative paths start at the repo. Nothing is read at import.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+from asof.errors import SettingsError
+
+EMBEDDED = "embedded"
+"""The ``connection_string`` that means: a redis-server of the repo's own."""
+
+_ONLINE_KEYS = {"type", "connection_string", "key_ttl_seconds", "connect_timeout", "read_timeout", "retries"}
+_SECRET = re.compile(r"(password=)[^,]+|(://[^:@/]*:)[^@]+(?=@)", re.IGNORECASE)
+
+
+def mask(connection_string: str) -> str:
+    """``connection_string`` with its passwords replaced by ``***``."""
+    return _SECRET.sub(lambda m: f"{m.group(1) or m.group(2)}***", connection_string)
+
+
+@dataclass(frozen=True, slots=True)
+class OnlineSettings:
+    """How to reach Redis.
+
+    Attributes:
+        connection_string: ``embedded``, or an address as Feast writes it (``host:port,key=value,...``).
+        folder: Where an embedded Redis keeps its socket and its data.
+        connect_timeout: Seconds to wait for a connection.
+        read_timeout: Seconds to wait for an answer.
+        retries: How often a read that lost its connection is tried again.
+    """
+
+    connection_string: str = field(repr=False)
+    folder: Path
+    connect_timeout: float = 2.0
+    read_timeout: float = 5.0
+    retries: int = 2
+
+    @property
+    def embedded(self) -> bool:
+        """Whether the repo owns its redis-server."""
+        return self.connection_string == EMBEDDED
+
+    @property
+    def address(self) -> str:
+        """The connection string without its secrets."""
+        return mask(self.connection_string)
+
+
+@dataclass(frozen=True, slots=True)
+class RepoSettings:
+    """A feature repo and where its parts lie. Everything that asof itself writes lies below :attr:`data`."""
+
+    path: Path
+    project: str
+    online: OnlineSettings
+
+    @property
+    def data(self) -> Path:
+        """Folder of everything that is written, ``data`` in the repo."""
+        return self.path / "data"
+
+    @property
+    def models(self) -> Path:
+        """Model bundles: ``<model>/<version>/``."""
+        return self.data / "models"
+
+    @property
+    def predictions(self) -> Path:
+        """Prediction logs: ``<model>/hour=<UTC hour>/*.parquet``."""
+        return self.data / "predictions"
+
+    @property
+    def profiles(self) -> Path:
+        """whylogs profiles of prediction logs: ``<model>/*.bin``."""
+        return self.data / "profiles"
+
+    @property
+    def reports(self) -> Path:
+        """HTML and JSON reports."""
+        return self.data / "reports"
+
+    @classmethod
+    def load(cls, path: str | Path | None = None) -> Self:
+        """The settings of the repo at ``path``; without one, of ``$ASOF_REPO``, ``.`` or ``./feature_repo``.
+
+        Raises:
+            SettingsError: There is no ``feature_store.yaml``, or it is not what asof or Feast understands.
+        """
+        root = find_repo(path)
+        text = (root / "feature_store.yaml").read_text()
+        payload = _parse(os.path.expandvars(text), root)
+        project = payload.get("project")
+        if not isinstance(project, str):
+            raise SettingsError(f"{root / 'feature_store.yaml'}: got project {project!r}, expected a name")
+        return cls(path=root, project=project, online=_online(payload.get("online_store"), root))
+
+
+def find_repo(path: str | Path | None = None) -> Path:
+    """The absolute folder that holds ``feature_store.yaml``.
+
+    Raises:
+        SettingsError: There is none.
+    """
+    given = path or os.environ.get("ASOF_REPO")
+    candidates = [Path(given)] if given else [Path(), Path("feature_repo")]
+    for candidate in candidates:
+        if (candidate / "feature_store.yaml").is_file():
+            return candidate.resolve()
+    looked = " and ".join(str(c.resolve()) for c in candidates)
+    raise SettingsError(f"no feature_store.yaml in {looked}; name the feature repo with --repo PATH or ASOF_REPO")
+
+
+def _parse(text: str, root: Path) -> dict[str, Any]:
+    import yaml
+
+    try:
+        payload = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{root / 'feature_store.yaml'} is not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(payload, dict):
+        raise SettingsError(f"{root / 'feature_store.yaml'}: expected a mapping with project, registry, provider and stores")
+    return payload
+
+
+def _online(section: Any, root: Path) -> OnlineSettings:
+    override = os.environ.get("ASOF_REDIS")
+    options = dict(section) if isinstance(section, dict) else {}
+    if "asof" in str(options.get("type", "")) and (unknown := sorted(set(options) - _ONLINE_KEYS)):
+        raise SettingsError(f"online_store has the unknown keys {unknown}; known: {sorted(_ONLINE_KEYS)}")
+    known = {k: options[k] for k in ("connect_timeout", "read_timeout", "retries") if k in options}
+    return OnlineSettings(
+        connection_string=override or str(options.get("connection_string", EMBEDDED)), folder=root / "data" / "redis", **known
+    )
