@@ -1,0 +1,263 @@
+"""The prediction log: what was asked, seen and answered, in Parquet by model and hour.
+
+Serving writes it, monitoring reads it. Files are ``<predictions>/<model>/hour=<YYYY-MM-DDTHH>/part-<id>.parquet``, the
+hour being the UTC hour of the row's own moment ``at`` (in a replay long ago, in live traffic now). A file appears whole
+by rename, and never changes, so a reader needs no lock and a crash leaves nothing half-written. A row has::
+
+    request_id, row          the request and the 0-based position in it
+    model, model_version     the bundle, and the fingerprint of its contract
+    fingerprint
+    served_at                when the answer was made, by the server's clock
+    at                       the moment that the features were read for
+    score, decision          what was answered
+    key.<name>               the entity keys                              as declared
+    request.<name>           the request fields                           as declared
+    feature.<name>           the vector, null for missing                 as declared
+    status.<name>            uint8 of each feature: PRESENT 0, NULL 1, OUTSIDE_MAX_AGE 2, NOT_FOUND 3
+    event_time.<view alias>  newest event or row of the view that was known at ``at``; null where there was none
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from asof.contract import Contract
+from asof.instants import SECOND, from_micros
+
+MOMENT = pa.timestamp("us", tz="UTC")
+HOUR = 3_600 * SECOND
+
+_log = logging.getLogger("asof.prediction_log")
+
+_ARROW = {
+    "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
+    "string": pa.string(), "bytes": pa.binary(), "unixtimestamp": MOMENT,
+}  # fmt: skip
+
+_HEAD = (
+    ("request_id", pa.string()), ("row", pa.int32()), ("model", pa.string()), ("model_version", pa.string()),
+    ("fingerprint", pa.string()), ("served_at", MOMENT), ("at", MOMENT), ("score", pa.float64()),
+    ("decision", pa.bool_()),
+)  # fmt: skip
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """The n rows of one answered request.
+
+    Attributes:
+        request_id: As given or made.
+        served_at: Microseconds, wall clock.
+        at: ``int64[n]`` microseconds, the moment of each row.
+        keys: Key -> n values.
+        request: Request field -> n values.
+        vector: ``float64[n, F]``, one column for each feature of the service; NaN for missing, and where not numeric.
+        objects: Non-numeric feature -> n values.
+        statuses: ``uint8[n, F]``.
+        event_times: ``int64[n, V]`` microseconds, a column for each view; -1 for none.
+        scores: ``float64[n]``.
+        decisions: ``bool[n]``.
+    """
+
+    request_id: str
+    served_at: int
+    at: NDArray[np.int64]
+    keys: Mapping[str, Sequence[Any]]
+    request: Mapping[str, Sequence[Any]]
+    vector: NDArray[np.float64]
+    objects: Mapping[str, Sequence[Any]]
+    statuses: NDArray[np.uint8]
+    event_times: NDArray[np.int64]
+    scores: NDArray[np.float64]
+    decisions: NDArray[np.bool_]
+
+
+def arrow_type(dtype: str) -> pa.DataType:
+    """The log's type for a feature type; types without one of their own are kept as text."""
+    if dtype.startswith("array(") and dtype.endswith(")"):
+        return pa.list_(arrow_type(dtype[6:-1]))
+    return _ARROW.get(dtype, pa.string())
+
+
+def schema(contract: Contract) -> pa.Schema:
+    """The columns of a log of predictions under ``contract``."""
+    columns = [*_HEAD]
+    columns += [(f"key.{f.name}", arrow_type(f.dtype)) for f in contract.keys]
+    columns += [(f"request.{f.name}", arrow_type(f.dtype)) for f in contract.request_fields]
+    columns += [(f"feature.{f.name}", arrow_type(f.dtype)) for f in contract.features]
+    columns += [(f"status.{f.name}", pa.uint8()) for f in contract.features]
+    columns += [(f"event_time.{v.alias}", MOMENT) for v in contract.views]
+    return pa.schema(columns)
+
+
+def to_table(contract: Contract, model: str, version: str, entries: Sequence[Entry]) -> pa.Table:
+    """The entries as rows of the log, in their order."""
+    counts = [len(e.at) for e in entries]
+    rows = sum(counts)
+    columns: list[pa.Array] = [
+        pa.array(np.repeat(np.array([e.request_id for e in entries], dtype=object), counts), pa.string()),
+        pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in counts] or [np.empty(0, np.int32)])),
+        *(pa.repeat(pa.scalar(text, pa.string()), rows) for text in (model, version, contract.fingerprint)),
+        _moments(np.repeat(np.array([e.served_at for e in entries], dtype=np.int64), counts)),
+        _moments(_joined([e.at for e in entries])),
+        pa.array(_joined([e.scores for e in entries], np.float64)),
+        pa.array(_joined([e.decisions for e in entries], np.bool_)),
+    ]
+    columns += [_listed([e.keys[f.name] for e in entries], f.dtype) for f in contract.keys]
+    columns += [_listed([e.request[f.name] for e in entries], f.dtype) for f in contract.request_fields]
+    columns += _features(contract, entries)
+    return pa.Table.from_arrays(columns, schema=schema(contract))
+
+
+def hour_name(at: int) -> str:
+    """The folder of the moment ``at`` (microseconds), such as ``hour=2018-08-08T13``."""
+    return f"hour={from_micros(at).isoformat()[:13]}"
+
+
+def write(predictions: Path, model: str, table: pa.Table) -> list[Path]:
+    """Add ``table`` to the log of ``model``: one new file for each hour that its rows belong to, each appearing whole.
+
+    Raises:
+        OSError: The disk is full or not writable; hours written before are complete and stay.
+    """
+    hours = pc.cast(table["at"], pa.int64()).to_numpy() // HOUR
+    written = []
+    for hour in np.unique(hours).tolist():
+        folder = predictions / model / hour_name(hour * HOUR)
+        folder.mkdir(parents=True, exist_ok=True)
+        name = f"part-{time.time_ns() // 1_000}-{os.getpid()}-{secrets.token_hex(4)}"
+        written.append(_write_whole(table.filter(pa.array(hours == hour)), folder, name))
+    return written
+
+
+def scan(
+    predictions: Path,
+    model: str,
+    start: int,
+    end: int,
+    columns: Sequence[str] | None = None,
+    report: Callable[[str], None] = _log.warning,
+) -> Iterator[pa.Table]:
+    """The logged rows whose moment ``at`` lies in ``[start, end)``, file by file in order of hour.
+
+    Args:
+        predictions: Folder of all prediction logs.
+        model: Name of the model.
+        start: First moment, microseconds.
+        end: Moment after the last, microseconds.
+        columns: Columns to read; by default all that a file has.
+        report: Called with one line for each file that cannot be used (truncated, foreign, without a column asked for).
+
+    Yields:
+        One table for each file that has such rows; files of other model versions may have other features.
+    """
+    for path in files(predictions, model, start, end):
+        try:
+            table = _read(path, start, end, columns)
+        except (OSError, pa.ArrowException, KeyError, ValueError) as error:
+            report(f"{path} is left out of the prediction log: {' '.join(str(error).split())}")
+            continue
+        if table.num_rows:
+            yield table
+
+
+def files(predictions: Path, model: str, start: int, end: int) -> list[Path]:
+    """The files whose hour overlaps ``[start, end)``, in order of hour."""
+    first, last = hour_name(start), hour_name(max(start, end - 1))
+    folders = sorted(p for p in (predictions / model).glob("hour=*") if first <= p.name <= last)
+    listed = (sorted(p for p in f.iterdir() if not p.name.startswith(".")) for f in folders)
+    return list(chain.from_iterable(listed))
+
+
+def remove_leftovers(predictions: Path, model: str, older_than: timedelta = timedelta(hours=1)) -> int:
+    """Delete what writers that were killed left behind; files younger than ``older_than`` may still be being written."""
+    limit, removed = time.time() - older_than.total_seconds(), 0
+    for path in (predictions / model).glob("hour=*/.part-*.tmp"):
+        try:
+            if path.stat().st_mtime < limit:
+                path.unlink()
+                removed += 1
+        except OSError:
+            continue
+    return removed
+
+
+def _read(path: Path, start: int, end: int, columns: Sequence[str] | None) -> pa.Table:
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        if lacking := [name for name in ("at", *(columns or ())) if name not in names]:
+            raise KeyError(f"it has no columns {lacking}")
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "at"]))
+        table = file.read(columns=wanted, use_threads=False)
+    at = pc.cast(table["at"], pa.int64())
+    kept = table.filter(pc.and_(pc.greater_equal(at, start), pc.less(at, end)))
+    return kept if columns is None else kept.select(list(columns))
+
+
+def _write_whole(table: pa.Table, folder: Path, name: str) -> Path:
+    work, target = folder / f".{name}.tmp", folder / f"{name}.parquet"
+    try:
+        pq.write_table(table, work, compression="zstd")
+        os.replace(work, target)
+    except BaseException:
+        work.unlink(missing_ok=True)
+        raise
+    return target
+
+
+def _features(contract: Contract, entries: Sequence[Entry]) -> list[pa.Array]:
+    width = len(contract.features)
+    vector = _stacked([e.vector for e in entries], width, np.float64)
+    statuses = _stacked([e.statuses for e in entries], width, np.uint8)
+    times = _stacked([e.event_times for e in entries], len(contract.views), np.int64)
+    values = [
+        _numbers(vector[:, i], f.dtype) if f.numeric else _listed([e.objects[f.name] for e in entries], f.dtype)
+        for i, f in enumerate(contract.features)
+    ]
+    return [
+        *values,
+        *(pa.array(np.ascontiguousarray(statuses[:, i])) for i in range(width)),
+        *(_moments(np.ascontiguousarray(times[:, i]), missing=-1) for i in range(len(contract.views))),
+    ]
+
+
+def _joined(parts: Sequence[NDArray[Any]], dtype: Any = np.int64) -> NDArray[Any]:
+    return np.concatenate(parts).astype(dtype, copy=False) if parts else np.empty(0, dtype)
+
+
+def _stacked(parts: Sequence[NDArray[Any]], width: int, dtype: Any) -> NDArray[Any]:
+    return np.concatenate(parts) if parts else np.empty((0, width), dtype)
+
+
+def _moments(micros: NDArray[np.int64], missing: int | None = None) -> pa.Array:
+    return pa.array(micros, pa.int64(), mask=None if missing is None else micros == missing).cast(MOMENT)
+
+
+def _numbers(values: NDArray[np.float64], dtype: str) -> pa.Array:
+    missing = np.isnan(values)
+    target = arrow_type(dtype)
+    if dtype.startswith("float"):
+        return pa.array(values, pa.float64(), mask=missing).cast(target, safe=False)
+    return pa.array(np.where(missing, 0, values), pa.float64(), mask=missing).cast(pa.int64(), safe=False).cast(target)
+
+
+def _listed(parts: Iterable[Sequence[Any]], dtype: str) -> pa.Array:
+    kind, values = arrow_type(dtype), list(chain.from_iterable(parts))
+    if dtype in _ARROW or pa.types.is_list(kind):
+        return pa.array(values, kind)
+    return pa.array([None if v is None else str(v) for v in values], kind)
