@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
 import sys
 from typing import Any
 
@@ -91,12 +92,11 @@ def cli(ctx: click.Context, repo: str | None, as_json: bool) -> None:
 
 
 def main() -> None:
-    """Entry point of the ``asof`` console script."""
+    """Entry point of the ``asof`` console script; ``ASOF_DEBUG=1`` shows the traceback of what failed unexpectedly."""
     arguments = sys.argv[1:]
     try:
-        cli.main(args=arguments, prog_name="asof", standalone_mode=False)
-    except click.exceptions.Exit as stop:
-        sys.exit(stop.exit_code)
+        code = cli.main(args=arguments, prog_name="asof", standalone_mode=False)
+        sys.stdout.flush()
     except click.Abort:
         sys.exit(_fail("stopped", 3, arguments))
     except click.ClickException as error:
@@ -104,7 +104,18 @@ def main() -> None:
     except AsofError as error:
         sys.exit(_fail(str(error), error.exit_code, arguments))
     except BrokenPipeError:
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the reader left; nothing more can be said to it
         sys.exit(0)
+    except Exception as error:
+        if os.environ.get("ASOF_DEBUG") == "1":
+            raise
+        sys.exit(_fail(_unexpected(error), 3, arguments))
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _unexpected(error: Exception) -> str:
+    said = str(error) or "no message"
+    return f"{type(error).__name__}: {said} (ASOF_DEBUG=1 shows where)"
 
 
 def _fail(message: str, code: int, arguments: list[str]) -> int:

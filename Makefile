@@ -1,0 +1,66 @@
+# Each target sets up its own virtual environment in .venv, once, from requirements.lock, with Python, pip and make alone.
+# Another Python than the first fitting one on PATH:  make PYTHON=/path/to/python3.12 test
+
+.DEFAULT_GOAL := help
+.DELETE_ON_ERROR:
+.PHONY: help demo test lint bench laws lock clean
+
+PYTHON ?=
+VENV := .venv
+RUN := $(VENV)/bin/python
+READY := $(VENV)/.complete
+
+help:  ## Say what can be made (this text)
+	@echo "make demo [DATA=FILE] [SMALL=1]   run the whole loop once, on simulated data or on FILE, into ./demo"
+	@echo "make test                         run all tests"
+	@echo "make laws                         run the laws that every store must obey, with many more random cases"
+	@echo "make lint                         ruff with all rules, mypy strict"
+	@echo "make bench                        measure against what one would otherwise use"
+	@echo "make lock                         renew requirements.lock (needs uv)"
+	@echo "make clean                        remove .venv, ./demo and caches (stops the demo's Redis first)"
+
+demo: $(READY)
+	@$(RUN) -m asof demo --into demo $(if $(DATA),--data "$(DATA)") $(if $(SMALL),--small)
+
+test: $(READY)
+	@$(RUN) -m pytest
+
+laws: $(READY)
+	@$(RUN) -m pytest tests/laws --hypothesis-profile thorough
+
+lint: $(READY)
+	@$(RUN) -m ruff check .
+	@$(RUN) -m ruff format --check .
+	@$(RUN) -m mypy
+
+bench: $(READY)
+	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
+
+lock:
+	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+	  --no-header --annotation-style line --extra dev pyproject.toml --output-file requirements.lock
+
+clean:
+	@if [ -x $(RUN) ] && [ -f demo/feature_repo/feature_store.yaml ]; then \
+	  $(RUN) -m asof --repo demo/feature_repo redis stop >/dev/null 2>&1 || true; fi
+	rm -rf $(VENV) demo build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis
+
+# The last act of a complete setup is the file .complete. An environment of ours without it, or older than the lock or the
+# project file, is made anew from nothing; a .venv that somebody else made is installed into, never deleted.
+$(READY): requirements.lock pyproject.toml
+	@set -e; python=""; \
+	for candidate in $(if $(PYTHON),"$(PYTHON)",python3 python3.11 python3.12 /usr/bin/python3 /usr/local/bin/python3); do \
+	  if "$$candidate" -c 'import sys, venv, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' >/dev/null 2>&1; \
+	  then python=$$candidate; break; fi; \
+	done; \
+	if [ -z "$$python" ]; then \
+	  echo "make: found $$(python3 --version 2>&1), expected Python 3.11 or 3.12 with venv and pip;" \
+	    "install one (Debian: python3 python3-venv) or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; \
+	fi; \
+	echo "Setting up $(VENV) with $$("$$python" --version) from requirements.lock (once, a few minutes)" >&2; \
+	if [ -e $(VENV)/.ours ]; then rm -rf $(VENV); fi; \
+	if [ ! -d $(VENV) ]; then mkdir $(VENV); touch $(VENV)/.ours; fi; \
+	"$$python" -m venv $(VENV); \
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements.lock; \
+	$(RUN) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .; \
+	touch $@
