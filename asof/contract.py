@@ -213,8 +213,10 @@ class Contract:
     @cached_property
     def keys(self) -> tuple[Field, ...]:
         """The entity key columns that a request must carry, in order of first use."""
-        found = {k.request: Field(k.request, k.dtype) for v in reversed(self.views) for k in reversed(v.join_keys)}
-        return tuple(reversed(found.values()))
+        found: dict[str, Field] = {}
+        for key in (k for v in self.views for k in v.join_keys):
+            found.setdefault(key.request, Field(key.request, key.dtype))
+        return tuple(found.values())
 
     @cached_property
     def request_fields(self) -> tuple[Field, ...]:
