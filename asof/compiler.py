@@ -11,8 +11,10 @@ import ast
 import hashlib
 import importlib
 import inspect
+import os
+import re
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -41,6 +43,9 @@ if TYPE_CHECKING:
 DEFAULT_HOP = 5 * 60 * 1_000_000
 """Bucket width of a tiled view that names none: Feast's default of five minutes."""
 
+_NO_MODULE = frozenset({"__main__", "feast_udf_rehydrate"})
+"""What Feast calls the module of a decorated function, and of one that it made from the source text in the registry."""
+
 EVENT_ID_TAG = "asof.id"
 """Tag of a data source that names the column which identifies an event."""
 
@@ -57,7 +62,8 @@ def compile_view(view: FeatureView, projection: FeatureViewProjection | None = N
     """
     used = projection if projection is not None else view.projection
     aggregations = _aggregations(view)
-    fields = tuple(_field(f) for f in view.features)
+    keys = {c.name for c in view.entity_columns}
+    fields = tuple(_field(f) for f in view.features if f.name not in keys)  # a registered stream view lists its keys again
     _check_features(view.name, fields, aggregations)
     return View(
         name=view.name,
@@ -186,12 +192,24 @@ def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
 
 
 def _module_names(function: Callable[..., Any], repo: Path | None) -> list[str]:
-    names = [] if function.__module__ == "__main__" else [function.__module__]
+    """Where to look for ``function``: Feast keeps its module's name for none that was decorated, and no file for registered ones."""
+    names = [] if function.__module__ in _NO_MODULE else [function.__module__]
     if repo is not None:
-        written = Path(function.__code__.co_filename)
-        files = sorted(repo.rglob(written.name), key=lambda p: p != written)
-        names += [".".join(p.relative_to(repo).with_suffix("").parts) for p in files if ".venv" not in p.parts]
+        files = list(_defining(repo, function.__name__))
+        written = [p for p in files if p == Path(function.__code__.co_filename)] or files
+        if len(written) > 1:
+            raise SettingsError(f"{function.__name__!r} is defined in {', '.join(str(p) for p in written)}; rename all but one")
+        names += [".".join(p.relative_to(repo).with_suffix("").parts) for p in written]
     return names
+
+
+def _defining(repo: Path, function: str) -> Iterator[Path]:
+    """Files with a ``def`` of ``function``, without what is hidden or written (``data`` holds bundles with copies of modules)."""
+    head = re.compile(rf"^def {re.escape(function)}\(", re.MULTILINE)
+    for folder, inner, files in os.walk(repo):
+        inner[:] = sorted(i for i in inner if not i.startswith(".") and not (i == "data" and Path(folder) == repo))
+        named = (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
+        yield from (path for path in named if head.search(path.read_text(encoding="utf-8", errors="replace")))
 
 
 def _import(name: str, repo: Path | None) -> ModuleType | None:
