@@ -1,0 +1,17 @@
+"""Who and what the features are about."""
+
+from feast import Entity, ValueType
+
+customer = Entity(
+    name="customer",
+    join_keys=["customer_id"],
+    value_type=ValueType.INT64,
+    description="The holder of a card.",
+)
+
+terminal = Entity(
+    name="terminal",
+    join_keys=["terminal_id"],
+    value_type=ValueType.INT64,
+    description="The device that a card is used at.",
+)
