@@ -1,0 +1,260 @@
+"""Events, questions, and the functions over windows. See the package's docstring for the law and the method."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asof.windows import ranges, stragglers
+from asof.windows.distinct import covered
+from asof.windows.plan import Plan
+
+if TYPE_CHECKING:
+    from asof.contract import Aggregation
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+
+ZERO_WHEN_EMPTY = frozenset({"count", "sum", "count_distinct"})
+_ORDERED = frozenset({"min", "max", "last"})
+
+
+@dataclass(frozen=True, slots=True)
+class Events:
+    """n events in source order, the order that decides between equal (ts, kt).
+
+    Attributes:
+        key: Dense codes, int64[n] >= 0, shared with the questions.
+        ts: Event time, int64[n], microseconds UTC.
+        arrival: First moment at which the event is known, int64[n]: max(ts, kt), or ts with knowledge time off.
+        kt: Knowledge time, int64[n]; equal to ``ts`` where the source has none.
+        columns: Column -> n values: numbers or booleans (NaN is missing), or an object array of str or bytes (None is missing).
+    """
+
+    key: Ints
+    ts: Ints
+    arrival: Ints
+    kt: Ints
+    columns: Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True, slots=True)
+class Questions:
+    """q questions, in any order: ``key`` int64[q] (-1 matches nothing), ``t`` int64[q] in microseconds UTC."""
+
+    key: Ints
+    t: Ints
+
+
+def aggregate(events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int = 1) -> dict[str, NDArray[Any]]:
+    """The value of every aggregation at every question.
+
+    Args:
+        events: The events, in source order.
+        questions: The keys and moments.
+        aggregations: What to compute; an empty ``column`` counts events.
+        hop: Bucket width in microseconds.
+
+    Returns:
+        Name -> q values in the order of the questions: float64 with NaN for missing, or objects with None for missing where
+        min, max or last is over strings or bytes. ``count``, ``sum`` and ``count_distinct`` of an empty window are 0.
+    """
+    rows = len(questions.t)
+    if not len(events.ts) or not rows:
+        return {a.name: _empty(events, a, rows) for a in aggregations}
+    windows = sorted({a.window for a in aggregations})
+    plan = Plan.of(events, questions, windows, hop)
+    columns: dict[str, _Column] = {}
+    answers: dict[str, NDArray[Any]] = {}
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        for column, function in dict.fromkeys((a.column, a.function) for a in aggregations):
+            if column not in columns:
+                columns[column] = _Column(plan, events.columns[column] if column else None)
+            wanted = [a for a in aggregations if a.column == column and a.function == function]
+            table = _FUNCTIONS[function](columns[column], [windows.index(a.window) for a in wanted])
+            answers.update((a.name, plan.as_asked(row)) for a, row in zip(wanted, table, strict=True))
+    return {a.name: answers[a.name] for a in aggregations}
+
+
+def newest(events: Events, questions: Questions) -> Ints:
+    """Per question the position (in ``events``) of the known event with the greatest ts, ties to kt, then to the last; -1 if none."""
+    if not len(events.ts) or not len(questions.t):
+        return np.full(len(questions.t), -1, dtype=np.int64)
+    plan = Plan.of(events, questions, [None], 1)
+    rank = plan.as_asked(_last_position(_Column(plan, None), [0])[0])
+    positions = rank if plan.order is None else plan.order[rank]
+    return np.where(rank < 0, -1, positions)
+
+
+def _empty(events: Events, aggregation: Aggregation, rows: int) -> NDArray[Any]:
+    if aggregation.function in ZERO_WHEN_EMPTY:
+        return np.zeros(rows)
+    values = events.columns[aggregation.column]
+    if values.dtype == object and aggregation.function in _ORDERED:
+        return np.full(rows, None, dtype=object)
+    return np.full(rows, np.nan)
+
+
+class _Column:
+    """The events that have a value in one column, and the ranges of them that each question sees in each window.
+
+    Attributes:
+        values: float64[n] in event order: the values, or the ranks of strings or bytes; None for the column of no name.
+        names: The distinct strings or bytes in rank order; None for numbers.
+        at: Positions of the prompt events that have a value; None where that is all events.
+        late: Positions of the stragglers that have a value.
+        first: int64[w, q]; with ``end`` (same shape) the range of ``at`` that each question sees.
+        count: int64[w, q], how many events with a value each question sees, stragglers included.
+    """
+
+    __slots__ = ("at", "count", "end", "first", "late", "names", "plan", "seen", "values")
+
+    def __init__(self, plan: Plan, values: NDArray[Any] | None) -> None:
+        self.plan, self.at, self.late = plan, plan.prompt, plan.late
+        self.first, self.end = plan.first, np.broadcast_to(plan.end, plan.first.shape)
+        self.values, self.names = (None, None) if values is None else _numbers(plan.in_event_order(values))
+        if self.values is not None:
+            self._leave_out(np.isnan(self.values))
+        self.count = self.end - self.first
+        self.seen = [plan.seen(self.late, w) for w in range(len(self.first))] if len(self.late) else []
+        for window, (since, until) in enumerate(self.seen):
+            self.count[window] += stragglers.counts(since, until, self.count.shape[1])
+
+    def _leave_out(self, missing: NDArray[np.bool_]) -> None:
+        if not missing.any():
+            return
+        kept = ~missing if self.at is None else ~missing[self.at]
+        before = np.concatenate([[0], np.cumsum(kept)])
+        self.first, self.end = before[self.first], before[self.end]
+        self.at = np.flatnonzero(kept) if self.at is None else self.at[kept]
+        self.late = self.late[~missing[self.late]]
+
+    def prompt(self) -> Floats:
+        """The values of the prompt events that have one."""
+        assert self.values is not None
+        return self.values if self.at is None else self.values[self.at]
+
+    def stragglers(self, window: int) -> tuple[Floats, Ints, Ints]:
+        """Values of the stragglers that have one, and the range of questions that see each."""
+        assert self.values is not None
+        return self.values[self.late], *self.seen[window]
+
+
+def _numbers(values: NDArray[Any]) -> tuple[Floats, NDArray[Any] | None]:
+    if values.dtype != object:
+        return values.astype(np.float64, copy=False), None
+    there = np.array([v is not None and v == v for v in values], dtype=bool)
+    names, ranks = np.unique(values[there], return_inverse=True)
+    numbers = np.full(len(values), np.nan)
+    numbers[there] = ranks
+    return numbers, names
+
+
+def _prompt_ranges(column: _Column, picked: list[int]) -> tuple[Ints, Ints, NDArray[np.bool_]]:
+    first, end = column.first[picked].ravel(), column.end[picked].ravel()
+    return first, end, end > first
+
+
+def _folded(column: _Column, picked: list[int], operation: np.ufunc, empty: float) -> Floats:
+    """``operation`` over prompt events and stragglers, [len(picked), q]; ``empty`` where there are none."""
+    first, end, some = _prompt_ranges(column, picked)
+    result = np.full(len(first), empty)
+    if some.any():
+        result[some] = ranges.fold(operation, column.prompt(), first[some], end[some])
+    table = result.reshape(len(picked), -1)
+    for row, window in enumerate(picked if column.seen else ()):
+        values, since, until = column.stragglers(window)
+        table[row] = operation(table[row], stragglers.fold(operation, values, since, until, empty, table.shape[1]))
+    return table
+
+
+def _count(column: _Column, picked: list[int]) -> Floats:
+    return column.count[picked].astype(np.float64)
+
+
+def _sum(column: _Column, picked: list[int]) -> Floats:
+    return _folded(column, picked, np.add, 0.0)
+
+
+def _mean(column: _Column, picked: list[int]) -> Floats:
+    return _sum(column, picked) / column.count[picked]
+
+
+def _min(column: _Column, picked: list[int]) -> NDArray[Any]:
+    return _named(column, picked, _folded(column, picked, np.minimum, np.inf))
+
+
+def _max(column: _Column, picked: list[int]) -> NDArray[Any]:
+    return _named(column, picked, _folded(column, picked, np.maximum, -np.inf))
+
+
+def _last(column: _Column, picked: list[int]) -> NDArray[Any]:
+    assert column.values is not None
+    return _named(column, picked, column.values[_last_position(column, picked)])
+
+
+def _last_position(column: _Column, picked: list[int]) -> Ints:
+    """Position in event order of the last event that each question sees, [len(picked), q]; -1 where there is none."""
+    first, end = column.first[picked], column.end[picked]
+    position = np.where(end > first, end - 1, -1)
+    if column.at is not None:
+        position = np.append(column.at, -1)[position]
+    for row, window in enumerate(picked if column.seen else ()):
+        late = stragglers.fold(np.maximum, column.late, *column.seen[window], -1, position.shape[1])
+        np.maximum(position[row], late, out=position[row])
+    return position
+
+
+def _named(column: _Column, picked: list[int], numbers: Floats) -> NDArray[Any]:
+    """``numbers`` where there was anything to fold, turned back into strings or bytes where they are ranks."""
+    some = column.count[picked] > 0
+    if column.names is None:
+        return np.where(some, numbers, np.nan)
+    named = np.full(numbers.shape, None, dtype=object)
+    named[some] = column.names[numbers[some].astype(np.int64)]
+    return named
+
+
+def _var(column: _Column, picked: list[int]) -> Floats:
+    """Sample variance; see :func:`asof.windows.ranges.moments` for the formula."""
+    first, end, some = _prompt_ranges(column, picked)
+    mean, spread = np.zeros(len(first)), np.zeros(len(first))
+    if some.any():
+        mean[some], spread[some] = ranges.moments(column.prompt(), first[some], end[some])
+    spread = spread.reshape(len(picked), -1)
+    for row, window in enumerate(picked if column.seen else ()):
+        values, since, until = column.stragglers(window)
+        prompt = ((end - first).reshape(spread.shape)[row], mean.reshape(spread.shape)[row], spread[row])
+        spread[row] = ranges.merge(prompt, stragglers.moments(values, since, until, spread.shape[1]))[2]
+    count = column.count[picked]
+    return np.where(count > 1, spread / (count - 1), np.nan)
+
+
+def _std(column: _Column, picked: list[int]) -> Floats:
+    return np.sqrt(_var(column, picked))
+
+
+def _count_distinct(column: _Column, picked: list[int]) -> Floats:
+    assert column.values is not None
+    plan, there = column.plan, np.flatnonzero(~np.isnan(column.values))
+    value = np.unique(column.values[there], return_inverse=True)[1]
+    kind = plan.key[there] * (len(there) + 1) + value
+    rows = [covered(kind, *plan.seen(there, window), column.count.shape[1]) for window in picked]
+    return np.array(rows, dtype=np.float64)
+
+
+_FUNCTIONS: dict[str, Callable[[_Column, list[int]], NDArray[Any]]] = {
+    "count": _count,
+    "sum": _sum,
+    "mean": _mean,
+    "min": _min,
+    "max": _max,
+    "std": _std,
+    "var": _var,
+    "last": _last,
+    "count_distinct": _count_distinct,
+}
