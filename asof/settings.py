@@ -81,7 +81,7 @@ class RepoSettings:
 
     @property
     def profiles(self) -> Path:
-        """whylogs profiles of prediction logs: ``<model>/*.bin``."""
+        """Profiles (whylogs) of prediction logs: ``<model>/*.bin``."""
         return self.data / "profiles"
 
     @property
