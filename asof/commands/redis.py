@@ -1,0 +1,67 @@
+"""``asof redis``: the repo's own redis-server."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+
+import click
+
+from asof.cli import repo_option
+from asof.console import emit
+from asof.errors import UsageError
+from asof.redis_server import EmbeddedRedis, ServerStatus
+from asof.settings import RepoSettings
+
+
+@click.group()
+def redis() -> None:
+    """Start, stop or look at the repo's own Redis.
+
+    Every command that needs it starts it. It keeps running until `asof redis stop`; its data stays in data/redis.
+
+    Example: asof redis status
+    """
+
+
+@redis.command()
+@click.pass_context
+def start(ctx: click.Context) -> None:
+    """Start the server unless it runs. Example: asof redis start"""
+    server = _server(ctx)
+    started = server.start()
+    status = server.status()
+    emit({"started": started, **asdict(status)}, f"{'started' if started else 'already running'}: {_line(status)}")
+
+
+@redis.command()
+@click.pass_context
+def stop(ctx: click.Context) -> None:
+    """Stop the server; its data stays. Example: asof redis stop"""
+    stopped = _server(ctx).stop()
+    emit({"stopped": stopped}, "stopped" if stopped else "was not running")
+
+
+@redis.command()
+@click.pass_context
+def status(ctx: click.Context) -> None:
+    """Say whether the server runs and what it holds. Example: asof redis status"""
+    found = _server(ctx).status()
+    emit(asdict(found), _line(found))
+
+
+def _server(ctx: click.Context) -> EmbeddedRedis:
+    online = RepoSettings.load(repo_option(ctx)).online
+    if not online.embedded:
+        raise UsageError(
+            f"this repo uses the Redis at {online.address}, not one of its own; set connection_string: embedded"
+        )
+    return EmbeddedRedis(online.folder)
+
+
+def _line(found: ServerStatus) -> str:
+    if not found.running:
+        return f"not running ({found.socket})"
+    if not found.answering:
+        return f"running as process {found.pid} but not answering ({found.socket})"
+    memory = (found.memory_bytes or 0) / 2**20
+    return f"redis {found.version}, process {found.pid}, {found.keys:,} keys, {memory:.1f} MiB, {found.socket}"
