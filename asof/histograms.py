@@ -51,19 +51,30 @@ Values = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
 _EXTRA = {"numeric": ("below", "above", "missing"), "categorical": ("other", "missing")}
 
 
-def reference(contract: Contract, features: Mapping[str, Values], scores: Values) -> dict[str, Any]:
+def reference(
+    contract: Contract, features: Mapping[str, Values], scores: Values, keys: Mapping[str, Values] | None = None
+) -> dict[str, Any]:
     """The content of a bundle's ``reference.json``.
 
     Args:
         contract: The contract; its types decide how a feature is counted.
         features: Every feature of the contract; n values each.
         scores: The model's scores of rows that it was not fitted on: scores of rows that it knows are too sure of themselves.
+            Any number of values.
+        keys: Entity key -> the n keys of the rows; with them the reference says what its rows are worth (:mod:`asof.clusters`),
+            without them monitoring assumes of them what it finds in serving.
 
     Returns:
-        ``{"features": histograms, "score": histograms with the column "score"}``.
+        ``{"features": histograms, "score": histograms with the column "score", "worth": {feature: [values, missing]}}``.
     """
+    from asof import clusters
+
     columns = {name: features[name] for name in contract.feature_names}
-    return {"features": build(columns, kinds(contract)), "score": build({SCORE: scores}, {SCORE: "numeric"})}
+    frozen = build(columns, kinds(contract))
+    coded = {name: clusters.dense(clusters.hashes(key)) for name, key in (keys or {}).items()}
+    found = clusters.worth(frozen, codes(frozen, columns), coded) if coded else {}
+    worth = {name: [one.values, one.missing] for name, one in found.items()}
+    return {"features": frozen, "score": build({SCORE: scores}, {SCORE: "numeric"}), "worth": worth}
 
 
 def kinds(contract: Contract) -> dict[str, Kind]:
@@ -85,7 +96,7 @@ def build(
     Raises:
         SchemaError: The columns differ in length, or values do not fit their kind.
     """
-    arrays = {name: _arrow(name, values) for name, values in columns.items()}
+    arrays = {name: arrow(name, values) for name, values in columns.items()}
     chosen = {name: (kinds or {}).get(name) or _observed(array) for name, array in arrays.items()}
     built = {
         name: _build_numeric(_numbers(name, array), bins)
@@ -103,12 +114,31 @@ def count(frozen: Histogram, columns: Mapping[str, Values]) -> Histogram:
         BundleError: ``frozen`` has another layout.
         SchemaError: A column is missing, the columns differ in length, or values do not fit their kind.
     """
+    return tally(frozen, codes(frozen, columns))
+
+
+def codes(frozen: Histogram, columns: Mapping[str, Values]) -> dict[str, npt.NDArray[np.int32]]:
+    """For each column of ``frozen``, the position in :func:`cells` of every value: int32[n].
+
+    Raises:
+        BundleError: ``frozen`` has another layout.
+        SchemaError: A column is missing, the columns differ in length, or values do not fit their kind.
+    """
     _check(frozen)
     if absent := [name for name in frozen["columns"] if name not in columns]:
         raise SchemaError(f"got no column {absent[0]!r}, expected all of {sorted(frozen['columns'])}")
-    arrays = {name: _arrow(name, columns[name]) for name in frozen["columns"]}
-    counted = {name: _count_one(name, column, arrays[name]) for name, column in frozen["columns"].items()}
-    return {"format": FORMAT, "rows": _rows(arrays), "columns": counted}
+    arrays = {name: arrow(name, columns[name]) for name in frozen["columns"]}
+    _rows(arrays)
+    return {name: _codes(name, column, arrays[name]) for name, column in frozen["columns"].items()}
+
+
+def tally(frozen: Histogram, coded: Mapping[str, npt.NDArray[np.int32]]) -> Histogram:
+    """The counts of what :func:`codes` returned."""
+    counted = {
+        name: _with_cells(column, np.bincount(coded[name], minlength=len(cells(column))))
+        for name, column in frozen["columns"].items()
+    }
+    return {"format": FORMAT, "rows": len(next(iter(coded.values()), ())), "columns": counted}
 
 
 def empty(frozen: Histogram) -> Histogram:
@@ -187,7 +217,12 @@ def _rows(arrays: Mapping[str, pa.Array]) -> int:
     return lengths.pop() if lengths else 0
 
 
-def _arrow(name: str, values: Values) -> pa.Array:
+def arrow(name: str, values: Values) -> pa.Array:
+    """``values`` as one Arrow array; NaN counts as missing.
+
+    Raises:
+        SchemaError: They are of several types.
+    """
     if isinstance(values, pa.ChunkedArray):
         return values.combine_chunks()
     if isinstance(values, pa.Array):
@@ -234,16 +269,18 @@ def _texts(array: pa.Array) -> pa.Array:
 def _build_numeric(values: npt.NDArray[np.float64], bins: int) -> dict[str, Any]:
     finite = np.sort(values[np.isfinite(values)])
     edges, points = _edges(finite, bins) if len(finite) else (np.empty(0), [])
-    frozen = {"kind": "numeric", "edges": edges.tolist(), "points": points}
-    return _with_cells(frozen, _numeric_cells(edges, values))
+    width = max(len(edges), 1) - 1
+    found = np.bincount(_numeric_codes(edges, values), minlength=width + 3)
+    return _with_cells({"kind": "numeric", "edges": edges.tolist(), "points": points}, found)
 
 
-def _numeric_cells(edges: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
-    missing = np.isnan(values)
-    width = max(len(edges), 1)
-    # Positions: 0 is below, 1 .. width - 1 are the cells, width is above.
-    found = np.bincount(np.searchsorted(edges, values[~missing], side="right"), minlength=width + 1)
-    return np.array([*found[1:width], found[0], found[width] if len(edges) else 0, missing.sum()], np.int64)
+def _numeric_codes(edges: npt.NDArray[np.float64], values: npt.NDArray[np.float64]) -> npt.NDArray[np.int32]:
+    width = max(len(edges), 1) - 1
+    # searchsorted says 0 for below, 1 to width for the cells, width + 1 for above and for NaN.
+    place = np.concatenate([[width], np.arange(width), [width + 1]]).astype(np.int32)
+    found = place[np.searchsorted(edges, values, side="right")]
+    found[np.isnan(values)] = width + 2
+    return found
 
 
 def _edges(ordered: npt.NDArray[np.float64], bins: int) -> tuple[npt.NDArray[np.float64], list[float | None]]:
@@ -293,13 +330,14 @@ def _share_cuts(
 def _build_categorical(texts: pa.Array, categories: int) -> dict[str, Any]:
     counted = _value_counts(texts)
     kept = sorted(counted, key=lambda text: (-counted[text], text))[:categories]
-    return _with_cells({"kind": "categorical", "categories": sorted(kept)}, _categorical_cells(sorted(kept), texts))
+    found = np.bincount(_categorical_codes(sorted(kept), texts), minlength=len(kept) + 2)
+    return _with_cells({"kind": "categorical", "categories": sorted(kept)}, found)
 
 
-def _categorical_cells(categories: Sequence[str], texts: pa.Array) -> npt.NDArray[np.int64]:
-    counted = _value_counts(texts)
-    found = [counted.get(category, 0) for category in categories]
-    return np.array([*found, sum(counted.values()) - sum(found), texts.null_count], np.int64)
+def _categorical_codes(categories: Sequence[str], texts: pa.Array) -> npt.NDArray[np.int32]:
+    width = len(categories)
+    known = pc.index_in(texts, value_set=pa.array(categories, pa.string())).fill_null(width).to_numpy()
+    return np.where(texts.is_valid().to_numpy(zero_copy_only=False), known, width + 1).astype(np.int32)
 
 
 def _value_counts(texts: pa.Array) -> dict[str, int]:
@@ -307,10 +345,10 @@ def _value_counts(texts: pa.Array) -> dict[str, int]:
     return dict(zip(counted.field("values").to_pylist(), counted.field("counts").to_pylist(), strict=True))
 
 
-def _count_one(name: str, column: Mapping[str, Any], array: pa.Array) -> dict[str, Any]:
+def _codes(name: str, column: Mapping[str, Any], array: pa.Array) -> npt.NDArray[np.int32]:
     if column["kind"] == "categorical":
-        return _with_cells(column, _categorical_cells(column["categories"], _texts(array)))
-    return _with_cells(column, _numeric_cells(np.asarray(column["edges"], np.float64), _numbers(name, array)))
+        return _categorical_codes(column["categories"], _texts(array))
+    return _numeric_codes(np.asarray(column["edges"], np.float64), _numbers(name, array))
 
 
 def _with_cells(column: Mapping[str, Any], found: npt.NDArray[np.int64]) -> dict[str, Any]:
