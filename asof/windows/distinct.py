@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 Ints = NDArray[np.int64]
 
 
-def covered(kind: Ints, since: Ints, until: Ints, questions: int) -> Ints:
+def covered(kind: Ints, seen: tuple[Ints, Ints], questions: int) -> Ints:
     """Per question, how many kinds have an event that it sees.
 
     The events of a kind (a value of one key) are each seen by a range of the sorted questions. Ranges of one kind are made
@@ -16,10 +16,10 @@ def covered(kind: Ints, since: Ints, until: Ints, questions: int) -> Ints:
 
     Args:
         kind: Kind of each event, int64[n], any codes.
-        since: First question that sees the event.
-        until: End of the questions that see it, exclusive; not before ``since``.
+        seen: First question that sees each event, and the end of those that do.
         questions: How many questions there are.
     """
+    since, until = seen
     there = np.flatnonzero(since < until)
     if not len(there):
         return np.zeros(questions, dtype=np.int64)

@@ -50,7 +50,9 @@ class Questions:
     t: Ints
 
 
-def aggregate(events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int = 1) -> dict[str, NDArray[Any]]:
+def aggregate(
+    events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int = 1
+) -> dict[str, NDArray[Any]]:
     """The value of every aggregation at every question.
 
     Args:
@@ -103,7 +105,7 @@ class _Column:
     """The events that have a value in one column, and the ranges of them that each question sees in each window.
 
     Attributes:
-        values: float64[n] in event order: the values, or the ranks of strings or bytes; None for the column of no name.
+        values: float64[n] in event order: the values, or the ranks of strings or bytes; zeros for the column of no name.
         names: The distinct strings or bytes in rank order; None for numbers.
         at: Positions of the prompt events that have a value; None where that is all events.
         late: Positions of the stragglers that have a value.
@@ -116,13 +118,15 @@ class _Column:
     def __init__(self, plan: Plan, values: NDArray[Any] | None) -> None:
         self.plan, self.at, self.late = plan, plan.prompt, plan.late
         self.first, self.end = plan.first, np.broadcast_to(plan.end, plan.first.shape)
-        self.values, self.names = (None, None) if values is None else _numbers(plan.in_event_order(values))
-        if self.values is not None:
+        self.values: Floats = np.zeros(len(plan.key))
+        self.names: NDArray[Any] | None = None
+        if values is not None:
+            self.values, self.names = _numbers(plan.in_event_order(values))
             self._leave_out(np.isnan(self.values))
         self.count = self.end - self.first
         self.seen = [plan.seen(self.late, w) for w in range(len(self.first))] if len(self.late) else []
-        for window, (since, until) in enumerate(self.seen):
-            self.count[window] += stragglers.counts(since, until, self.count.shape[1])
+        for window, seen in enumerate(self.seen):
+            self.count[window] += stragglers.counts(seen, self.count.shape[1])
 
     def _leave_out(self, missing: NDArray[np.bool_]) -> None:
         if not missing.any():
@@ -135,13 +139,11 @@ class _Column:
 
     def prompt(self) -> Floats:
         """The values of the prompt events that have one."""
-        assert self.values is not None
         return self.values if self.at is None else self.values[self.at]
 
-    def stragglers(self, window: int) -> tuple[Floats, Ints, Ints]:
+    def stragglers(self, window: int) -> tuple[Floats, tuple[Ints, Ints]]:
         """Values of the stragglers that have one, and the range of questions that see each."""
-        assert self.values is not None
-        return self.values[self.late], *self.seen[window]
+        return self.values[self.late], self.seen[window]
 
 
 def _numbers(values: NDArray[Any]) -> tuple[Floats, NDArray[Any] | None]:
@@ -167,8 +169,8 @@ def _folded(column: _Column, picked: list[int], operation: np.ufunc, empty: floa
         result[some] = ranges.fold(operation, column.prompt(), first[some], end[some])
     table = result.reshape(len(picked), -1)
     for row, window in enumerate(picked if column.seen else ()):
-        values, since, until = column.stragglers(window)
-        table[row] = operation(table[row], stragglers.fold(operation, values, since, until, empty, table.shape[1]))
+        late = stragglers.fold(operation, *column.stragglers(window), table.shape[1], empty)
+        table[row] = operation(table[row], late)
     return table
 
 
@@ -181,7 +183,8 @@ def _sum(column: _Column, picked: list[int]) -> Floats:
 
 
 def _mean(column: _Column, picked: list[int]) -> Floats:
-    return _sum(column, picked) / column.count[picked]
+    mean: Floats = _sum(column, picked) / column.count[picked]
+    return mean
 
 
 def _min(column: _Column, picked: list[int]) -> NDArray[Any]:
@@ -193,7 +196,6 @@ def _max(column: _Column, picked: list[int]) -> NDArray[Any]:
 
 
 def _last(column: _Column, picked: list[int]) -> NDArray[Any]:
-    assert column.values is not None
     return _named(column, picked, column.values[_last_position(column, picked)])
 
 
@@ -204,7 +206,7 @@ def _last_position(column: _Column, picked: list[int]) -> Ints:
     if column.at is not None:
         position = np.append(column.at, -1)[position]
     for row, window in enumerate(picked if column.seen else ()):
-        late = stragglers.fold(np.maximum, column.late, *column.seen[window], -1, position.shape[1])
+        late = stragglers.fold(np.maximum, column.late, column.seen[window], position.shape[1], -1)
         np.maximum(position[row], late, out=position[row])
     return position
 
@@ -222,16 +224,16 @@ def _named(column: _Column, picked: list[int], numbers: Floats) -> NDArray[Any]:
 def _var(column: _Column, picked: list[int]) -> Floats:
     """Sample variance; see :func:`asof.windows.ranges.moments` for the formula."""
     first, end, some = _prompt_ranges(column, picked)
+    shape = (len(picked), -1)
     mean, spread = np.zeros(len(first)), np.zeros(len(first))
     if some.any():
         mean[some], spread[some] = ranges.moments(column.prompt(), first[some], end[some])
-    spread = spread.reshape(len(picked), -1)
+    prompt = list(zip(*(part.reshape(shape) for part in (end - first, mean, spread)), strict=True))
     for row, window in enumerate(picked if column.seen else ()):
-        values, since, until = column.stragglers(window)
-        prompt = ((end - first).reshape(spread.shape)[row], mean.reshape(spread.shape)[row], spread[row])
-        spread[row] = ranges.merge(prompt, stragglers.moments(values, since, until, spread.shape[1]))[2]
+        late = stragglers.moments(*column.stragglers(window), column.count.shape[1])
+        prompt[row] = ranges.merge(prompt[row], late)
     count = column.count[picked]
-    return np.where(count > 1, spread / (count - 1), np.nan)
+    return np.where(count > 1, np.stack([spread for _, _, spread in prompt]) / (count - 1), np.nan)
 
 
 def _std(column: _Column, picked: list[int]) -> Floats:
@@ -239,11 +241,10 @@ def _std(column: _Column, picked: list[int]) -> Floats:
 
 
 def _count_distinct(column: _Column, picked: list[int]) -> Floats:
-    assert column.values is not None
     plan, there = column.plan, np.flatnonzero(~np.isnan(column.values))
     value = np.unique(column.values[there], return_inverse=True)[1]
     kind = plan.key[there] * (len(there) + 1) + value
-    rows = [covered(kind, *plan.seen(there, window), column.count.shape[1]) for window in picked]
+    rows = [covered(kind, plan.seen(there, window), column.count.shape[1]) for window in picked]
     return np.array(rows, dtype=np.float64)
 
 

@@ -8,6 +8,7 @@ Every function here takes ranges of at least one value.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -95,7 +96,7 @@ def _blocks(first: Ints, end: Ints) -> Iterator[_Block]:
     level = np.minimum(np.frexp((first ^ last).astype(np.float64))[1], widest + 1).astype(np.int8)
     by_level = np.argsort(level, kind="stable")
     bounds = np.cumsum(np.bincount(level, minlength=1))
-    for exponent, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:], strict=True)):
+    for exponent, (start, stop) in enumerate(itertools.pairwise(bounds)):
         if start < stop:
             chosen = by_level[start:stop]
             yield _Block(1 << exponent, chosen, first[chosen], last[chosen])

@@ -17,16 +17,18 @@ from asof.windows.ranges import Moments, merge
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
-Node = TypeVar("Node", NDArray[Any], Moments)
+Seen = tuple[Ints, Ints]
+"""Per event, the first question that sees it and the end of those that do."""
+Node = TypeVar("Node")
 
 
-def counts(since: Ints, until: Ints, questions: int) -> Ints:
+def counts(seen: Seen, questions: int) -> Ints:
     """How many events each of the ``questions`` sees."""
-    steps = np.bincount(since, minlength=questions + 1) - np.bincount(until, minlength=questions + 1)
+    steps = np.bincount(seen[0], minlength=questions + 1) - np.bincount(seen[1], minlength=questions + 1)
     return np.cumsum(steps[:questions])
 
 
-def fold(operation: np.ufunc, values: NDArray[Any], since: Ints, until: Ints, empty: float, questions: int) -> NDArray[Any]:
+def fold(operation: np.ufunc, values: NDArray[Any], seen: Seen, questions: int, empty: float) -> NDArray[Any]:
     """``operation`` (add, minimum or maximum) over the values that each question sees; ``empty``, its identity, if none."""
 
     def gather(node: Ints, event: Ints, size: int) -> NDArray[Any]:
@@ -34,16 +36,24 @@ def fold(operation: np.ufunc, values: NDArray[Any], since: Ints, until: Ints, em
         operation.at(found, node, values[event])
         return found
 
-    return _descend(gather, operation, since, until, questions)
+    levels = _levels(gather, seen, questions)
+    found = levels.pop()
+    while levels:
+        found = operation(_halve(found), levels.pop())
+    return found[:questions]
 
 
-def moments(values: Floats, since: Ints, until: Ints, questions: int) -> Moments:
+def moments(values: Floats, seen: Seen, questions: int) -> Moments:
     """Count, mean and sum of squared deviations of the values that each question sees; zeros where it sees none."""
 
     def gather(node: Ints, event: Ints, size: int) -> Moments:
         return _node_moments(node, values[event], size)
 
-    return _descend(gather, merge, since, until, questions)
+    levels = _levels(gather, seen, questions)
+    count, mean, spread = levels.pop()
+    while levels:
+        count, mean, spread = merge((_halve(count), _halve(mean), _halve(spread)), levels.pop())
+    return count[:questions], mean[:questions], spread[:questions]
 
 
 def _node_moments(node: Ints, values: Floats, size: int) -> Moments:
@@ -54,35 +64,31 @@ def _node_moments(node: Ints, values: Floats, size: int) -> Moments:
     shifted = values - origin[node]
     mean = np.bincount(node, shifted, size) / np.maximum(count, 1)
     apart = shifted - mean[node]
-    return count, origin + mean, np.bincount(node, apart * apart, size)
+    spread: Floats = np.bincount(node, apart * apart, size)
+    return count, origin + mean, spread
 
 
-def _descend(
-    gather: Callable[[Ints, Ints, int], Node], combine: Callable[[Node, Node], Node], since: Ints, until: Ints, questions: int
-) -> Node:
-    """Fold events into nodes, nodes into their children, down to the questions; ``gather`` makes one level of nodes."""
+def _levels(gather: Callable[[Ints, Ints, int], Node], seen: Seen, questions: int) -> list[Node]:
+    """Events folded into nodes, a level at a time, from the questions themselves up; ``gather`` makes one level."""
     size = 1 << max(questions - 1, 0).bit_length()
-    levels = [gather(node, event, size >> depth) for depth, (node, event) in enumerate(_nodes(since, until))]
-    found = levels.pop()
-    while levels:
-        found = combine(_each(found, lambda level: np.repeat(level, 2)), levels.pop())
-    return _each(found, lambda level: level[:questions])
+    return [gather(node, event, size >> depth) for depth, (node, event) in enumerate(_nodes(seen))]
 
 
-def _nodes(since: Ints, until: Ints) -> Iterator[tuple[Ints, Ints]]:
-    """Per level, from the leaves up: nodes and the events that they take."""
-    event = np.flatnonzero(since < until)
-    left, right = since[event], until[event]
+def _nodes(seen: Seen) -> Iterator[tuple[Ints, Ints]]:
+    """Per level: nodes and the events that they take."""
+    event = np.flatnonzero(seen[0] < seen[1])
+    left, right = seen[0][event], seen[1][event]
     while True:
         takes_left, takes_right = (left & 1).astype(bool), (right & 1).astype(bool)
-        yield np.concatenate([left[takes_left], right[takes_right] - 1]), np.concatenate([event[takes_left], event[takes_right]])
+        node = np.concatenate([left[takes_left], right[takes_right] - 1])
+        yield node, np.concatenate([event[takes_left], event[takes_right]])
         left, right = (left + 1) >> 1, right >> 1
-        open_ = left < right
-        if not open_.any():
+        wide = left < right
+        if not wide.any():
             return
-        event, left, right = event[open_], left[open_], right[open_]
+        event, left, right = event[wide], left[wide], right[wide]
 
 
-def _each(node: Node, change: Callable[[Any], Any]) -> Node:
-    changed: Node = tuple(change(part) for part in node) if isinstance(node, tuple) else change(node)
-    return changed
+def _halve(level: NDArray[Any]) -> NDArray[Any]:
+    """Every node's value for both of its children."""
+    return np.repeat(level, 2)
