@@ -54,7 +54,7 @@ $(READY): requirements.lock pyproject.toml
 	  then python=$$candidate; break; fi; \
 	done; \
 	if [ -z "$$python" ]; then \
-	  echo "make: found $$(python3 --version 2>&1), expected Python 3.11 or 3.12 with venv and pip;" \
+	  echo "make: found $$("$(or $(PYTHON),python3)" --version 2>&1), expected Python 3.11 or 3.12 with venv and pip;" \
 	    "install one (Debian: python3 python3-venv) or name it: make PYTHON=/path/to/python3.12" >&2; exit 2; \
 	fi; \
 	echo "Setting up $(VENV) with $$("$$python" --version) from requirements.lock (once, a few minutes)" >&2; \
