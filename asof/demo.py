@@ -33,7 +33,7 @@ READY_WITHIN = 90.0
 """Seconds that the service has to become ready."""
 
 _STOP_WITHIN = 15.0
-_KEPT_OUT = ("data", "__pycache__", ".*")
+_KEPT_OUT = ("data", "__pycache__", ".git", ".venv", ".*_cache")
 
 
 @dataclass(slots=True)

@@ -1,0 +1,139 @@
+"""The stage of the demo: it clears only what is its own, stops what it started, and reports what happened."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from asof.demo import MARKER, Stage, prepare, service
+from asof.errors import AsofError, UsageError
+
+SERVER = """
+import http.server, sys
+class Ready(http.server.BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200); self.end_headers()
+http.server.HTTPServer(("127.0.0.1", int(sys.argv[1])), Ready).serve_forever()
+"""
+
+
+@pytest.fixture
+def source(tmp_path: Path) -> Path:
+    """A feature repo with definitions, data and something hidden."""
+    repo = tmp_path / "source"
+    (repo / "data" / "tables").mkdir(parents=True)
+    (repo / "feature_store.yaml").write_text("project: tiny\n")
+    (repo / "views.py").write_text("")
+    (repo / ".feastignore").write_text("data\n")
+    (repo / "data" / "registry.db").write_text("")
+    return repo
+
+
+def _gone(pid: int) -> bool:
+    for _ in range(100):
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            return True
+        time.sleep(0.05)
+    return False
+
+
+def test_demo_copies_definitions_and_no_data(tmp_path: Path, source: Path) -> None:
+    """The demo's feature repo has the definitions and what Feast must ignore, and none of the data."""
+    stage, again = prepare(tmp_path / "demo", source)
+
+    assert not again
+    assert sorted(p.name for p in stage.repo.iterdir()) == [".feastignore", "feature_store.yaml", "views.py"]
+
+
+def test_demo_refuses_a_folder_that_is_not_its_own(tmp_path: Path, source: Path) -> None:
+    """A folder with files of somebody else is left as it is."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+
+    with pytest.raises(UsageError, match="holds files that are not a demo's"):
+        prepare(tmp_path / "mine", source)
+
+    assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
+
+
+def test_demo_starts_clean_when_it_runs_again(tmp_path: Path, source: Path) -> None:
+    """A second demo in the same folder clears the first one's files away and says so."""
+    first, _ = prepare(tmp_path / "demo", source)
+    (first.repo / "data").mkdir()
+    (first.folder / "old.parquet").write_text("")
+
+    second, again = prepare(tmp_path / "demo", source)
+
+    assert again
+    assert sorted(p.name for p in second.folder.iterdir()) == [MARKER, "feature_repo"]
+    assert not (second.repo / "data").exists()
+
+
+def test_service_runs_while_the_block_does(tmp_path: Path) -> None:
+    """The service is ready inside the block and gone behind it."""
+    script = tmp_path / "server.py"
+    script.write_text("import os; open('pid', 'w').write(str(os.getpid()))\n" + SERVER)
+    here = Path.cwd()
+    os.chdir(tmp_path)
+    try:
+        with service([sys.executable, str(script), "{port}"], tmp_path / "log") as address:
+            pid = int((tmp_path / "pid").read_text())
+            assert address.startswith("http://127.0.0.1:")
+    finally:
+        os.chdir(here)
+
+    assert _gone(pid)
+
+
+@pytest.mark.parametrize("error", [AsofError("it broke"), KeyboardInterrupt()], ids=["error", "interrupt"])
+def test_service_is_stopped_after_errors(tmp_path: Path, error: BaseException) -> None:
+    """Whatever ends the block, also Ctrl-C, ends the service and its children."""
+    script = tmp_path / "server.py"
+    child = tmp_path / "child"
+    script.write_text(
+        "import subprocess, sys; p = subprocess.Popen(['sleep', '60'])\n"
+        f"open({str(child)!r}, 'w').write(str(p.pid))\n" + SERVER
+    )
+    with pytest.raises(type(error)), service([sys.executable, str(script), "{port}"], tmp_path / "log"):
+        raise error
+
+    assert _gone(int(child.read_text()))
+
+
+def test_service_that_dies_is_quoted(tmp_path: Path) -> None:
+    """A service that ends before it is ready is an error with its last words."""
+    with (
+        pytest.raises(AsofError, match=r"ended with code 7; it said: no port left"),
+        service([sys.executable, "-c", "print('no port left'); raise SystemExit(7)"], tmp_path / "log"),
+    ):
+        pass
+
+    assert "no port left" in (tmp_path / "log").read_text()
+
+
+def test_failed_verb_stops_the_demo(tmp_path: Path) -> None:
+    """A verb that fails stops the demo with the verb's own message."""
+    (tmp_path / "feature_repo").mkdir()
+
+    with pytest.raises(AsofError, match=r"stopped at `asof tables` \(exit code 2\): no feature_store.yaml"):
+        Stage(tmp_path, total=1).asof("tables")
+
+
+def test_table_has_every_step_and_the_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The final table names each step, what happened and its seconds; what was not expected stands out."""
+    stage = Stage(tmp_path, total=2)
+    with stage.step("first") as step:
+        step.happened = "went well"
+    with stage.step("second") as step:
+        step.happened, step.fine = "3 mismatches", False
+    lines = stage.table().splitlines()
+
+    assert [line.split("  ")[0] for line in lines] == ["step", "------", "first", "second", "total"]
+    assert "UNEXPECTED: 3 mismatches" in lines[3]
+    assert "[ 1/2] first" in capsys.readouterr().err
