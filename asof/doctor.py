@@ -79,7 +79,7 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield from check()
     except AsofError as error:
         yield Finding(name, fine=False, found=str(error), advice="see the message")
-    except Exception as error:  # a broken installation may raise anything; the doctor reports it
+    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything; the doctor reports it
         said = " ".join(str(error).split())
         yield Finding(name, fine=False, found=f"{type(error).__name__}: {said}", advice="set the environment up again: pip install -r requirements.lock")
 
