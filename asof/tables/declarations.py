@@ -1,0 +1,151 @@
+"""The tables that a repo has applied, without Feast where possible.
+
+Declarations live in Feast's registry, and reading it means importing Feast, which takes longer than an ingest. So what was
+read once is kept as JSON in ``data/declarations.json`` beside the SHA-256 of the registry file that it was read from; another
+registry file, project or asof means reading again. A registry that is no local file (SQL, a bucket) is always read through Feast.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from asof import __version__
+from asof.contract import Contract, View
+from asof.errors import AsofError, NotFoundError, SourceError
+from asof.repo import Repo
+from asof.settings import RepoSettings
+from asof.tables.schema import TableDeclaration
+
+CACHE = "declarations.json"
+
+
+@dataclass(frozen=True)
+class Declarations:
+    """Everything that is declared about a repo's tables.
+
+    Attributes:
+        tables: Tables by name.
+        views: Stored feature views, sorted by name.
+    """
+
+    tables: dict[str, TableDeclaration]
+    views: tuple[View, ...]
+
+    def table(self, name: str) -> TableDeclaration:
+        """The table called ``name``, or fed by the push source of that name.
+
+        Raises:
+            NotFoundError: There is none.
+        """
+        by_push = {push: table for table in self.tables.values() for push in table.push_names}
+        found = self.tables.get(name) or by_push.get(name)
+        if found is None:
+            raise NotFoundError("table", name, [*self.tables, *by_push])
+        return found
+
+    def readers(self, table: str) -> tuple[View, ...]:
+        """The views that read from ``table``."""
+        return tuple(v for v in self.views if v.source.name == table)
+
+
+def declarations(repo: Repo) -> Declarations:
+    """The applied declarations of ``repo``.
+
+    Raises:
+        SourceError: Nothing was applied yet, or the registry cannot be read.
+        SettingsError: A view or a source declares what asof cannot work with.
+    """
+    registry = registry_file(repo.settings)
+    if registry is None:
+        return _compile(repo)
+    if not registry.is_file():
+        raise SourceError(f"nothing is declared yet: {registry} does not exist; run `asof apply` first")
+    key = _key(registry, repo.settings.project)
+    found = _read(repo.settings.data / CACHE, key)
+    if found is None:
+        found = _compile(repo)
+        _write(repo.settings.data / CACHE, key, repo.settings.project, found)
+    return found
+
+
+def registry_file(settings: RepoSettings) -> Path | None:
+    """The file of a local registry; None where the registry is something else."""
+    import yaml
+
+    payload = yaml.safe_load(os.path.expandvars((settings.path / "feature_store.yaml").read_text()))
+    declared = payload.get("registry", "data/registry.db")
+    options = declared if isinstance(declared, dict) else {"path": declared}
+    path = str(options.get("path", ""))
+    if options.get("registry_type", "file") != "file" or "registry_store_type" in options or "://" in path or not path:
+        return None
+    return settings.path / path
+
+
+def _compile(repo: Repo) -> Declarations:
+    from feast import FileSource, PushSource
+    from feast.data_format import DeltaFormat
+
+    views = repo.views()
+    sources = repo.store.list_data_sources()
+    pushes: dict[str, list[str]] = {}
+    for source in sources:
+        if isinstance(source, PushSource) and source.batch_source is not None:
+            pushes.setdefault(source.batch_source.name, []).append(source.name)
+    tables = {
+        s.name: TableDeclaration(
+            name=s.name,
+            path=s.path,
+            format="delta" if isinstance(s.file_format, DeltaFormat) else "parquet",
+            timestamp_field=s.timestamp_field,
+            knowledge_field=s.created_timestamp_column or None,
+            keys=_keys(s.name, views.values()),
+            push_names=tuple(sorted(pushes.get(s.name, []))),
+            field_mapping=dict(s.field_mapping or {}),
+            tags=dict(s.tags or {}),
+        )
+        for s in sources
+        if isinstance(s, FileSource)
+    }
+    return Declarations(dict(sorted(tables.items())), tuple(views[name] for name in sorted(views)))
+
+
+def _keys(table: str, views: Any) -> tuple[str, ...]:
+    readers = [v for v in views if v.source.name == table]
+    return tuple(sorted({v.source.column(k.column) for v in readers for k in v.join_keys}))
+
+
+def _key(registry: Path, project: str) -> str:
+    return hashlib.sha256(f"{__version__}\n{project}\n".encode() + registry.read_bytes()).hexdigest()
+
+
+def _read(cache: Path, key: str) -> Declarations | None:
+    try:
+        payload = json.loads(cache.read_text())
+        if payload["key"] != key:
+            return None
+        tables = [TableDeclaration.from_dict(t) for t in payload["tables"]]
+        views = Contract.from_json(payload["views"]).views
+    except (OSError, ValueError, KeyError, TypeError, AsofError):
+        return None
+    return Declarations({t.name: t for t in tables}, views)
+
+
+def _write(cache: Path, key: str, project: str, found: Declarations) -> None:
+    payload = {
+        "key": key,
+        "tables": [t.to_dict() for t in found.tables.values()],
+        "views": Contract(project, "", (), found.views).to_json(),
+    }
+    try:
+        handle, name = tempfile.mkstemp(prefix=".declarations-", dir=cache.parent)
+        with os.fdopen(handle, "w") as file:
+            json.dump(payload, file)
+        Path(name).replace(cache)
+    except OSError:
+        return  # a read-only repo works too, it only starts more slowly

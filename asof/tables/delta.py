@@ -1,0 +1,164 @@
+"""Delta tables as asof writes them: appended to by one process at a time, in one commit, or not at all.
+
+A Delta commit is a single file that appears at the end, so a writer that dies leaves data files which belong to no version,
+and nothing else. Two appends never conflict for Delta, though both may have looked for known ids before the other's
+commit; so whoever looks and appends holds the table's lock, a ``flock`` that dies with its process.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.dataset as pa_dataset
+
+from asof.errors import SourceError, TableError, UsageError
+from asof.repo import Repo
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+    from asof.tables.schema import TableDeclaration
+
+PATIENCE = 600.0
+"""Seconds to wait for another process that writes to the same table."""
+
+
+def folder(repo: Repo, declaration: TableDeclaration) -> Path:
+    """Where the table lies.
+
+    Raises:
+        UsageError: It is no Delta table on a local disk.
+    """
+    if declaration.format != "delta" or "://" in declaration.path.removeprefix("file://"):
+        raise UsageError(
+            f"table {declaration.name!r} is {declaration.format} at {declaration.path}; rows can be added to Delta tables on a local "
+            "disk only: declare it with file_format=DeltaFormat() and a local path"
+        )
+    return repo.path / declaration.path.removeprefix("file://")
+
+
+def open_table(path: Path, version: int | None = None) -> DeltaTable | None:
+    """The Delta table at ``path``, by default its newest version; None where there is none yet.
+
+    Raises:
+        SourceError: What lies there is damaged, or no Delta table.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError, TableNotFoundError
+
+    if not path.is_dir() or not any(path.iterdir()):
+        return None
+    try:
+        return DeltaTable(path, version=version)
+    except TableNotFoundError:
+        if (path / "_delta_log").is_dir() and any((path / "_delta_log").glob("*.json")):
+            raise SourceError(f"the Delta table {path} is damaged: its log cannot be read") from None
+        return None  # files of a first append that died before its commit
+    except (DeltaError, OSError, ValueError) as error:
+        raise SourceError(f"the Delta table {path} cannot be read: {_short(error)}") from error
+
+
+def schema(table: DeltaTable) -> pa.Schema:
+    """The Arrow schema of ``table``."""
+    return pa.schema(table.schema().to_arrow())
+
+
+def scan(table: DeltaTable, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
+    """Columns of the rows of ``table``, those of ``where`` only.
+
+    Raises:
+        SourceError: A data file is missing or damaged.
+    """
+    uris = [uri.removeprefix("file://") for uri in table.file_uris()]
+    wanted = pa.schema([schema(table).field(name) for name in columns])
+    try:
+        return pa_dataset.dataset(uris, format="parquet", schema=wanted).to_table(columns=columns, filter=where)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"the Delta table {table.table_uri} cannot be read: {_short(error)}") from error
+
+
+def append(path: Path, rows: pa.Table, notes: Mapping[str, str]) -> int:
+    """Append ``rows`` in one commit, with ``notes`` in the table's history; the version that it made.
+
+    New columns are added to the table; columns that ``rows`` lacks become null. Call it with the lock held.
+
+    Raises:
+        TableError: Nothing was appended (disk full, no permission, another schema).
+    """
+    from deltalake import CommitProperties, DeltaTable, write_deltalake
+    from deltalake.exceptions import DeltaError
+
+    table = open_table(path)
+    fitted = rows if table is None else _fitted(rows, schema(table))
+    before = set(path.glob("*.parquet"))
+    merge = table is not None and set(fitted.column_names) != set(schema(table).names)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        write_deltalake(
+            path, fitted, mode="append", schema_mode="merge" if merge else None, commit_properties=CommitProperties(dict(notes))
+        )
+        return DeltaTable(path).version()
+    except (DeltaError, OSError, pa.ArrowException, ValueError) as error:
+        _sweep(path, before)
+        raise TableError(f"nothing was added to {path}: {_short(error)}; free space or fix permissions, then run it again") from error
+
+
+@contextmanager
+def locked(path: Path, patience: float = PATIENCE) -> Iterator[None]:
+    """The only writer of the table at ``path``, across processes and threads.
+
+    Raises:
+        TableError: Another process held the lock for ``patience`` seconds, or there is no place for a lock file.
+    """
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handle = (path.parent / f".{path.name}.lock").open("w")
+    except OSError as error:
+        raise TableError(f"cannot lock the table {path}: {_short(error)}") from error
+    with handle:
+        deadline = time.monotonic() + patience
+        while not _try_lock(handle.fileno()):
+            if time.monotonic() > deadline:
+                raise TableError(f"another process has been writing to {path} for {patience:.0f} s; try again when it is done")
+            time.sleep(0.02)
+        yield
+
+
+def _try_lock(handle: int) -> bool:
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _fitted(rows: pa.Table, held: pa.Schema) -> pa.Table:
+    """``rows`` with the types that the table holds."""
+    for i, name in enumerate(rows.column_names):
+        index = held.get_field_index(name)
+        if index >= 0 and held.field(index).type != rows.field(i).type:
+            rows = rows.set_column(i, name, pc.cast(rows[name], held.field(index).type))
+    return rows
+
+
+def _sweep(path: Path, before: set[Path]) -> None:
+    """Remove the data files of an append that failed, unless they were committed after all."""
+    try:
+        table = open_table(path)
+        kept = {Path(uri.removeprefix("file://")).name for uri in table.file_uris()} if table is not None else set()
+        for leftover in set(path.glob("*.parquet")) - before:
+            if leftover.name not in kept:
+                leftover.unlink(missing_ok=True)
+    except (OSError, SourceError):
+        return
+
+
+def _short(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]

@@ -1,0 +1,221 @@
+"""How rows get into a table: checked, told apart, and added in one commit.
+
+What an ingest promises: every row that is read is added, or was there already, or is in quarantine with the reason; running it again
+adds nothing; two at once add each row once; one that dies leaves the table as it was. It holds the rows of one
+call in memory (about 200 bytes a row).
+
+A row was there already when the table, or an earlier row of the same ingest, has its id (the first one stays). A table without
+an id compares whole rows instead: of n equal rows, those beyond the number that the table already holds are new.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from asof.errors import SourceError
+from asof.repo import Repo
+from asof.tables import delta, quarantine, reading
+from asof.tables.checking import BadRow, Checked, check, layout
+from asof.tables.declarations import declarations
+from asof.tables.schema import Column, TableDeclaration
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+
+    from asof.console import Progress
+
+IN_MEMORY = "(in memory)"
+"""What stands for the file name where rows come from no file."""
+
+
+@dataclass(frozen=True)
+class IngestReport:
+    """What an ingest did.
+
+    Attributes:
+        table: Name of the table.
+        rows_read: Rows that were read: the sum of the next three.
+        rows_added: Rows that are new.
+        duplicates: Rows that were there already.
+        quarantined: Rows that were set aside.
+        reasons: Why, and how many for each reason.
+        ignored: Columns that the table does not have.
+        files: Number of files read.
+        version: The table's version afterwards; None while it has none.
+    """
+
+    table: str
+    rows_read: int
+    rows_added: int
+    duplicates: int
+    quarantined: int
+    reasons: dict[str, int]
+    ignored: tuple[str, ...]
+    files: int
+    version: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        return asdict(self)
+
+
+def ingest(
+    repo: Repo, table: str, source: Path | Sequence[Path] | pa.Table, *, progress: Progress | None = None, now: int | None = None
+) -> IngestReport:
+    """Add rows to a table.
+
+    Args:
+        repo: The feature repo.
+        table: Name of the table (its Feast source), or of a push source that feeds it.
+        source: Parquet or CSV files, folders of them, or rows in memory.
+        progress: Advanced by the number of rows of each file.
+        now: The wall clock; by default the real one.
+
+    Raises:
+        NotFoundError: There is no such table.
+        SourceError: A file is missing, empty, truncated, or nothing is declared yet.
+        SchemaError: A file lacks a column, or a column has a type that does not fit.
+        TableError: The table cannot be written; it is as it was.
+    """
+    declaration = declarations(repo).table(table)
+    path = delta.folder(repo, declaration)
+    clock = time.time_ns() // 1_000 if now is None else now
+    checked, columns = examine(declaration, path, source, clock, progress)
+    return commit(repo, declaration, columns, checked, clock, files=0 if isinstance(source, pa.Table) else len(checked))
+
+
+def examine(
+    declaration: TableDeclaration, path: Path, source: Path | Sequence[Path] | pa.Table, now: int, progress: Progress | None = None
+) -> tuple[list[Checked], tuple[Column, ...]]:
+    """Read and check every file; nothing is written.
+
+    Raises:
+        SourceError: A file is missing, empty or truncated.
+        SchemaError: A file lacks a column, or a column has a type that does not fit.
+    """
+    held = delta.open_table(path)
+    wanted = [c.name for c in declaration.columns] or (delta.schema(held).names if held is not None else [])
+    columns: tuple[Column, ...] = ()
+    checked = []
+    for rows in _read(source, wanted):
+        columns = columns or layout(declaration, delta.schema(held) if held is not None else None, rows)
+        checked.append(check(rows, declaration, columns, now))
+        if progress is not None:
+            progress.advance(rows.read)
+    if not any(c.good.num_rows or c.bad for c in checked):
+        raise SourceError(f"there are no rows to add to table {declaration.name!r}; expected at least one")
+    return checked, columns
+
+
+def commit(
+    repo: Repo, declaration: TableDeclaration, columns: Sequence[Column], checked: Sequence[Checked], now: int, *, files: int
+) -> IngestReport:
+    """Set the bad rows aside and add the new ones in one commit.
+
+    Raises:
+        TableError: The table cannot be written; it is as it was.
+    """
+    path = delta.folder(repo, declaration)
+    good = pa.concat_tables([c.good for c in checked])
+    bad = [row for c in checked for row in c.bad]
+    with delta.locked(path):
+        quarantine.set_aside(repo, declaration.name, bad, now, again=files > 0)
+        held = delta.open_table(path)
+        fresh = new_rows(held, good, declaration.id)
+        version = held.version() if held is not None else None
+        if fresh.num_rows:
+            version = delta.append(path, fresh, _notes(bad, good, fresh, files))
+    return IngestReport(
+        table=declaration.name,
+        rows_read=good.num_rows + len(bad),
+        rows_added=fresh.num_rows,
+        duplicates=good.num_rows - fresh.num_rows,
+        quarantined=len(bad),
+        reasons=dict(Counter(row.reason for row in bad).most_common()),
+        ignored=tuple(sorted({name for c in checked for name in c.ignored})),
+        files=files,
+        version=version,
+    )
+
+
+def new_rows(held: DeltaTable | None, rows: pa.Table, key: str | None) -> pa.Table:
+    """Those of ``rows`` that the table does not have yet, each once."""
+    if key is None:
+        return _new_by_content(held, rows)
+    once = _first(rows[key])
+    fresh = rows if len(once) == rows.num_rows else rows.take(once)
+    if held is None or not fresh.num_rows:
+        return fresh
+    ids = pc.cast(fresh[key], delta.schema(held).field(key).type)
+    bounds = pc.min_max(ids)
+    between = (pc.field(key) >= bounds["min"]) & (pc.field(key) <= bounds["max"])
+    known = delta.scan(held, [key], between)[key]
+    return fresh.filter(pc.invert(pc.is_in(ids, value_set=known))) if len(known) else fresh
+
+
+def _read(source: Path | Sequence[Path] | pa.Table, wanted: Sequence[str]) -> Iterable[reading.Rows]:
+    if isinstance(source, pa.Table):
+        return [reading.in_memory(source, wanted, IN_MEMORY)]
+    paths = [source] if isinstance(source, Path) else list(source)
+    return (reading.read(file, wanted) for file in reading.files([p.resolve() for p in paths]))
+
+
+def _first(ids: pa.ChunkedArray) -> np.ndarray:
+    """Positions, in order, of the first row of each id."""
+    if pa.types.is_integer(ids.type):
+        codes = ids.to_numpy()
+    else:
+        codes = pc.dictionary_encode(ids.combine_chunks()).indices.to_numpy()
+    if len(codes) < 2 or bool((codes[1:] > codes[:-1]).all()):
+        return np.arange(len(codes))
+    return np.sort(np.unique(codes, return_index=True)[1])
+
+
+def _new_by_content(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
+    import duckdb
+
+    names = ", ".join(f'"{name}"' for name in rows.column_names)
+    same = " and ".join(f'n."{name}" is not distinct from h."{name}"' for name in rows.column_names)
+    given = rows.append_column("__position", pa.array(np.arange(rows.num_rows)))
+    known = _shared(held, rows)
+    query = f"""
+        with n as (select *, row_number() over (partition by {names} order by __position) as __nth from given),
+             h as (select {names}, count(*) as __count from known group by all)
+        select n.__position from n left join h on {same} where n.__nth > coalesce(h.__count, 0) order by 1
+    """
+    with duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        connection.register("given", given)
+        connection.register("known", known)
+        positions = connection.sql(query).to_arrow_table().column(0)
+    return rows if len(positions) == rows.num_rows else rows.take(positions)
+
+
+def _shared(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
+    """The table's rows with the columns of ``rows``; a column that it does not have yet is null."""
+    if held is None:
+        return rows.slice(0, 0)
+    schema = delta.schema(held)
+    known = delta.scan(held, [name for name in rows.column_names if name in schema.names])
+    arrays = [known[f.name].cast(f.type) if f.name in known.column_names else pa.nulls(known.num_rows, f.type) for f in rows.schema]
+    return pa.table(arrays, schema=rows.schema)
+
+
+def _notes(bad: Sequence[BadRow], good: pa.Table, fresh: pa.Table, files: int) -> dict[str, str]:
+    return {
+        "asof.files": str(files),
+        "asof.rows_read": str(good.num_rows + len(bad)),
+        "asof.rows_added": str(fresh.num_rows),
+        "asof.duplicates": str(good.num_rows - fresh.num_rows),
+        "asof.quarantined": str(len(bad)),
+    }
+

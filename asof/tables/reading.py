@@ -1,0 +1,158 @@
+"""Files as they are: Parquet, CSV and folders of them, with the number of each row and nothing decided about its content.
+
+CSV comes as text, so that a cell which is not what was declared is one bad row and not the end of the file.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
+
+from asof.errors import SchemaError, SourceError, UsageError
+
+SUFFIXES = (".parquet", ".csv", ".csv.gz")
+NULLS = ["", "null", "NULL", "None", "NaN", "nan", "NA", "N/A"]
+"""How a CSV file says that a value is missing."""
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of one file.
+
+    Attributes:
+        source: Name of the file.
+        table: n rows, those of the asked columns that the file has.
+        numbers: int64[n], 1-based number of each row in the file (the header does not count).
+        typed: Whether the file knows types; CSV does not, its cells are text.
+        ignored: Columns of the file that were not asked for.
+        broken: Rows that are no rows (wrong number of cells), as (number, text).
+    """
+
+    source: str
+    table: pa.Table
+    numbers: np.ndarray
+    typed: bool
+    ignored: tuple[str, ...] = ()
+    broken: tuple[tuple[int, str], ...] = ()
+
+    @property
+    def read(self) -> int:
+        """Number of rows that were read, broken ones included."""
+        return self.table.num_rows + len(self.broken)
+
+
+def files(paths: Sequence[Path]) -> list[Path]:
+    """The files at ``paths``, folders replaced by the Parquet and CSV files below them, sorted.
+
+    Raises:
+        SourceError: A path does not exist, or a folder has no such files.
+        UsageError: A file is neither Parquet nor CSV.
+    """
+    found: list[Path] = []
+    for path in paths:
+        if path.is_dir():
+            found += _inside(path)
+        elif not path.exists():
+            raise SourceError(f"{path} does not exist; expected a Parquet or CSV file, or a folder of them")
+        elif not path.name.lower().endswith(SUFFIXES):
+            raise UsageError(f"{path} is neither Parquet nor CSV; expected a name that ends in {', '.join(SUFFIXES)}")
+        else:
+            found.append(path)
+    return found
+
+
+def read(path: Path, wanted: Sequence[str]) -> Rows:
+    """The rows of one file.
+
+    Args:
+        path: A Parquet or CSV file.
+        wanted: Columns to read; none for all.
+
+    Raises:
+        SourceError: The file is empty, truncated or not of its format.
+    """
+    try:
+        if path.stat().st_size == 0:
+            raise SourceError(f"{path} is empty (0 bytes); expected a Parquet or CSV file with rows")
+        return _parquet(path, wanted) if path.name.lower().endswith(".parquet") else _csv(path, wanted)
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SourceError(f"{path} cannot be read: {reason}; is it complete?") from error
+
+
+def in_memory(table: pa.Table, wanted: Sequence[str], source: str) -> Rows:
+    """The rows of a table that is no file."""
+    keep = _keep(table.column_names, wanted, source)
+    ignored = tuple(n for n in table.column_names if n not in keep)
+    return Rows(source, table.select(keep), np.arange(1, table.num_rows + 1), True, ignored)
+
+
+def _inside(folder: Path) -> list[Path]:
+    if (folder / "_delta_log").is_dir():
+        from deltalake import DeltaTable
+
+        return [Path(uri.removeprefix("file://")) for uri in DeltaTable(folder).file_uris()]
+    found = sorted(
+        p
+        for p in folder.rglob("*")
+        if p.is_file() and p.name.lower().endswith(SUFFIXES) and not any(x[0] in "._" for x in p.relative_to(folder).parts)
+    )
+    if not found:
+        raise SourceError(f"the folder {folder} has no file that ends in {', '.join(SUFFIXES)}")
+    return found
+
+
+def _parquet(path: Path, wanted: Sequence[str]) -> Rows:
+    with pq.ParquetFile(path) as file:
+        names = file.schema_arrow.names
+        keep = _keep(names, wanted, str(path))
+        table = file.read(columns=keep)
+    return Rows(str(path), table, np.arange(1, table.num_rows + 1), True, tuple(n for n in names if n not in keep))
+
+
+def _csv(path: Path, wanted: Sequence[str]) -> Rows:
+    names = _header(path)
+    keep = _keep(names, wanted, str(path))
+    broken: list[tuple[int, str]] = []
+
+    def note(row: pa_csv.InvalidRow) -> str:
+        broken.append((row.number - 1, row.text))
+        return "skip"
+
+    table = pa_csv.read_csv(
+        path,
+        read_options=pa_csv.ReadOptions(use_threads=False),
+        parse_options=pa_csv.ParseOptions(invalid_row_handler=note, newlines_in_values=True),
+        convert_options=pa_csv.ConvertOptions(
+            include_columns=keep, column_types=dict.fromkeys(keep, pa.string()), null_values=NULLS, strings_can_be_null=True
+        ),
+    )
+    numbers = _numbers(table.num_rows, [number for number, _ in broken])
+    return Rows(str(path), table, numbers, False, tuple(n for n in names if n not in keep), tuple(broken))
+
+
+def _header(path: Path) -> list[str]:
+    opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix.lower() == ".gz" else path.open(encoding="utf-8-sig")
+    with opened as file:
+        return next(csv.reader(file), [])
+
+
+def _keep(names: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:
+    keep = [n for n in wanted if n in names] if wanted else list(names)
+    if twice := sorted({n for n in keep if list(names).count(n) > 1}):
+        raise SchemaError(f"{source} has the columns {twice} more than once; expected each once")
+    return keep
+
+
+def _numbers(rows: int, skipped: Sequence[int]) -> np.ndarray:
+    """Row numbers 1, 2, ... without the ``skipped`` ones."""
+    every = np.arange(1, rows + len(skipped) + 1)
+    return np.delete(every, np.asarray(skipped, dtype=np.int64) - 1) if skipped else every

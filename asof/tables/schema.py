@@ -1,0 +1,238 @@
+"""What a table must hold, declared beside its source in the source's tags (the registry keeps them).
+
+The grammar::
+
+    asof.id              <column>                       the column that identifies an event
+    asof.column.<name>   <type> [<constraint> ...]      a column of the table
+    asof.derive.<name>   <timestamp column> + <span>    how to fill a column that the file does not have ("-" works too)
+    asof.future          <span>                         how far ahead of the wall clock a moment may be; one hour by default
+
+    type        int8 int16 int32 int64 float32 float64 bool string timestamp
+    constraint  >= N   > N   <= N   < N     a bound on a number
+                in LOW..HIGH                both bounds, inclusive
+                in {a, b, c}                one of these strings
+                required                    null is not allowed (it never is in the id, the time columns and the join keys)
+                zoned                       a timestamp without time zone is not allowed (else it means UTC)
+
+A table without ``asof.column`` tags has the columns that its Delta table has, or, before there is one, those of the
+first file. Feast's own names are used for what Feast already declares: event time and knowledge time of the source, and the
+join keys of the views that read from it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from functools import cached_property
+from typing import Any, Literal, Self
+
+import pyarrow as pa
+
+from asof.errors import SettingsError, UsageError
+from asof.instants import SECOND, parse_span
+
+HOUR = 3_600 * SECOND
+
+TYPES: dict[str, pa.DataType] = {
+    "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(),
+    "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string(), "timestamp": pa.timestamp("us", "UTC"),
+}  # fmt: skip
+
+_NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
+_CONSTRAINT = re.compile(
+    rf"\s*,?\s*(?:(?P<op>>=|<=|>|<)\s*(?P<bound>{_NUMBER})|in\s+(?P<low>{_NUMBER})\s*\.\.\s*(?P<high>{_NUMBER})"
+    r"|in\s+\{(?P<names>[^}]*)\}|(?P<word>required|zoned))"
+)
+_DERIVATION = re.compile(r"\s*(?P<source>\w+)\s*(?P<sign>[+-])\s*(?P<span>.+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A declared column.
+
+    Attributes:
+        name: Its name in the files and in the table.
+        dtype: A name of :data:`TYPES`.
+        bounds: Bounds on numbers, as (operator, number).
+        choices: The strings that are allowed; empty for all.
+        required: Whether null is refused.
+        zoned: Whether a timestamp without time zone is refused.
+    """
+
+    name: str
+    dtype: str
+    bounds: tuple[tuple[str, float], ...] = ()
+    choices: tuple[str, ...] = ()
+    required: bool = False
+    zoned: bool = False
+
+    @property
+    def arrow(self) -> pa.DataType:
+        """The Arrow type in the table."""
+        return TYPES[self.dtype]
+
+    @property
+    def moment(self) -> bool:
+        """Whether the column holds moments."""
+        return self.dtype == "timestamp"
+
+    @classmethod
+    def parse(cls, name: str, text: str, owner: str) -> Self:
+        """The column that the tag ``asof.column.<name>`` with the value ``text`` declares.
+
+        Raises:
+            SettingsError: ``text`` is not of the grammar.
+        """
+        dtype, _, rest = text.strip().partition(" ")
+        found: dict[str, Any] = {"bounds": (), "choices": (), "required": False, "zoned": False}
+        position = 0
+        while rest[position:].strip():
+            match = _CONSTRAINT.match(rest, position)
+            if match is None:
+                break
+            _add(found, match)
+            position = match.end()
+        if dtype not in TYPES or rest[position:].strip():
+            raise SettingsError(
+                f"source {owner!r}, tag asof.column.{name}: got {text!r}, expected a type ({', '.join(TYPES)}) and constraints such "
+                "as '>= 0', 'in 0..1', 'in {a, b}', 'required', 'zoned'"
+            )
+        column = cls(name, dtype, **found)
+        column._check(owner)
+        return column
+
+    def _check(self, owner: str) -> None:
+        numeric = self.dtype.startswith(("int", "float"))
+        wrong = [
+            *(["a bound"] if self.bounds and not numeric else []),
+            *(["a list of strings"] if self.choices and self.dtype != "string" else []),
+            *(["'zoned'"] if self.zoned and not self.moment else []),
+        ]
+        if wrong:
+            raise SettingsError(f"source {owner!r}, column {self.name!r}: {wrong[0]} does not fit the type {self.dtype}")
+
+
+@dataclass(frozen=True, slots=True)
+class Derivation:
+    """How to fill the timestamp ``column`` where a file lacks it: ``source`` plus ``shift`` microseconds."""
+
+    column: str
+    source: str
+    shift: int
+
+    @classmethod
+    def parse(cls, column: str, text: str, owner: str) -> Self:
+        """The derivation that the tag ``asof.derive.<column>`` with the value ``text`` declares.
+
+        Raises:
+            SettingsError: ``text`` is not of the grammar.
+        """
+        match = _DERIVATION.fullmatch(text)
+        try:
+            if match is not None:
+                shift = parse_span(match["span"])
+                return cls(column, match["source"], shift if match["sign"] == "+" else -shift)
+        except UsageError:
+            pass
+        raise SettingsError(
+            f"source {owner!r}, tag asof.derive.{column}: got {text!r}, expected a timestamp column, + or -, and a span such as '7 days'"
+        )
+
+
+@dataclass(frozen=True)
+class TableDeclaration:
+    """A table and what it must hold.
+
+    Attributes:
+        name: Name of the Feast source.
+        path: Folder of the Delta table, as declared; relative paths start at the feature repo.
+        format: ``delta`` or ``parquet``; only Delta tables can be appended to.
+        timestamp_field: Event time column.
+        knowledge_field: Knowledge time column; None where there is none.
+        keys: Join keys, as spelled in the files, of the views that read from the table.
+        push_names: Push sources that feed the table.
+        field_mapping: Column name in the files -> name in the views.
+        tags: The source's tags.
+    """
+
+    name: str
+    path: str
+    format: Literal["delta", "parquet"]
+    timestamp_field: str
+    knowledge_field: str | None = None
+    keys: tuple[str, ...] = ()
+    push_names: tuple[str, ...] = ()
+    field_mapping: Mapping[str, str] = field(default_factory=dict)
+    tags: Mapping[str, str] = field(default_factory=dict)
+
+    @cached_property
+    def id(self) -> str | None:
+        """The column that identifies an event; None where rows have no identity of their own."""
+        return self.tags.get("asof.id")
+
+    @cached_property
+    def columns(self) -> tuple[Column, ...]:
+        """The declared columns: id, event time, keys, the others by name, knowledge time; empty where none is declared.
+
+        Raises:
+            SettingsError: A tag is not of the grammar, or names a column that is not declared.
+        """
+        declared = {name: Column.parse(name, text, self.name) for name, text in _tagged(self.tags, "asof.column.")}
+        if declared:
+            self._check(declared)
+        return tuple(declared[name] for name in self.order(declared))
+
+    @cached_property
+    def derivations(self) -> dict[str, Derivation]:
+        """Column -> how to derive it."""
+        return {name: Derivation.parse(name, text, self.name) for name, text in _tagged(self.tags, "asof.derive.")}
+
+    @cached_property
+    def tolerance(self) -> int:
+        """Microseconds that a moment may be ahead of the wall clock."""
+        return parse_span(self.tags["asof.future"]) if "asof.future" in self.tags else HOUR
+
+    @property
+    def required(self) -> frozenset[str]:
+        """Columns that must not be null whatever their tag says."""
+        named = {self.id, self.timestamp_field, self.knowledge_field, *self.keys}
+        return frozenset(name for name in named if name)
+
+    def order(self, names: Iterable[str]) -> list[str]:
+        """``names`` in the order of the table's columns."""
+        first = [n for n in (self.id, self.timestamp_field, *self.keys) if n]
+        rank = {name: i for i, name in enumerate(dict.fromkeys(first))}
+        return sorted(names, key=lambda n: (n == self.knowledge_field and n not in rank, rank.get(n, len(rank)), n))
+
+    def to_dict(self) -> dict[str, Any]:
+        """The declaration as JSON-ready data."""
+        return asdict(self)
+
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> Self:
+        """The declaration that :meth:`to_dict` made."""
+        return cls(**{**payload, "keys": tuple(payload["keys"]), "push_names": tuple(payload["push_names"])})
+
+    def _check(self, declared: Mapping[str, Column]) -> None:
+        needed = {*self.required, *(d.source for d in self.derivations.values()), *self.derivations}
+        if missing := sorted(needed - set(declared)):
+            raise SettingsError(f"source {self.name!r} needs the columns {missing} but has no tag asof.column.<name> for them")
+        times = {self.timestamp_field, self.knowledge_field, *self.derivations, *(d.source for d in self.derivations.values())}
+        if wrong := sorted(n for n in times if n and not declared[n].moment):
+            raise SettingsError(f"source {self.name!r}: the columns {wrong} hold moments, declare them as 'timestamp'")
+
+
+def _tagged(tags: Mapping[str, str], prefix: str) -> list[tuple[str, str]]:
+    return [(tag.removeprefix(prefix), text) for tag, text in sorted(tags.items()) if tag.startswith(prefix)]
+
+
+def _add(found: dict[str, Any], match: re.Match[str]) -> None:
+    if match["op"]:
+        found["bounds"] += ((match["op"], float(match["bound"])),)
+    elif match["low"]:
+        found["bounds"] += ((">=", float(match["low"])), ("<=", float(match["high"])))
+    elif match["names"] is not None:
+        found["choices"] += tuple(name.strip() for name in match["names"].split(","))
+    else:
+        found[match["word"]] = True
