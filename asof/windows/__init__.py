@@ -10,6 +10,7 @@ overtaken by a later one are *stragglers*: each is seen by one contiguous range 
 :mod:`asof.windows.stragglers` hands them down to those questions. Both results are merged; neither is an approximation.
 """
 
-from asof.windows.kernel import Events, Questions, aggregate, newest
+from asof.windows.kernel import Events, Questions, aggregate
+from asof.windows.newest import newest
 
 __all__ = ["Events", "Questions", "aggregate", "newest"]

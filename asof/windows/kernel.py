@@ -82,16 +82,6 @@ def aggregate(
     return {a.name: answers[a.name] for a in aggregations}
 
 
-def newest(events: Events, questions: Questions) -> Ints:
-    """Per question the position (in ``events``) of the known event with the greatest ts, ties to kt, then to the last; -1 if none."""
-    if not len(events.ts) or not len(questions.t):
-        return np.full(len(questions.t), -1, dtype=np.int64)
-    plan = Plan.of(events, questions, [None], 1)
-    rank = plan.as_asked(_last_position(_Column(plan, None), [0])[0])
-    positions = rank if plan.order is None else plan.order[rank]
-    return np.where(rank < 0, -1, positions)
-
-
 def _empty(events: Events, aggregation: Aggregation, rows: int) -> NDArray[Any]:
     if aggregation.function in ZERO_WHEN_EMPTY:
         return np.zeros(rows)

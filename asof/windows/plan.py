@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-Ints = NDArray[np.int64]
-Clock = Callable[[Ints], Ints]
+from asof.windows.order import clock, event_order, stable_order
 
-_FITS = 1 << 62
-"""Codes of (key, moment) must stay below this to be one int64."""
+if TYPE_CHECKING:
+    from asof.windows.kernel import Events, Questions
+
+Ints = NDArray[np.int64]
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,15 +44,17 @@ class Plan:
     _floors: Ints
 
     @classmethod
-    def of(cls, events: Any, questions: Any, windows: Sequence[int | None], hop: int) -> Plan:
-        """The plan for ``windows`` in microseconds (None is unbounded); n and q must not be 0."""
+    def of(cls, events: Events, questions: Questions, windows: Sequence[int], hop: int) -> Plan:
+        """The plan for ``windows`` in microseconds; n and q must not be 0."""
         bucket = _floor(events.ts, hop)
-        code, span = _clock(events, bucket, questions)
-        at, asked = _sorted_questions(questions.key * span + code(questions.t))
+        code, span = clock(events, bucket, questions)
+        at = questions.key * span + code(questions.t)
+        asked = stable_order(at)
         q_key, q_t = (questions.key, questions.t) if asked is None else (questions.key[asked], questions.t[asked])
-        floors = np.stack([q_key * span + (code(_floor(q_t - w, hop)) if w is not None else 0) for w in windows])
+        at = at if asked is None else at[asked]
+        floors = np.stack([q_key * span + code(_floor(q_t - w, hop)) for w in windows])
         base, known, starts = events.key * span, code(events.arrival), code(bucket)
-        order = _order(base + (starts if hop == 1 else code(events.ts)), events.kt)
+        order = event_order(base + (starts if hop == 1 else code(events.ts)), events.kt)
         key, known, starts = events.key, known + base, starts + base
         if order is not None:
             key, known, starts = key[order], known[order], starts[order]
@@ -82,37 +85,6 @@ class Plan:
 
 def _floor(moments: Ints, hop: int) -> Ints:
     return moments if hop == 1 else moments // hop * hop
-
-
-def _clock(events: Any, bucket: Ints, questions: Any) -> tuple[Clock, int]:
-    """A monotone code of moments in [0, span): exact for events and for questions; earlier than every event is 0."""
-    low = min(int(bucket.min()) - 1, int(questions.t.min()))
-    high = max(int(events.arrival.max()), int(questions.t.max()))
-    keys = max(int(events.key.max()), int(questions.key.max())) + 2
-    if keys * (high - low + 1) < _FITS:
-        return (lambda moments: np.maximum(moments, low) - low), high - low + 1
-    # Moments far apart (a year 9999 among them) and many keys: number the moments instead of measuring them.
-    moments = np.unique(np.concatenate([bucket, events.ts, events.arrival, questions.t]))
-    return (lambda wanted: moments.searchsorted(wanted, "right")), len(moments) + 1
-
-
-def _sorted_questions(at: Ints) -> tuple[Ints, Ints | None]:
-    if not (at[1:] < at[:-1]).any():
-        return at, None
-    asked = np.argsort(at, kind="stable")
-    return at[asked], asked
-
-
-def _order(codes: Ints, kt: Ints) -> Ints | None:
-    """The stable order by (code, kt), None where that is the order at hand."""
-    later = codes[1:] > codes[:-1]
-    if (later | ((codes[1:] == codes[:-1]) & (kt[1:] >= kt[:-1]))).all():
-        return None
-    order = np.argsort(codes, kind="stable")
-    tied = np.flatnonzero(codes[order[1:]] == codes[order[:-1]])
-    if len(tied) and (kt[order[tied + 1]] < kt[order[tied]]).any():
-        return np.lexsort((kt, codes))
-    return order
 
 
 def _stragglers(known: Ints) -> tuple[Ints | None, Ints]:

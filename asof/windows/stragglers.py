@@ -64,7 +64,7 @@ def _node_moments(node: Ints, values: Floats, size: int) -> Moments:
     shifted = values - origin[node]
     mean = np.bincount(node, shifted, size) / np.maximum(count, 1)
     apart = shifted - mean[node]
-    spread: Floats = np.bincount(node, apart * apart, size)
+    spread = np.bincount(node, apart * apart, size).astype(np.float64, copy=False)
     return count, origin + mean, spread
 
 

@@ -1,0 +1,87 @@
+"""Codes of (key, moment) that fit one int64, and stable sorting of them at the speed of numpy's vectorised ``sort``."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from asof.windows.kernel import Events, Questions
+
+Ints = NDArray[np.int64]
+Clock = Callable[[Ints], Ints]
+
+_FITS = 1 << 62
+"""Codes must stay below this."""
+_UNITS = (1, 1_000, 1_000_000)
+"""Clock ticks to try, in microseconds."""
+_FEW = 4096
+"""Up to this many values numpy's own argsort is as fast."""
+
+
+def clock(events: Events, bucket: Ints, questions: Questions) -> tuple[Clock, int]:
+    """A monotone code of moments in [0, span): exact for events; moments before every event share 0.
+
+    A tick is a unit that all event moments are multiples of; rounding a question's moment down to it changes no comparison
+    with an event's.
+    """
+    times = (
+        [events.arrival] if events.arrival is events.ts and bucket is events.ts else [bucket, events.ts, events.arrival]
+    )
+    low = min(int(t.min()) for t in times)
+    high = max(int(events.arrival.max()), int(questions.t.max()))
+    low = min(low - _UNITS[-1], int(questions.t.min()))
+    keys = max(int(events.key.max()), int(questions.key.max())) + 2
+    for unit in _UNITS:
+        ticks = high // unit - low // unit + 1
+        if keys * ticks < _FITS and (unit == 1 or not any((t % unit).any() for t in times)):
+            return partial(_ticks, low=low, unit=unit), ticks
+    # Moments far apart (a year 9999 among them) and many keys: number the moments instead of measuring them.
+    numbered = np.unique(np.concatenate([*times, questions.t]))
+    return partial(numbered.searchsorted, side="right"), len(numbered) + 1
+
+
+def _ticks(moments: Ints, *, low: int, unit: int) -> Ints:
+    ticks = np.maximum(moments, low)
+    return ticks - low if unit == 1 else ticks // unit - low // unit
+
+
+def stable_order(codes: Ints) -> Ints | None:
+    """The stable ascending order of ``codes`` (int64, any values); None where they are in order already.
+
+    Large inputs are sorted by digits, the lowest first, each packed with the row's position into one int64: two runs of
+    ``numpy.sort``, which uses vector instructions, beat one ``argsort``, which mostly does not.
+    """
+    if not (codes[1:] < codes[:-1]).any():
+        return None
+    if len(codes) <= _FEW:
+        return np.argsort(codes, kind="stable")
+    low = int(codes.min())
+    todo = (int(codes.max()) - low).bit_length()
+    position_bits = len(codes).bit_length()
+    digit_bits = 62 - position_bits
+    digits, order = codes - low, np.arange(len(codes))
+    for shift in range(0, todo, digit_bits):
+        digit = (digits >> shift) & ((1 << digit_bits) - 1)
+        packed = (digit if shift == 0 else digit[order]) << position_bits | np.arange(len(codes))
+        packed.sort()
+        packed &= (1 << position_bits) - 1
+        order = packed if shift == 0 else order[packed]
+    return order
+
+
+def event_order(codes: Ints, kt: Ints) -> Ints | None:
+    """The order of events by (code, kt, position), where ``codes`` are of (key, ts); None where they came in it."""
+    order = stable_order(codes)
+    ordered, known = (codes, kt) if order is None else (codes[order], None)
+    tied = np.flatnonzero(ordered[1:] == ordered[:-1])
+    if not len(tied):
+        return order
+    known = kt if order is None else kt[order]
+    if not (known[tied + 1] < known[tied]).any():
+        return order
+    return np.lexsort((kt, codes))
