@@ -2,21 +2,21 @@
 
 A test that takes the 14 payments of one customer for 14 independent looks at the world finds drift everywhere: with features
 that stay with the key, two samples of the same process differ "significantly" nearly always. The design effect of a column is the
-factor by which clusters inflate the variance of its cell shares; n rows are worth n / design effect independent ones. For k cells with
-shares p it is the mean of the generalised design effects of J. N. K. Rao and A. J. Scott, "The analysis of categorical data from
-complex sample surveys", Journal of the American Statistical Association 76 (1981) 221-230, here in its first-order form::
+factor by which clusters inflate the variance of its cell shares; n rows are worth n / design effect independent ones.
 
-    d = G / (G - 1) / (k - 1) * sum over cells c of sum over clusters g of (n_gc - n_g p_c)^2 / (n p_c)
-
-which is 1 when every cluster is one row. A column is measured under every key, and the largest effect counts.
+The inflation differs from direction to direction: with p the k cell shares, D = diag(p) and V the covariance of the shares between
+clusters, it has the k - 1 eigenvalues of n D^-1 V. Their mean is the design effect and their squared coefficient of variation the spread;
+a chi-square statistic over (design effect * (1 + spread)) has about (k - 1) / (1 + spread) degrees of freedom. This is the second-order
+correction of J. N. K. Rao and A. J. Scott, "The analysis of categorical data from complex sample surveys", Journal of the American
+Statistical Association 76 (1981) 221-230. A column is measured under every key, and the largest effect counts.
 """
 
 from __future__ import annotations
 
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -28,36 +28,72 @@ from asof import histograms
 SAMPLE = 300_000
 """Rows that a :class:`Sample` holds at most, for each key."""
 
+LEAST_CLUSTERS = 30
+"""Keys below which what clusters do cannot be measured: a handful of keys is a fixed panel, not a sample."""
+
 Codes = Mapping[str, npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
+class Design:
+    """What clusters do to the shares of a column's cells.
+
+    Attributes:
+        effect: Mean inflation of the variance, 1 or more.
+        spread: Squared coefficient of variation of the inflation over directions, 0 or more.
+    """
+
+    effect: float = 1.0
+    spread: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Worth:
-    """Design effects of one column: of its values where present, and of its being present at all; 1 or more each."""
+    """The designs of one column: of its values where present, and of its being present at all."""
 
-    values: float = 1.0
-    missing: float = 1.0
+    values: Design = Design()
+    missing: Design = Design()
+
+    def to_list(self) -> list[list[float]]:
+        """As JSON data: ``[[effect, spread] of the values, [effect, spread] of missing]``."""
+        return [[self.values.effect, self.values.spread], [self.missing.effect, self.missing.spread]]
+
+    @classmethod
+    def from_list(cls, listed: Sequence[Sequence[float]]) -> Self:
+        """What :meth:`to_list` made."""
+        return cls(*(Design(*pair) for pair in listed))
 
 
-def design_effect(clusters: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> float:
-    """The first-order design effect, 1 or more; 1 where there is nothing to compare.
+def design(clusters: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> Design:
+    """The design of n rows in cells; independent rows where there is nothing to compare.
 
     Args:
         clusters: int64[n], dense codes of the cluster of each row.
         cells: int64[n], code of the cell of each row.
     """
     rows = len(cells)
-    seen, dense = np.unique(cells, return_inverse=True)
+    seen, coded = np.unique(cells, return_inverse=True)
     groups = int(clusters.max()) + 1 if rows else 0
     if len(seen) < 2 or groups < 2:
-        return 1.0
-    share = np.bincount(dense) / rows
+        return Design()
+    share = np.bincount(coded) / rows
+    scaled = _covariance(clusters, coded, share, groups) / np.sqrt(np.outer(share, share)) / rows
+    mean = float(np.trace(scaled)) / (len(seen) - 1)
+    squares = float((scaled**2).sum()) / (len(seen) - 1)
+    return Design(max(1.0, mean), max(0.0, squares / mean**2 - 1)) if mean > 0 else Design()
+
+
+def _covariance(
+    clusters: npt.NDArray[np.int64], coded: npt.NDArray[np.int64], share: npt.NDArray[np.float64], groups: int
+) -> npt.NDArray[np.float64]:
+    """float64[k, k]: the sum over clusters of (counts - size * share) (counts - size * share)', over its degrees of freedom."""
+    from scipy.sparse import csr_array
+
+    counts = csr_array((np.ones(len(coded)), (clusters, coded)), shape=(groups, len(share)))
     size = np.bincount(clusters, minlength=groups).astype(np.float64)
-    pairs, together = np.unique(clusters * len(seen) + dense, return_counts=True)
-    squares = np.bincount(pairs % len(seen), weights=together.astype(np.float64) ** 2, minlength=len(seen))
-    crossed = np.bincount(dense, weights=size[clusters])
-    spread = squares - 2 * share * crossed + share**2 * (size**2).sum()
-    return float(max(1.0, (spread / (rows * share)).sum() * groups / (groups - 1) / (len(seen) - 1)))
+    crossed = np.outer(counts.T @ size, share)
+    together = (counts.T @ counts).toarray() - crossed - crossed.T + np.outer(share, share) * (size**2).sum()
+    return np.asarray(together * groups / (groups - 1))
 
 
 def worth(frozen: histograms.Histogram, codes: Codes, keys: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, Worth]:
@@ -66,18 +102,25 @@ def worth(frozen: histograms.Histogram, codes: Codes, keys: Mapping[str, npt.NDA
     Args:
         frozen: Cells, as :func:`asof.histograms.build` made them.
         codes: Column -> int32[n] cells, as :func:`asof.histograms.codes` gives them.
-        keys: Key -> int64[n] of dense codes.
+        keys: Key -> int64[n] of dense codes; keys with fewer than :data:`LEAST_CLUSTERS` values are left out.
     """
-    return {name: _worth(codes[name], len(histograms.cells(column)) - 1, keys) for name, column in frozen["columns"].items()}
+    many = {name: key for name, key in keys.items() if len(key) and key.max() >= LEAST_CLUSTERS - 1}
+    return {
+        name: _worth(codes[name], len(histograms.cells(column)) - 1, many) for name, column in frozen["columns"].items()
+    }
 
 
 def _worth(codes: npt.NDArray[np.int32], missing: int, keys: Mapping[str, npt.NDArray[np.int64]]) -> Worth:
     cells = codes.astype(np.int64)
     present = cells != missing
     return Worth(
-        values=max([1.0, *(design_effect(dense(key[present]), cells[present]) for key in keys.values())]),
-        missing=max([1.0, *(design_effect(key, present.astype(np.int64)) for key in keys.values())]),
+        values=_largest(design(dense(key[present]), cells[present]) for key in keys.values()),
+        missing=_largest(design(key, present.astype(np.int64)) for key in keys.values()),
     )
+
+
+def _largest(designs: Iterable[Design]) -> Design:
+    return max(designs, key=lambda one: one.effect, default=Design())
 
 
 @dataclass(slots=True)
@@ -109,6 +152,10 @@ class Sample:
             return np.empty(0, np.int64), {}
         names = self._codes[0]
         return dense(np.concatenate(self._keys)), {n: np.concatenate([part[n] for part in self._codes]) for n in names}
+
+    def clusters(self, sampled: int) -> int:
+        """About how many keys the stream has, given that ``sampled`` are in the sample."""
+        return sampled * self._share
 
     def _thin(self) -> None:
         for position, hashed in enumerate(self._keys):

@@ -65,7 +65,8 @@ def reference(
             without them monitoring assumes of them what it finds in serving.
 
     Returns:
-        ``{"features": histograms, "score": histograms with the column "score", "worth": {feature: [values, missing]}}``.
+        ``{"features": histograms, "score": histograms with the column "score", "worth": {feature: see asof.clusters.Worth},
+        "keys": {key: number of distinct ones}}``.
     """
     from asof import clusters
 
@@ -73,8 +74,12 @@ def reference(
     frozen = build(columns, kinds(contract))
     coded = {name: clusters.dense(clusters.hashes(key)) for name, key in (keys or {}).items()}
     found = clusters.worth(frozen, codes(frozen, columns), coded) if coded else {}
-    worth = {name: [one.values, one.missing] for name, one in found.items()}
-    return {"features": frozen, "score": build({SCORE: scores}, {SCORE: "numeric"}), "worth": worth}
+    return {
+        "features": frozen,
+        "score": build({SCORE: scores}, {SCORE: "numeric"}),
+        "worth": {name: one.to_list() for name, one in found.items()},
+        "keys": {name: int(code.max()) + 1 if len(code) else 0 for name, code in coded.items()},
+    }
 
 
 def kinds(contract: Contract) -> dict[str, Kind]:
@@ -83,7 +88,11 @@ def kinds(contract: Contract) -> dict[str, Kind]:
 
 
 def build(
-    columns: Mapping[str, Values], kinds: Mapping[str, Kind] | None = None, *, bins: int = BINS, categories: int = CATEGORIES
+    columns: Mapping[str, Values],
+    kinds: Mapping[str, Kind] | None = None,
+    *,
+    bins: int = BINS,
+    categories: int = CATEGORIES,
 ) -> Histogram:
     """Cells frozen from ``columns`` and their counts.
 
@@ -144,7 +153,9 @@ def tally(frozen: Histogram, coded: Mapping[str, npt.NDArray[np.int32]]) -> Hist
 def empty(frozen: Histogram) -> Histogram:
     """The cells of ``frozen`` with nothing counted: what :func:`merge` starts from."""
     _check(frozen)
-    zero = {name: _with_cells(column, np.zeros(len(cells(column)), np.int64)) for name, column in frozen["columns"].items()}
+    zero = {
+        name: _with_cells(column, np.zeros(len(cells(column)), np.int64)) for name, column in frozen["columns"].items()
+    }
     return {"format": FORMAT, "rows": 0, "columns": zero}
 
 
@@ -201,12 +212,15 @@ def _text(edge: float, edges: Sequence[float]) -> str:
 
 def _check(histogram: Histogram) -> None:
     if histogram.get("format") != FORMAT:
-        raise BundleError(f"the histogram has layout {histogram.get('format')}, expected {FORMAT}; train again with this asof")
+        raise BundleError(
+            f"the histogram has layout {histogram.get('format')}, expected {FORMAT}; train again with this asof"
+        )
 
 
 def _layout(histogram: Histogram) -> dict[str, Any]:
     return {
-        name: (column["kind"], column.get("edges"), column.get("categories")) for name, column in histogram["columns"].items()
+        name: (column["kind"], column.get("edges"), column.get("categories"))
+        for name, column in histogram["columns"].items()
     }
 
 
@@ -236,7 +250,9 @@ def arrow(name: str, values: Values) -> pa.Array:
 def _observed(array: pa.Array) -> Kind:
     if pa.types.is_dictionary(array.type):
         return "categorical"
-    textual = pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type)
+    textual = (
+        pa.types.is_string(array.type) or pa.types.is_large_string(array.type) or pa.types.is_string_view(array.type)
+    )
     nested = pa.types.is_struct(array.type) or pa.types.is_map(array.type)
     return "categorical" if textual or nested else "numeric"
 
@@ -294,7 +310,9 @@ def _edges(ordered: npt.NDArray[np.float64], bins: int) -> tuple[npt.NDArray[np.
     return edges, [point_of.get(edge) for edge in edges[:-1].tolist()]
 
 
-def _distinct(ordered: npt.NDArray[np.float64]) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
+def _distinct(
+    ordered: npt.NDArray[np.float64],
+) -> tuple[npt.NDArray[np.float64], npt.NDArray[np.float64], npt.NDArray[np.int64]]:
     """First and last member and size of each run of values that are the same within four tolerances."""
     apart = np.diff(ordered) > 4 * _slack(ordered[1:], ordered)
     starts = np.concatenate([[0], np.flatnonzero(apart) + 1])

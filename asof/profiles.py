@@ -97,7 +97,9 @@ def read(source: Path | bytes) -> DatasetProfileView:
         return core.DatasetProfileView.deserialize(source if isinstance(source, bytes) else source.read_bytes())
     except Exception as error:  # whylogs raises whatever its protobuf parser meets
         where = "the profile" if isinstance(source, bytes) else str(source)
-        raise SourceError(f"{where} is no whylogs profile ({type(error).__name__}); write it again with `asof profile`") from error
+        raise SourceError(
+            f"{where} is no whylogs profile ({type(error).__name__}); write it again with `asof profile`"
+        ) from error
 
 
 def merge(views: Iterable[bytes]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 from datetime import UTC, datetime
 
@@ -25,7 +26,7 @@ def numeric(values: list[float | None]) -> np.ndarray:
 def brute_force(column: dict[str, object], values: np.ndarray) -> list[int]:
     """Cell by cell with plain comparisons."""
     edges = column["edges"]
-    inside = [sum(1 for v in values if low <= v < high) for low, high in zip(edges, edges[1:], strict=False)]
+    inside = [sum(1 for v in values if low <= v < high) for low, high in itertools.pairwise(edges)]
     below = sum(1 for v in values if not edges or v < edges[0]) - (sum(np.isnan(values)) if not edges else 0)
     above = sum(1 for v in values if edges and v >= edges[-1])
     return [*inside, below, above, int(np.isnan(values).sum())]
@@ -33,7 +34,9 @@ def brute_force(column: dict[str, object], values: np.ndarray) -> list[int]:
 
 @settings(max_examples=60, deadline=None)
 @given(NUMBERS, NUMBERS, st.integers(2, 12))
-def test_numeric_counts_equal_plain_comparisons(training: list[float | None], serving: list[float | None], bins: int) -> None:
+def test_numeric_counts_equal_plain_comparisons(
+    training: list[float | None], serving: list[float | None], bins: int
+) -> None:
     """Every value is counted once, in the cell whose bounds hold it."""
     frozen = histograms.build({"x": numeric(training)}, bins=bins)
     counted = histograms.count(frozen, {"x": numeric(serving)})
@@ -44,9 +47,13 @@ def test_numeric_counts_equal_plain_comparisons(training: list[float | None], se
 
 @settings(max_examples=60, deadline=None)
 @given(NUMBERS, st.lists(st.tuples(NUMBERS, TEXTS), max_size=5))
-def test_counts_of_pieces_merge_to_the_count_of_the_whole(training: list[float | None], pieces: list[tuple[list, list]]) -> None:
+def test_counts_of_pieces_merge_to_the_count_of_the_whole(
+    training: list[float | None], pieces: list[tuple[list, list]]
+) -> None:
     """Merging is exact, whatever the pieces and whatever their order."""
-    frozen = histograms.build({"x": numeric(training), "s": pa.array(["a", "b", None], pa.string()).take(_cycle(len(training)))})
+    frozen = histograms.build(
+        {"x": numeric(training), "s": pa.array(["a", "b", None], pa.string()).take(_cycle(len(training)))}
+    )
     parts = [_both(numbers, texts) for numbers, texts in pieces]
     whole = {
         "x": np.concatenate([np.empty(0), *(p["x"] for p in parts)]),
@@ -110,7 +117,13 @@ def test_infinite_values_lie_outside_and_missing_ones_are_counted_apart() -> Non
 def test_rare_categories_are_counted_as_other() -> None:
     """The most frequent values get cells; new values and rare ones share one."""
     frozen = histograms.build({"s": ["a"] * 5 + ["b"] * 4 + ["c"] + [None]}, categories=2)
-    assert frozen["columns"]["s"] == {"kind": "categorical", "categories": ["a", "b"], "counts": [5, 4], "other": 1, "missing": 1}
+    assert frozen["columns"]["s"] == {
+        "kind": "categorical",
+        "categories": ["a", "b"],
+        "counts": [5, 4],
+        "other": 1,
+        "missing": 1,
+    }
     counted = histograms.count(frozen, {"s": ["b", "new", "newer"]})["columns"]["s"]
     assert (counted["counts"], counted["other"], counted["missing"]) == ([0, 1], 2, 0)
 
@@ -130,7 +143,9 @@ def test_every_kind_of_column_can_be_counted() -> None:
     }
     counted = histograms.build(columns)["columns"]
     assert {name: int(histograms.cells(column).sum()) for name, column in counted.items()} == dict.fromkeys(columns, 3)
-    assert {name: column["missing"] for name, column in counted.items() if name != "none"} == dict.fromkeys(set(columns) - {"none"}, 1)
+    assert {name: column["missing"] for name, column in counted.items() if name != "none"} == dict.fromkeys(
+        set(columns) - {"none"}, 1
+    )
     assert counted["list"]["points"] == [1.0, None, 2.0]
 
 

@@ -72,14 +72,18 @@ def test_profiles_of_pieces_merge_to_the_profile_of_the_whole(contract: Contract
     merged = profiles.read(profiles.merge(pieces)).to_pandas()
     for name in ("counts/n", "counts/null", "types/string", "types/integral", "distribution/min", "distribution/max"):
         assert merged[name].equals(whole[name]) or np.array_equal(merged[name], whole[name], equal_nan=True), name
-    assert merged["distribution/mean"].astype(float).to_numpy() == pytest.approx(whole["distribution/mean"].astype(float), nan_ok=True)
+    assert merged["distribution/mean"].astype(float).to_numpy() == pytest.approx(
+        whole["distribution/mean"].astype(float), nan_ok=True
+    )
 
 
 def test_profiles_made_in_several_threads_lose_no_counts(contract: Contract) -> None:
     """Each call owns its profile, so parallel calls count everything."""
     table = rows(4_000)
     with ThreadPoolExecutor(4) as pool:
-        views = list(pool.map(lambda seed: profiles.profile(table.slice(seed, 1_000), contract), range(0, 4_000, 1_000)))
+        views = list(
+            pool.map(lambda seed: profiles.profile(table.slice(seed, 1_000), contract), range(0, 4_000, 1_000))
+        )
     assert counted(profiles.merge(views)) == dict.fromkeys(TYPES, (4_000, 1_000))
 
 

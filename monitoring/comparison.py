@@ -1,0 +1,186 @@
+"""Two samples, one verdict: the statistics behind ``asof drift``.
+
+A difference is called drift when it is both *significant* (it cannot well be chance) and *large* (it matters). Either alone fails:
+with half a million rows everything is significant, with few rows everything looks large.
+
+- Significance: Pearson's chi-square test of homogeneity of the two samples' cell counts, corrected for rows that are not independent
+  (Rao and Scott's second-order correction, :mod:`asof.clusters`), cells with an expected count below 5 pooled (W. G. Cochran, "Some
+  methods for strengthening the common chi-square tests", Biometrics 10, 1954).
+- Correction for many features: Holm's step-down method (S. Holm, "A simple sequentially rejective multiple test procedure",
+  Scandinavian Journal of Statistics 6, 1979, 65-70). One alarm wakes somebody up, so the chance of any false alarm is what is
+  bounded, and features over windows of one history depend on each other in ways that Benjamini and Hochberg's method does not allow.
+- Effect: the Hellinger distance of the shares, H^2 = 1 - sum sqrt(p q) (L. Le Cam and G. L. Yang, "Asymptotics in Statistics", 2000), in
+  [0, 1]: symmetric, finite for values never seen before (the population stability index is not), and the same for a feature, a score, a
+  category or a missing rate. Chance alone makes H^2 about (k - 1) / 8 * (1/n + 1/m) for k cells; that much is taken off. For small shifts
+  H^2 is about an eighth of the population stability index, so a distance of 0.1 is about its customary 0.1.
+- Honesty about small samples: where a drift of the least size that matters would be missed more than one time in five (power of the test
+  from the noncentral chi-square distribution with noncentrality 8 H^2 n m / (n + m)), "no drift" is not known: ``too few rows``.
+
+``benchmarks/drift_study.py`` measures false alarms and power of exactly this code.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+import numpy as np
+import numpy.typing as npt
+from scipy.stats import chi2, ncx2
+
+from asof.clusters import Design
+
+ALPHA = 0.01
+"""Chance of any false alarm in one report, over all features together."""
+
+MINIMUM_EFFECT = 0.1
+"""Hellinger distance from which a difference matters."""
+
+POWER = 0.8
+"""Chance of seeing a drift of the minimum effect that "no drift" takes (J. Cohen's convention, 1988)."""
+
+LEAST_ROWS = 30.0
+"""Independent rows that each sample needs for the chi-square approximation to be worth anything."""
+
+SPARSE = 5.0
+"""Expected count below which a cell is pooled."""
+
+INDEPENDENT = Design()
+"""Rows that are independent of each other."""
+
+Counts = npt.NDArray[np.float64]
+
+
+class Verdict(StrEnum):
+    """What a comparison says. Ordered from worst to best by :data:`SEVERITY`."""
+
+    DRIFT = "drift"
+    TOO_FEW = "too few rows"
+    SLIGHT = "slight change"
+    STABLE = "no drift"
+
+
+SEVERITY = {verdict: position for position, verdict in enumerate(Verdict)}
+
+
+@dataclass(frozen=True, slots=True)
+class Rule:
+    """When a difference counts as drift; the names are those of this module's constants."""
+
+    alpha: float = ALPHA
+    minimum_effect: float = MINIMUM_EFFECT
+    power: float = POWER
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """Two samples of one column, compared.
+
+    Attributes:
+        statistic: Pearson's chi-square, corrected for the design.
+        freedom: Its degrees of freedom: cells - 1 after pooling, over 1 + spread.
+        p_value: Chance of such a statistic without a difference, before correction.
+        effect: Hellinger distance, corrected for chance, in [0, 1].
+        reference_rows: What the reference's rows are worth in independent rows.
+        serving_rows: Likewise for serving.
+        spread: How unevenly clusters inflate the variance, see :class:`asof.clusters.Design`.
+    """
+
+    statistic: float
+    freedom: float
+    p_value: float
+    effect: float
+    reference_rows: float
+    serving_rows: float
+    spread: float = 0.0
+
+    @property
+    def measurable(self) -> bool:
+        """Whether both samples are large enough for the test to mean anything."""
+        return min(self.reference_rows, self.serving_rows) >= LEAST_ROWS
+
+    def power(self, effect: float, alpha: float) -> float:
+        """The chance that the test at level ``alpha`` sees a true distance of ``effect``."""
+        rows = self.reference_rows * self.serving_rows / (self.reference_rows + self.serving_rows)
+        freedom = self.freedom or 1.0
+        return float(ncx2.sf(chi2.isf(alpha, freedom), freedom, 8 * effect**2 * rows / (1 + self.spread)))
+
+
+def compare(
+    reference: npt.ArrayLike,
+    serving: npt.ArrayLike,
+    reference_design: Design = INDEPENDENT,
+    serving_design: Design = INDEPENDENT,
+) -> Comparison:
+    """Compare the counts of two samples over the same cells.
+
+    Args:
+        reference: Counts [k].
+        serving: Counts [k].
+        reference_design: What clusters do to the reference's shares.
+        serving_design: Likewise for serving.
+    """
+    left = np.asarray(reference, np.float64) / reference_design.effect
+    right = np.asarray(serving, np.float64) / serving_design.effect
+    n, m = float(left.sum()), float(right.sum())
+    if not n or not m:
+        return Comparison(0.0, 0.0, 1.0, 0.0, n, m)
+    # The smaller sample makes most of the variance of the difference, so its spread counts most.
+    spread = (reference_design.spread * m + serving_design.spread * n) / (n + m)
+    statistic, cells = _chi_square(*_pooled(left, right))
+    statistic, freedom = statistic / (1 + spread), (cells - 1) / (1 + spread)
+    p_value = float(chi2.sf(statistic, freedom)) if freedom else 1.0
+    return Comparison(statistic, freedom, p_value, hellinger(left, right), n, m, spread)
+
+
+def hellinger(left: Counts, right: Counts) -> float:
+    """The Hellinger distance of two samples' shares, less what chance makes of it; counts in independent rows."""
+    n, m = left.sum(), right.sum()
+    squared = 1.0 - float(np.sqrt(left / n * right / m).sum())
+    chance = (np.count_nonzero(left + right) - 1) / 8 * (1 / n + 1 / m)
+    return float(np.sqrt(max(0.0, squared - chance)))
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """The p-values adjusted by Holm's method, in the given order: compare them with the level for the whole family."""
+    order = np.argsort(p_values)
+    factors = len(p_values) - np.arange(len(p_values))
+    adjusted = np.minimum(1.0, np.maximum.accumulate(np.asarray(p_values, np.float64)[order] * factors))
+    back = np.empty(len(p_values))
+    back[order] = adjusted
+    return [float(value) for value in back]
+
+
+def judge(comparison: Comparison, adjusted: float, family: int, rule: Rule) -> Verdict:
+    """The verdict on one comparison of a family of ``family``, whose p-value Holm's method adjusted to ``adjusted``."""
+    if not comparison.measurable:
+        return Verdict.TOO_FEW
+    if adjusted <= rule.alpha:
+        return Verdict.DRIFT if comparison.effect >= rule.minimum_effect else Verdict.SLIGHT
+    # Bonferroni's level is what the strictest step of Holm's method asks for.
+    seen = comparison.power(rule.minimum_effect, rule.alpha / max(family, 1))
+    return Verdict.STABLE if seen >= rule.power else Verdict.TOO_FEW
+
+
+def _pooled(left: Counts, right: Counts) -> tuple[Counts, Counts]:
+    """The cells with those too sparse for the test put together, with as many of the next smallest as it takes.
+
+    The last step matters: the cells outside the reference's range are empty there by construction, so that a single value beyond it,
+    which is bound to come, would look like a miracle in a cell of its own.
+    """
+    total = left + right
+    order = np.argsort(total, kind="stable")
+    expected = np.cumsum(total[order]) * min(left.sum(), right.sum()) / total.sum()
+    alone = total[order] * min(left.sum(), right.sum()) / total.sum()
+    # The shortest run of smallest cells that together expect enough and leaves no sparse cell behind.
+    taken = int(max(np.searchsorted(expected, SPARSE), np.count_nonzero(alone < SPARSE) - 1)) + 1
+    first, rest = order[:taken], order[taken:]
+    return np.append(left[rest], left[first].sum()), np.append(right[rest], right[first].sum())
+
+
+def _chi_square(left: Counts, right: Counts) -> tuple[float, int]:
+    n, m = left.sum(), right.sum()
+    share = (left + right) / (n + m)
+    parts = (left - n * share) ** 2 / (n * share) + (right - m * share) ** 2 / (m * share)
+    return float(parts.sum()), len(left)
