@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import contextlib
 import os
 import signal
 import subprocess
@@ -30,6 +31,15 @@ def pid(server: EmbeddedRedis) -> int:
     return found
 
 
+def servers() -> list[int]:
+    """Process ids of all redis-servers."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            found += [int(folder.name)] if b"redis-server" in (folder / "cmdline").read_bytes() else []
+    return found
+
+
 def kill(server: EmbeddedRedis) -> None:
     os.kill(pid(server), signal.SIGKILL)
     while server.status().running:
@@ -48,10 +58,7 @@ def test_processes_starting_at_once_share_one_server(server: EmbeddedRedis) -> N
     """Six processes that start at the same moment end up on one server."""
     starters = [subprocess.Popen([sys.executable, "-c", START, str(server.folder)]) for _ in range(6)]
     assert [p.wait(60) for p in starters] == [0] * 6
-    listed = subprocess.run(["ps", "-eo", "pid,args"], capture_output=True, text=True, check=True).stdout
-    running = [int(line.split()[0]) for line in listed.splitlines() if "redis-server" in line]
-    ours = [p for p in running if Path(f"/proc/{p}/cwd").resolve() == server.folder.resolve()]
-    assert ours == [pid(server)]
+    assert [p for p in servers() if Path(f"/proc/{p}/cwd").resolve() == server.folder.resolve()] == [pid(server)]
 
 
 def test_the_server_outlives_its_starter(server: EmbeddedRedis) -> None:
