@@ -18,7 +18,10 @@ from asof.errors import SettingsError
 EMBEDDED = "embedded"
 """The ``connection_string`` that means: a redis-server of the repo's own."""
 
-_ONLINE_KEYS = {"type", "connection_string", "key_ttl_seconds", "connect_timeout", "read_timeout", "retries"}
+_ONLINE_KEYS = {
+    "type", "connection_string", "redis_type", "sentinel_master", "key_ttl_seconds", "connect_timeout", "read_timeout", "retries",
+}  # fmt: skip
+_REDIS_TYPES = ("redis", "redis_sentinel", "redis_cluster")
 _SECRET = re.compile(r"(password=)[^,]+|(://[^:@/]*:)[^@]+(?=@)", re.IGNORECASE)
 
 
@@ -36,7 +39,10 @@ class OnlineSettings:
         folder: Where an embedded Redis keeps its socket and its data.
         connect_timeout: Seconds to wait for a connection.
         read_timeout: Seconds to wait for an answer.
-        retries: How often a read that lost its connection is tried again.
+        retries: How often a command that lost its connection is tried again.
+        redis_type: ``redis``, ``redis_sentinel`` or ``redis_cluster``, as Feast names them.
+        sentinel_master: Name of the master that Sentinel watches.
+        key_ttl_seconds: Seconds after its last write after which Redis may forget a key, 0 for never.
     """
 
     connection_string: str = field(repr=False)
@@ -44,6 +50,13 @@ class OnlineSettings:
     connect_timeout: float = 2.0
     read_timeout: float = 5.0
     retries: int = 2
+    redis_type: str = "redis"
+    sentinel_master: str = "mymaster"
+    key_ttl_seconds: int = 0
+
+    def __post_init__(self) -> None:
+        if self.redis_type not in _REDIS_TYPES:
+            raise SettingsError(f"online_store.redis_type is {self.redis_type!r}, expected one of {', '.join(_REDIS_TYPES)}")
 
     @property
     def embedded(self) -> bool:
@@ -137,7 +150,7 @@ def _online(section: Any, root: Path) -> OnlineSettings:
     options = dict(section) if isinstance(section, dict) else {}
     if "asof" in str(options.get("type", "")) and (unknown := sorted(set(options) - _ONLINE_KEYS)):
         raise SettingsError(f"online_store has the unknown keys {unknown}; known: {sorted(_ONLINE_KEYS)}")
-    known = {k: options[k] for k in ("connect_timeout", "read_timeout", "retries") if k in options}
+    known = {k: options[k] for k in sorted(_ONLINE_KEYS - {"type", "connection_string"}) if options.get(k) is not None}
     return OnlineSettings(
         connection_string=override or str(options.get("connection_string", EMBEDDED)), folder=root / "data" / "redis", **known
     )
