@@ -38,17 +38,19 @@ customer_spending = StreamFeatureView(
 
 terminal_risk = StreamFeatureView(
     name="terminal_risk",
-    description="How many payments at a terminal were reported on, and the share of frauds among them.",
+    description="How many payments at a terminal were reported on, how many of them as fraud, and the share.",
     entities=[terminal],
     source=fraud_reports_push,
     timestamp_field="reported_at",
     schema=[
         Field(name="terminal_id", dtype=Int64),
         *(Field(name=f"terminal_reports_{w}", dtype=Int64) for w in WINDOWS),
+        *(Field(name=f"terminal_frauds_{w}", dtype=Int64) for w in WINDOWS),
         *(Field(name=f"terminal_fraud_share_{w}", dtype=Float64) for w in WINDOWS),
     ],
     aggregations=[
         *(Aggregation("tx_fraud", "count", span, name=f"terminal_reports_{w}") for w, span in WINDOWS.items()),
+        *(Aggregation("tx_fraud", "sum", span, name=f"terminal_frauds_{w}") for w, span in WINDOWS.items()),
         *(Aggregation("tx_fraud", "mean", span, name=f"terminal_fraud_share_{w}") for w, span in WINDOWS.items()),
     ],
 )
