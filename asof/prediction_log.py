@@ -2,7 +2,7 @@
 
 Serving writes it, monitoring reads it. Files are ``<predictions>/<model>/hour=<YYYY-MM-DDTHH>/part-<id>.parquet``, the
 hour being the UTC hour of the row's own moment ``at`` (in a replay long ago, in live traffic now). A file appears whole
-by rename, and never changes, so a reader needs no lock and a crash leaves nothing half-written. A row has::
+by rename and never changes, so a reader needs no lock and a crash leaves nothing half-written. A row has::
 
     request_id, row          the request and the 0-based position in it
     model, model_version     the bundle, and the fingerprint of its contract
@@ -132,17 +132,26 @@ def hour_name(at: int) -> str:
 def write(predictions: Path, model: str, table: pa.Table) -> list[Path]:
     """Add ``table`` to the log of ``model``: one new file for each hour that its rows belong to, each appearing whole.
 
+    All files are complete before the first appears, so that a full disk leaves none of them.
+
     Raises:
-        OSError: The disk is full or not writable; hours written before are complete and stay.
+        OSError: The disk is full or not writable.
     """
     hours = pc.cast(table["at"], pa.int64()).to_numpy() // HOUR
-    written = []
-    for hour in np.unique(hours).tolist():
-        folder = predictions / model / hour_name(hour * HOUR)
-        folder.mkdir(parents=True, exist_ok=True)
-        name = f"part-{time.time_ns() // 1_000}-{os.getpid()}-{secrets.token_hex(4)}"
-        written.append(_write_whole(table.filter(pa.array(hours == hour)), folder, name))
-    return written
+    work: dict[Path, Path] = {}
+    try:
+        for hour in np.unique(hours).tolist():
+            folder = predictions / model / hour_name(hour * HOUR)
+            folder.mkdir(parents=True, exist_ok=True)
+            name = f"part-{time.time_ns() // 1_000}-{os.getpid()}-{secrets.token_hex(4)}"
+            work[folder / f".{name}.tmp"] = folder / f"{name}.parquet"
+            pq.write_table(table.filter(pa.array(hours == hour)), folder / f".{name}.tmp", compression="zstd")
+        for temporary, target in work.items():
+            os.replace(temporary, target)
+    finally:
+        for temporary in work:
+            temporary.unlink(missing_ok=True)
+    return list(work.values())
 
 
 def scan(
@@ -185,7 +194,7 @@ def files(predictions: Path, model: str, start: int, end: int) -> list[Path]:
 
 
 def remove_leftovers(predictions: Path, model: str, older_than: timedelta = timedelta(hours=1)) -> int:
-    """Delete what writers that were killed left behind; files younger than ``older_than`` may still be being written."""
+    """Delete what killed writers left behind; files younger than ``older_than`` may still be being written."""
     limit, removed = time.time() - older_than.total_seconds(), 0
     for path in (predictions / model).glob("hour=*/.part-*.tmp"):
         try:
@@ -207,17 +216,6 @@ def _read(path: Path, start: int, end: int, columns: Sequence[str] | None) -> pa
     at = pc.cast(table["at"], pa.int64())
     kept = table.filter(pc.and_(pc.greater_equal(at, start), pc.less(at, end)))
     return kept if columns is None else kept.select(list(columns))
-
-
-def _write_whole(table: pa.Table, folder: Path, name: str) -> Path:
-    work, target = folder / f".{name}.tmp", folder / f"{name}.parquet"
-    try:
-        pq.write_table(table, work, compression="zstd")
-        os.replace(work, target)
-    except BaseException:
-        work.unlink(missing_ok=True)
-        raise
-    return target
 
 
 def _features(contract: Contract, entries: Sequence[Entry]) -> list[pa.Array]:

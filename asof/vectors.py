@@ -90,9 +90,13 @@ def as_column(field: Field, values: Sequence[Any] | NDArray[Any]) -> Column:
     if field.dtype == "float32":
         with np.errstate(over="ignore"):  # float32's own infinity is the value that is stored
             return column.astype(np.float32).astype(np.float64)
-    if field.dtype.startswith("int") and not np.all(np.isnan(column) | (column == np.rint(column)) & np.isfinite(column)):
+    if field.dtype.startswith("int") and not _whole(column):
         raise ContractError(f"feature {field.name!r}: a value is not a whole number, expected {field.dtype}")
     return column
+
+
+def _whole(column: NDArray[np.float64]) -> bool:
+    return bool(np.all(np.isnan(column) | ((column == np.rint(column)) & np.isfinite(column))))
 
 
 def as_python(field: Field, values: Sequence[Any] | NDArray[Any]) -> list[Any]:

@@ -1,0 +1,146 @@
+"""Request and answer types, made from a contract, so that the OpenAPI page names every field and its type.
+
+The types describe; :mod:`serving.rows` checks. Both come from the same contract, and a test holds them together.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, create_model
+
+from asof.contract import Contract
+from asof.contract import Field as Column
+from serving.rows import LONGEST_TEXT, expected
+
+_TYPES: dict[str, Any] = {
+    "int32": Annotated[int, Field(ge=-(2**31), lt=2**31)],
+    "int64": Annotated[int, Field(ge=-(2**63), lt=2**63)],
+    "float32": float,
+    "float64": float,
+    "bool": bool,
+    "string": Annotated[str, Field(max_length=LONGEST_TEXT)],
+    "bytes": Annotated[str, Field(max_length=LONGEST_TEXT, json_schema_extra={"contentEncoding": "base64"})],
+    "unixtimestamp": datetime,
+}
+
+_REQUEST_ID = "Comes back in the answer and in the prediction log; made up where it is not given."
+
+
+class Problem(BaseModel):
+    """A row and field that is wrong."""
+
+    row: int | None = Field(description="0-based position of the row; null where the request as a whole is wrong.")
+    field: str = Field(description="Name of the field.")
+    problem: str = Field(description="What is wrong and what was expected; never the value.")
+
+
+class ErrorBody(BaseModel):
+    """Why there is no prediction."""
+
+    code: str = Field(description="What kind of error, for programs.")
+    message: str = Field(description="What is wrong, for people, in one line.")
+    problems: list[Problem] = Field(description="The rows and fields that are wrong, if that is the cause; at most 20.")
+    request_id: str | None = Field(description="Id of the request, as far as it was known.")
+
+
+class ErrorAnswer(BaseModel):
+    """Every answer that is no prediction."""
+
+    error: ErrorBody
+
+
+class Prediction(BaseModel):
+    """The answer for one row."""
+
+    row: int = Field(description="0-based position of the row in the request.")
+    score: float = Field(description="What the model says.")
+    decision: bool = Field(description="Whether the score reaches the model's threshold.")
+    request_id: str = Field(description=_REQUEST_ID)
+    model: str = Field(description="Name of the model.")
+    model_version: str = Field(description="Its version.")
+    missing: list[str] = Field(description="Features that had no value: unknown key, or nothing known at that moment.")
+    stale: list[str] = Field(description="Features whose value was too old (ttl) and therefore withheld.")
+
+
+class Answer(BaseModel):
+    """One prediction for each row, in the order of the rows."""
+
+    predictions: list[Prediction]
+
+
+def row_type(contract: Contract, event_time: str | None) -> type[BaseModel]:
+    """The type of one row: the keys, then the request fields."""
+    fields: dict[str, Any] = {}
+    for column in contract.keys:
+        text = f"Key of {_readers(contract, column.name)}: {expected(column.dtype)}; null where there is none."
+        fields[column.name] = (_type(column.dtype) | None, Field(description=text))
+    for column in contract.request_fields:
+        moment = column.name == event_time
+        text = f"The moment that the row is scored for: {expected(column.dtype)}." if moment else _described(column)
+        fields[column.name] = (_type(column.dtype) if moment else _type(column.dtype) | None, Field(description=text))
+    return create_model("Row", __config__=ConfigDict(extra="forbid", protected_namespaces=()), **fields)
+
+
+def request_type(contract: Contract, event_time: str | None, max_rows: int) -> type[BaseModel]:
+    """The type of a request's body."""
+    row: Any = row_type(contract, event_time)
+    rows = Field(min_length=1, max_length=max_rows, description=f"1 to {max_rows} rows to score.")
+    request_id = Field(default=None, max_length=128, min_length=1, description=_REQUEST_ID)
+    return create_model("PredictRequest", rows=(list[row], rows), request_id=(str | None, request_id))
+
+
+def openapi(base: dict[str, Any], request: type[BaseModel], version: str) -> dict[str, Any]:
+    """The OpenAPI document: BentoML's own, with ``POST /predict`` and its types as they really are.
+
+    Args:
+        base: What BentoML says about the service.
+        request: The type of a request's body.
+        version: Version of the model.
+    """
+    schemas = {}
+    for kind in (request, Answer, ErrorAnswer):
+        schema = kind.model_json_schema(ref_template="#/components/schemas/{model}", mode="validation")
+        schemas.update(schema.pop("$defs", {}))
+        schemas[kind.__name__] = schema
+    post = {
+        "operationId": "predict",
+        "summary": "Score rows.",
+        "tags": ["Service APIs"],
+        "requestBody": {"required": True, "content": _content(request.__name__)},
+        "responses": {
+            "200": {"description": "One prediction for each row.", "content": _content("Answer")},
+            **{status: {"description": text, "content": _content("ErrorAnswer")} for status, text in _ERRORS.items()},
+        },
+    }
+    paths = {**base["paths"], "/predict": {"post": post}}
+    info = {**base["info"], "version": version}
+    return {**base, "openapi": "3.1.0", "info": info, "paths": paths, "components": {"schemas": schemas}}
+
+
+_ERRORS = {
+    "400": "The body is not JSON, or rows are wrong: each row and field is named.",
+    "413": "Too many rows or bytes.",
+    "415": "The content type is not application/json.",
+    "500": "Something failed inside the service.",
+    "503": "Not ready, overloaded or too slow: try again after Retry-After seconds.",
+}
+
+
+def _content(name: str) -> dict[str, Any]:
+    return {"application/json": {"schema": {"$ref": f"#/components/schemas/{name}"}}}
+
+
+def _type(dtype: str) -> Any:
+    if dtype.startswith("array(") and dtype.endswith(")"):
+        return list[_type(dtype[6:-1]) | None]  # type: ignore[misc] # a type made at run time
+    return _TYPES.get(dtype, object)
+
+
+def _described(column: Column) -> str:
+    return f"Request field: {expected(column.dtype)}; null for missing."
+
+
+def _readers(contract: Contract, key: str) -> str:
+    return ", ".join(v.alias for v in contract.views if any(k.request == key for k in v.join_keys))

@@ -1,0 +1,157 @@
+"""``asof build``: from a bundle to a Bento, a folder that ``bentoml serve`` and ``bentoml containerize`` understand.
+
+A Bento holds the bundle, the two packages that serve it, an entry module, and where it was built
+(:mod:`serving.deployment`). It takes no part of BentoML's model store: the model is files. It goes into the BentoML home of
+the feature repo, ``<repo>/data/bentoml``, unless ``BENTOML_HOME`` names another.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+import asof
+import serving
+from asof.bundle import Bundle
+from asof.errors import BundleError, NotFoundError, UsageError
+from asof.settings import RepoSettings
+from serving import deployment
+
+ENTRY = "asof_bento"
+"""Module of a Bento that declares its service."""
+
+_ENTRY_SOURCE = '''"""Entry module of this Bento."""
+
+from pathlib import Path
+
+from serving.service import make
+
+service = make(Path(__file__).parent)
+'''
+
+REQUIREMENTS = (
+    "bentoml", "hiredis", "lightgbm", "numpy", "prometheus_client", "psutil", "pyarrow", "pyyaml", "redis",
+)  # fmt: skip
+"""Distributions that a worker needs, beside what on-demand functions import."""
+
+
+@dataclass(frozen=True, slots=True)
+class Built:
+    """A Bento.
+
+    Attributes:
+        tag: Its name and version in BentoML's words.
+        path: Its folder.
+        home: The BentoML home that holds it.
+    """
+
+    tag: str
+    path: Path
+    home: Path
+
+
+def bentoml_home(settings: RepoSettings) -> Path:
+    """The BentoML home in use: ``$BENTOML_HOME``, or the repo's own."""
+    return Path(os.environ.get("BENTOML_HOME") or settings.data / "bentoml").resolve()
+
+
+def use_home(settings: RepoSettings) -> Path:
+    """Make BentoML, which is imported after this, use :func:`bentoml_home` and report to nobody."""
+    home = bentoml_home(settings)
+    home.mkdir(parents=True, exist_ok=True)
+    os.environ["BENTOML_HOME"] = str(home)
+    os.environ["BENTOML_DO_NOT_TRACK"] = "True"
+    return home
+
+
+def build(settings: RepoSettings, model: str, version: str | None = None) -> Built:
+    """Make a Bento of ``model`` in ``version``, by default the newest. An existing one of that version is replaced.
+
+    Raises:
+        NotFoundError: There is no such model or version.
+        BundleError: The bundle is damaged.
+        SettingsError: The online store's password is written in plain text.
+    """
+    home = use_home(settings)
+    bundle = Bundle.find(settings.models, model, version)
+    with tempfile.TemporaryDirectory(prefix="asof-build-") as folder:
+        _fill(Path(folder), bundle, settings)
+        tag, path = _build(Path(folder), bundle)
+    return Built(tag, path, home)
+
+
+def find(settings: RepoSettings, model: str, version: str | None = None) -> Path:
+    """The folder of a built Bento, by default of the one built last.
+
+    Raises:
+        UsageError: None was built.
+        NotFoundError: That version was not built.
+    """
+    store = bentoml_home(settings) / "bentos" / _name(model)
+    built = {p.name: p for p in store.iterdir() if (p / "bento.yaml").is_file()} if store.is_dir() else {}
+    if not built:
+        raise UsageError(f"no service of model {model!r} was built; run `asof build {model}` first")
+    if version is None:
+        return max(built.values(), key=lambda p: (p / "bento.yaml").stat().st_mtime)
+    if _version(version) not in built:
+        raise NotFoundError(f"built version of model {model!r}", version, built)
+    return built[_version(version)]
+
+
+def _fill(folder: Path, bundle: Bundle, settings: RepoSettings) -> None:
+    for package in (asof, serving):
+        source = Path(package.__file__ or "").parent
+        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(bundle.path, folder / "bundle")
+    deployment.write(folder, settings)
+    (folder / f"{ENTRY}.py").write_text(_ENTRY_SOURCE)
+
+
+def _build(folder: Path, bundle: Bundle) -> tuple[str, Path]:
+    import bentoml
+    from bentoml.exceptions import BentoMLException, NotFound
+
+    sys.modules.pop(ENTRY, None)  # another build in this process left its own
+    tag = f"{_name(bundle.model)}:{_version(bundle.version)}"
+    with suppress(NotFound):
+        bentoml.bentos.delete(tag)
+    try:
+        bento = bentoml.bentos.build(
+            f"{ENTRY}:service",
+            name=_name(bundle.model),
+            version=_version(bundle.version),
+            build_ctx=str(folder),
+            labels={"model": bundle.model, "model_version": bundle.version, "contract": bundle.contract.fingerprint},
+            description=_readme(bundle),
+            python={"packages": _pinned(), "lock_packages": False},
+        )
+    except BentoMLException as error:
+        raise BundleError(f"BentoML could not build {tag}: {' '.join(str(error).split())}") from error
+    return str(bento.tag), Path(bento.path)
+
+
+def _pinned() -> list[str]:
+    return [f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS]
+
+
+def _readme(bundle: Bundle) -> str:
+    return (
+        f"# {bundle.model} {bundle.version}\n\nScores rows of feature service `{bundle.contract.service}` "
+        f"(contract {bundle.contract.fingerprint}): `POST /predict`, types at `/docs.json`.\n\n"
+        "`ASOF_REDIS`, `ASOF_PREDICTIONS` and `ASOF_REPO` say where Redis and the prediction log are; "
+        "`ASOF_SERVE_*` sets limits.\n"
+    )
+
+
+def _name(model: str) -> str:
+    return model.lower().replace("_", "-")
+
+
+def _version(version: str) -> str:
+    return "".join(c if c.isalnum() or c in "._-" else "-" for c in version).lower()

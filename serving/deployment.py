@@ -1,0 +1,66 @@
+"""Where a built service finds Redis and puts its prediction log.
+
+A Bento remembers the feature repo that it was built in and, for a machine where that repo is not, the project and the
+online store as the repo's ``feature_store.yaml`` spelled them (environment variables unexpanded, so that no secret is
+baked in). ``ASOF_REPO``, ``ASOF_REDIS`` and ``ASOF_PREDICTIONS`` decide otherwise.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import yaml
+
+from asof.errors import SettingsError
+from asof.settings import OnlineSettings, RepoSettings, mask
+
+FILE = "deployment.json"
+STORE = "feature_store.yaml"
+
+
+@dataclass(frozen=True, slots=True)
+class Deployment:
+    """The surroundings of a service.
+
+    Attributes:
+        online: How to reach Redis.
+        predictions: Folder of all prediction logs.
+    """
+
+    online: OnlineSettings
+    predictions: Path
+
+    @classmethod
+    def load(cls, folder: Path) -> Self:
+        """The surroundings of the service in ``folder``, as written by :func:`write` and changed by the environment.
+
+        Raises:
+            SettingsError: A file is damaged, or ``ASOF_REPO`` names no feature repo.
+        """
+        built = Path(json.loads((folder / FILE).read_text())["repo"])
+        root = Path(os.environ.get("ASOF_REPO") or (built if (built / STORE).is_file() else folder))
+        settings = RepoSettings.load(root)
+        override = os.environ.get("ASOF_PREDICTIONS")
+        return cls(settings.online, Path(override) if override else settings.predictions)
+
+
+def write(folder: Path, settings: RepoSettings) -> None:
+    """Remember ``settings`` in ``folder``.
+
+    Raises:
+        SettingsError: The connection string holds a password in plain text.
+    """
+    declared = yaml.safe_load((settings.path / STORE).read_text())
+    online = declared.get("online_store") or {}
+    text = str(online.get("connection_string", ""))
+    if mask(text) != text and "$" not in text:
+        raise SettingsError(
+            f"{settings.path / STORE} holds a password in plain text, which a built service would carry along; "
+            "write ${NAME} there and set that environment variable"
+        )
+    (folder / FILE).write_text(json.dumps({"repo": str(settings.path)}, indent=1) + "\n")
+    (folder / STORE).write_text(yaml.safe_dump({"project": declared["project"], "online_store": online}))

@@ -1,0 +1,147 @@
+"""Writes the prediction log beside the answers, never in their way.
+
+Answers put their rows into a bounded queue; one thread makes files of them (:mod:`asof.prediction_log`): a file is begun
+when the oldest row has waited :attr:`~serving.limits.Limits.log_seconds`, or as soon as
+:attr:`~serving.limits.Limits.log_batch` rows wait.
+
+What can be lost. A worker that is told to stop writes everything first. One that is killed (``kill -9``) loses the rows it
+answered in the last ``log_seconds`` and while the file before was being written: 2 seconds and the duration of a write as
+delivered, never more than ``log_rows`` rows. While the disk is full or not writable the rows wait, up to ``log_rows``;
+beyond that new rows are dropped and counted. Answers go on in every case.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from asof import prediction_log
+from asof.contract import Contract
+from asof.prediction_log import Entry
+from serving.limits import Limits
+
+_log = logging.getLogger("asof.serving")
+
+Count = Callable[[str, int], None]
+
+
+def _uncounted(_outcome: str, _rows: int) -> None:
+    """No metrics are kept."""
+
+
+@dataclass
+class PredictionWriter:
+    """The log of one worker. Use :meth:`start`, :meth:`put` from any thread, and :meth:`stop`.
+
+    Args:
+        folder: All prediction logs.
+        contract: The model's contract.
+        model: Its name.
+        version: Its version.
+        limits: How long and how many rows may wait.
+        count: Called with ``written``, ``dropped`` or ``failed`` (a write that will be tried again) and a number of rows.
+    """
+
+    folder: Path
+    contract: Contract
+    model: str
+    version: str
+    limits: Limits = field(default_factory=Limits)
+    count: Count = _uncounted
+    queued: int = field(default=0, init=False)
+    """Rows that wait or are being written."""
+
+    _entries: list[Entry] = field(default_factory=list, init=False)
+    _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
+    _stopping: bool = field(default=False, init=False)
+    _failing: bool = field(default=False, init=False)
+    _thread: threading.Thread | None = field(default=None, init=False)
+
+    def start(self) -> None:
+        """Begin to write."""
+        self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
+        self._thread.start()
+
+    def put(self, entry: Entry) -> bool:
+        """Take the rows of an answer; False when there was no room and they were dropped."""
+        rows = len(entry.at)
+        with self._changed:
+            if self.queued + rows <= self.limits.log_rows and not self._stopping:
+                self._entries.append(entry)
+                self.queued += rows
+                if self.queued >= self.limits.log_batch or len(self._entries) == 1:
+                    self._changed.notify()
+                return True
+        self.count("dropped", rows)
+        return False
+
+    def stop(self, timeout: float = 10.0) -> None:
+        """Write what waits and end; rows that cannot be written within ``timeout`` seconds are counted as dropped."""
+        with self._changed:
+            self._stopping = True
+            self._changed.notify()
+        if self._thread is not None:
+            self._thread.join(timeout)
+        with self._changed:
+            lost, self.queued = self.queued, 0
+        if lost:
+            self.count("dropped", lost)
+            _log.error("prediction log: %d rows could not be written before the end", lost)
+
+    def _run(self) -> None:
+        prediction_log.remove_leftovers(self.folder, self.model)
+        while True:
+            batch = self._next()
+            if batch and not self._write(batch):
+                with self._changed:
+                    self._entries[:0] = batch
+                    if self._stopping:
+                        return
+                    self._changed.wait(self.limits.log_seconds)
+            elif not batch:
+                return
+
+    def _next(self) -> list[Entry]:
+        """The entries of the next file; empty at the end."""
+        with self._changed:
+            while not self._entries and not self._stopping:
+                self._changed.wait()
+            due = time.monotonic() + self.limits.log_seconds
+            while not self._stopping and self.queued < self.limits.log_batch and (left := due - time.monotonic()) > 0:
+                self._changed.wait(left)
+            batch, self._entries = self._entries, []
+            return batch
+
+    def _write(self, batch: list[Entry]) -> bool:
+        rows = sum(len(e.at) for e in batch)
+        try:
+            prediction_log.write(
+                self.folder, self.model, prediction_log.to_table(self.contract, self.model, self.version, batch)
+            )
+        except OSError as error:
+            self._failed(rows, error)
+            return False
+        except Exception as error:  # noqa: BLE001 - a row that no file can hold must not end the log for all others
+            _log.error("prediction log: %d rows cannot be written: %s", rows, type(error).__name__)
+            self._settle(rows, "dropped")
+            return True
+        self._settle(rows, "written")
+        if self._failing:
+            self._failing = False
+            _log.warning("prediction log: writing again")
+        return True
+
+    def _failed(self, rows: int, error: OSError) -> None:
+        self.count("failed", rows)
+        if not self._failing:
+            self._failing = True
+            _log.error("prediction log: cannot write to %s (%s); trying again", self.folder, error.strerror or error)
+
+    def _settle(self, rows: int, outcome: str) -> None:
+        with self._changed:
+            self.queued -= rows
+        self.count(outcome, rows)

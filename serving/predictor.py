@@ -1,0 +1,179 @@
+"""From checked rows to answers: features from Redis, on-demand functions, the booster, the decision.
+
+A predictor belongs to one worker. It awaits Redis and computes the rest at once; nothing in it knows about HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asof import on_demand, vectors
+from asof.bundle import Bundle
+from asof.contract import Contract
+from asof.errors import BundleError
+from asof.prediction_log import Entry
+from serving.booster import Booster
+from serving.rows import Rows
+
+PRESENT, NULL, OUTSIDE_MAX_AGE = 0, 1, 2
+"""Statuses of the online store that this module gives or tells apart."""
+
+ROWS_AT_ONCE = 200
+"""Rows up to which computing on the event loop is cheaper than handing over to a thread."""
+
+
+class Vectors(Protocol):
+    """What an online reader answers, see :class:`asof.online.Vectors`."""
+
+    columns: tuple[tuple[str, str], ...]
+    values: NDArray[np.float64]
+    objects: dict[tuple[str, str], list[Any]]
+    statuses: NDArray[np.uint8]
+    event_times: NDArray[np.int64]
+
+
+class Reader(Protocol):
+    """Reads stored features, see :class:`asof.online.AsyncReader`."""
+
+    async def read(self, keys: Any, at: Any) -> Vectors:
+        """The stored features of each row, as known at its moment."""
+        ...
+
+
+@dataclass(frozen=True)
+class Predictor:
+    """Scores rows with one bundle.
+
+    Args:
+        bundle: The model.
+        booster: Its booster.
+        reader: Where stored features are read.
+    """
+
+    bundle: Bundle
+    booster: Booster
+    reader: Reader
+
+    def __post_init__(self) -> None:
+        unfit = [name for name in self.features if name not in self.contract.feature_names]
+        if unfit or len(self.features) != self.booster.features:
+            raise BundleError(
+                f"model {self.bundle.model!r} reads {self.booster.features} features, its metadata names "
+                f"{len(self.features)} (not in the contract: {unfit}); train again with `asof train`"
+            )
+
+    @property
+    def contract(self) -> Contract:
+        """The contract that the model was trained under."""
+        return self.bundle.contract
+
+    @property
+    def features(self) -> Sequence[str]:
+        """The features that the model reads, in its order."""
+        named: Sequence[str] = self.bundle.metadata["features"]
+        return named
+
+    @property
+    def threshold(self) -> float:
+        """Score from which the decision is yes."""
+        return float(self.bundle.metadata["decision"]["threshold"])
+
+    async def predict(self, rows: Rows, request_id: str) -> Entry:
+        """Score ``rows``.
+
+        Returns:
+            Everything that the answer and the prediction log need.
+
+        Raises:
+            OnlineStoreError: Redis cannot be read.
+            ContractError: What is stored does not fit the contract, or an on-demand function failed.
+        """
+        stored = await self.reader.read(rows.keys, rows.at)
+        if len(rows.at) <= ROWS_AT_ONCE:
+            return self._score(rows, stored, request_id)
+        return await asyncio.to_thread(self._score, rows, stored, request_id)
+
+    def warm(self) -> None:
+        """Load what the first request would otherwise wait for.
+
+        Raises:
+            ContractError: An on-demand function cannot be imported.
+        """
+        on_demand.add_path(str(self.bundle.code))
+        for view in self.contract.on_demand:
+            on_demand.load(view.function)
+        self.booster.predict(np.full((1, self.booster.features), np.nan))
+
+    def _score(self, rows: Rows, stored: Vectors, request_id: str) -> Entry:
+        columns = vectors.assemble(self.contract, _by_column(stored), rows.request)
+        scores = self.booster.predict(vectors.matrix(self.contract, columns, self.features))
+        return Entry(
+            request_id=request_id,
+            served_at=time.time_ns() // 1_000,
+            at=rows.at,
+            keys=rows.keys,
+            request=rows.request,
+            vector=_numbers(self.contract, columns, len(rows.at)),
+            objects={f.name: list(columns[f.name]) for f in self.contract.features if not f.numeric},
+            statuses=_statuses(self.contract, stored, columns),
+            event_times=stored.event_times,
+            scores=scores,
+            decisions=scores >= self.threshold,
+        )
+
+
+def answer(bundle: Bundle, entry: Entry) -> dict[str, Any]:
+    """The answer to a request, as JSON-ready data."""
+    names = bundle.contract.feature_names
+    return {
+        "predictions": [
+            {
+                "row": row,
+                "score": score,
+                "decision": decision,
+                "request_id": entry.request_id,
+                "model": bundle.model,
+                "model_version": bundle.version,
+                "missing": [n for n, s in zip(names, statuses, strict=True) if s not in (PRESENT, OUTSIDE_MAX_AGE)],
+                "stale": [n for n, s in zip(names, statuses, strict=True) if s == OUTSIDE_MAX_AGE],
+            }
+            for row, (score, decision, statuses) in enumerate(
+                zip(entry.scores.tolist(), entry.decisions.tolist(), entry.statuses.tolist(), strict=True)
+            )
+        ]
+    }
+
+
+def _by_column(stored: Vectors) -> dict[tuple[str, str], Any]:
+    found: dict[tuple[str, str], Any] = dict(zip(stored.columns, stored.values.T, strict=True))
+    found.update(stored.objects)
+    return found
+
+
+def _numbers(contract: Contract, columns: dict[str, vectors.Column], rows: int) -> NDArray[np.float64]:
+    vector = np.full((rows, len(contract.features)), np.nan)
+    for position, feature in enumerate(contract.features):
+        if feature.numeric:
+            vector[:, position] = columns[feature.name]
+    return vector
+
+
+def _statuses(contract: Contract, stored: Vectors, columns: dict[str, vectors.Column]) -> NDArray[np.uint8]:
+    """Of each feature; an on-demand one is PRESENT or NULL."""
+    position = {column: i for i, column in enumerate(stored.columns)}
+    found = np.empty((len(stored.statuses), len(contract.features)), dtype=np.uint8)
+    for i, feature in enumerate(contract.features):
+        if feature.on_demand:
+            missing = [v is None or (isinstance(v, float) and math.isnan(v)) for v in columns[feature.name]]
+            found[:, i] = np.where(missing, NULL, PRESENT)
+        else:
+            found[:, i] = stored.statuses[:, position[feature.view, feature.feature]]
+    return found

@@ -1,0 +1,248 @@
+"""From the JSON of a request to columns: every row and field checked against the contract, every problem named.
+
+Checks are strict where a lenient one would hide a mistake (a misspelled field, a number in quotes, NaN) and say what was
+expected, never what was given. ``null`` stands for a missing value; leaving a field out is a mistake.
+"""
+
+from __future__ import annotations
+
+import base64
+import difflib
+import math
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asof.contract import Contract, Field
+from asof.errors import RequestError
+from asof.instants import SECOND, to_micros
+from serving.problems import MOST_PROBLEMS, ProblemError
+
+FUTURE = 3_600 * SECOND
+"""How far a row's moment may lie ahead of the server's clock, for clients whose clock is ahead."""
+
+LONGEST_TEXT = 1_024
+"""Characters in a text value."""
+
+_EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
+_LATEST = datetime(2262, 1, 1, tzinfo=UTC)
+
+
+class _Unfit(Exception):  # noqa: N818 - carries what was expected, not what went wrong
+    """A value does not fit; the text says what was expected."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """The n rows of a request as columns.
+
+    Attributes:
+        keys: Key -> n values.
+        request: Request field -> n values; moments as aware ``datetime``.
+        at: ``int64[n]`` microseconds, the moment that each row is scored for.
+    """
+
+    keys: dict[str, list[Any]]
+    request: dict[str, list[Any]]
+    at: NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class RowParser:
+    """Reads the rows of requests under one contract.
+
+    Args:
+        contract: The contract.
+        event_time: The request field that carries a row's moment; None where rows are scored for now.
+        max_rows: Most rows in a request.
+        clock: Microseconds of now.
+    """
+
+    contract: Contract
+    event_time: str | None
+    max_rows: int
+    clock: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000)
+
+    def parse(self, rows: Any) -> Rows:
+        """The rows as columns.
+
+        Raises:
+            ProblemError: It is no list of rows, too long a list, or a value is wrong; names each row and field.
+        """
+        self._check_shape(rows)
+        problems: list[RequestError] = []
+        keys = {f.name: self._column(f, rows, problems) for f in self.contract.keys}
+        request = {f.name: self._column(f, rows, problems) for f in self.contract.request_fields}
+        self._check_names(rows, {*keys, *request}, problems)
+        at = self._moments(request, len(rows), problems)
+        if problems:
+            problems.sort(key=lambda p: (p.row or 0, p.field))
+            raise ProblemError("invalid_rows", str(problems[0]), problems)
+        return Rows(keys, request, at)
+
+    def _check_shape(self, rows: Any) -> None:
+        if not isinstance(rows, list) or not rows:
+            raise _whole("rows", "expected a list of at least one row")
+        if len(rows) > self.max_rows:
+            message = f"has {len(rows)} rows, expected at most {self.max_rows}; send them in several requests"
+            raise ProblemError("too_large", f"field 'rows': {message}", [RequestError(None, "rows", message)])
+        for position, row in enumerate(rows):
+            if not isinstance(row, dict):
+                error = RequestError(position, "rows", "expected an object with the row's fields")
+                raise ProblemError("invalid_rows", str(error), [error])
+
+    def _column(self, declared: Field, rows: Sequence[Mapping[str, Any]], problems: list[RequestError]) -> list[Any]:
+        read, name, values = reader(declared.dtype), declared.name, []
+        for position, row in enumerate(rows):
+            value = row.get(name, _ABSENT)
+            try:
+                values.append(None if value is None else read(value))
+            except _Unfit as unfit:
+                values.append(None)
+                if len(problems) <= MOST_PROBLEMS:
+                    text = f"is missing, expected {unfit}" if value is _ABSENT else f"expected {unfit}"
+                    problems.append(RequestError(position, name, text))
+        return values
+
+    def _check_names(self, rows: Sequence[Mapping[str, Any]], known: set[str], problems: list[RequestError]) -> None:
+        for position, row in enumerate(rows):
+            if len(row) > len(known) or not known.issuperset(row):
+                for name in (n for n in row if n not in known):
+                    close = difflib.get_close_matches(name, known, n=1)
+                    hint = f"; did you mean {close[0]!r}?" if close else ""
+                    shown = name if len(name) <= 64 else name[:64] + "..."
+                    problems.append(RequestError(position, shown, f"is not a field of this model{hint}"))
+                    if len(problems) > MOST_PROBLEMS:
+                        return
+
+    def _moments(self, request: Mapping[str, list[Any]], rows: int, problems: list[RequestError]) -> NDArray[np.int64]:
+        now = self.clock()
+        if self.event_time is None or self.event_time not in request:
+            return np.full(rows, now, dtype=np.int64)
+        at = np.zeros(rows, dtype=np.int64)
+        wrong = {p.row for p in problems if p.field == self.event_time}
+        for position, moment in enumerate(request[self.event_time]):
+            at[position] = to_micros(moment) if moment is not None else now
+            if moment is None and position not in wrong:
+                problems.append(RequestError(position, self.event_time, f"is null, expected {_MOMENT}"))
+        ahead = np.flatnonzero(at > now + FUTURE)[:MOST_PROBLEMS].tolist()
+        problems += [RequestError(p, self.event_time, "lies in the future by the server's clock") for p in ahead]
+        return at
+
+
+def reader(dtype: str) -> Callable[[Any], Any]:
+    """The check of one JSON value of a type; values of types without one are taken as they come."""
+    if dtype.startswith("array(") and dtype.endswith(")"):
+        inner = reader(dtype[6:-1])
+        return lambda value: _array(value, inner)
+    return _READERS.get(dtype, _anything)
+
+
+def expected(dtype: str) -> str:
+    """What a field of this type must hold, in words."""
+    try:
+        reader(dtype)(_ABSENT)
+    except _Unfit as unfit:
+        return str(unfit)
+    return "any value"
+
+
+def encodable(text: str) -> bool:
+    """Whether ``text`` is Unicode that can be stored; JSON can spell half characters, which cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _whole(name: str, problem: str) -> ProblemError:
+    error = RequestError(None, name, problem)
+    return ProblemError("invalid_rows", str(error), [error])
+
+
+_ABSENT = object()
+_MOMENT = "an ISO 8601 time such as 2018-08-08T12:00:00Z (without offset: UTC) between 1900 and 2261"
+
+
+def _integer(value: Any, bits: int) -> int:
+    whole = int(value) if isinstance(value, float) and abs(value) <= 2**53 and value.is_integer() else value
+    if not isinstance(whole, int) or isinstance(whole, bool) or not -(2 ** (bits - 1)) <= whole < 2 ** (bits - 1):
+        raise _Unfit(f"a whole number of {bits} bits")
+    return whole
+
+
+def _int32(value: Any) -> int:
+    return _integer(value, 32)
+
+
+def _int64(value: Any) -> int:
+    return _integer(value, 64)
+
+
+def _float64(value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
+        raise _Unfit("a finite number")
+    return float(value)
+
+
+def _float32(value: Any) -> float:
+    with np.errstate(over="ignore"):
+        single = float(np.float32(_float64(value)))
+    if not math.isfinite(single):
+        raise _Unfit("a number that float32 can hold")
+    return single
+
+
+def _bool(value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise _Unfit("true or false")
+    return value
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str) or len(value) > LONGEST_TEXT or not encodable(value):
+        raise _Unfit(f"text of at most {LONGEST_TEXT} characters")
+    return value
+
+
+def _bytes(value: Any) -> bytes:
+    try:
+        return base64.b64decode(_string(value), validate=True)
+    except ValueError:
+        raise _Unfit("bytes in base64") from None
+
+
+def _moment(value: Any) -> datetime:
+    try:
+        moment = datetime.fromisoformat(value)
+        aware = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
+    except (TypeError, ValueError, OverflowError):
+        raise _Unfit(_MOMENT) from None
+    if not _EARLIEST <= aware < _LATEST:
+        raise _Unfit(_MOMENT)
+    return aware
+
+
+def _array(value: Any, inner: Callable[[Any], Any]) -> list[Any]:
+    if not isinstance(value, list) or len(value) > LONGEST_TEXT:
+        raise _Unfit(f"a list of at most {LONGEST_TEXT} values")
+    return [None if item is None else inner(item) for item in value]
+
+
+def _anything(value: Any) -> Any:
+    if value is _ABSENT:
+        raise _Unfit("any value")
+    return value
+
+
+_READERS: dict[str, Callable[[Any], Any]] = {
+    "int32": _int32, "int64": _int64, "float32": _float32, "float64": _float64, "bool": _bool, "string": _string,
+    "bytes": _bytes, "unixtimestamp": _moment,
+}  # fmt: skip

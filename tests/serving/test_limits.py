@@ -1,0 +1,29 @@
+"""Limits come from the environment, or not at all."""
+
+from __future__ import annotations
+
+import pytest
+
+from asof.errors import SettingsError
+from serving.limits import Limits
+
+
+def test_a_limit_is_set_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The variable changes its limit and no other."""
+    monkeypatch.setenv("ASOF_SERVE_MAX_ROWS", "7")
+    assert Limits.from_environment() == Limits(max_rows=7)
+
+
+@pytest.mark.parametrize("text", ["0", "-1", "many", "1.5", ""])
+def test_a_limit_that_is_no_positive_number_is_refused(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    """The variable and what was expected are named."""
+    monkeypatch.setenv("ASOF_SERVE_MAX_ROWS", text)
+    with pytest.raises(SettingsError, match="ASOF_SERVE_MAX_ROWS"):
+        Limits.from_environment()
+
+
+def test_a_mistyped_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A limit that nobody knows is an error, not a limit that silently does not hold."""
+    monkeypatch.setenv("ASOF_SERVE_MAXROWS", "7")
+    with pytest.raises(SettingsError, match="unknown.*ASOF_SERVE_MAXROWS"):
+        Limits.from_environment()
