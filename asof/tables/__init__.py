@@ -1,7 +1,22 @@
 """Offline tables: what they must hold, how rows get in, what happened to them. Nothing here knows what the rows are about."""
 
 from asof.tables.declarations import Declarations, declarations
+from asof.tables.history import TableState, TableVersion, states, versions
 from asof.tables.ingest import IngestReport, ingest
+from asof.tables.push import Pusher, PushReport, push
 from asof.tables.schema import TableDeclaration
 
-__all__ = ["Declarations", "IngestReport", "TableDeclaration", "declarations", "ingest"]
+__all__ = [
+    "Declarations",
+    "IngestReport",
+    "PushReport",
+    "Pusher",
+    "TableDeclaration",
+    "TableState",
+    "TableVersion",
+    "declarations",
+    "ingest",
+    "push",
+    "states",
+    "versions",
+]

@@ -55,7 +55,9 @@ def convert(column: Column, array: pa.ChunkedArray, source: str, *, text: bool) 
     if kind not in accepted:
         raise SchemaError(f"column {column.name!r} of {source} has type {flat.type}, expected {column.dtype}")
     if column.zoned and kind == "timestamp" and flat.type.tz is None:
-        raise SchemaError(f"column {column.name!r} of {source} has no time zone, expected timestamps with one, such as UTC")
+        raise SchemaError(
+            f"column {column.name!r} of {source} has no time zone, expected timestamps with one, such as UTC"
+        )
     return _CONVERT[wanted](column, flat)
 
 
@@ -72,7 +74,14 @@ def declared_name(dtype: pa.DataType) -> str | None:
     if pa.types.is_dictionary(dtype):
         return declared_name(dtype.value_type)
     exact = next((name for name, arrow in TYPES.items() if arrow == dtype), None)
-    by_kind = {"int": "int64", "float": "float64", "bool": "bool", "text": "string", "timestamp": "timestamp", "date": "timestamp"}
+    by_kind = {
+        "int": "int64",
+        "float": "float64",
+        "bool": "bool",
+        "text": "string",
+        "timestamp": "timestamp",
+        "date": "timestamp",
+    }
     return exact or by_kind.get(kind_of(dtype))
 
 
@@ -137,7 +146,9 @@ def _moments(column: Column, array: pa.Array) -> Converted:
     try:
         values = pc.cast(pc.cast(array, pa.timestamp("us"), safe=False), pa.timestamp("us", "UTC"))
     except pa.ArrowInvalid:
-        raise SchemaError(f"column {column.name!r} holds moments beyond the year 9999, expected {column.dtype}") from None
+        raise SchemaError(
+            f"column {column.name!r} holds moments beyond the year 9999, expected {column.dtype}"
+        ) from None
     micros = pc.cast(values, pa.int64())
     wrong |= _true(pc.or_(pc.less(micros, _FIRST), pc.greater(micros, _LAST)))
     return _null(values, wrong), wrong

@@ -9,14 +9,14 @@ from __future__ import annotations
 
 import fcntl
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.dataset as pa_dataset
+import pyarrow.parquet as pq
 
 from asof.errors import SourceError, TableError, UsageError
 from asof.repo import Repo
@@ -70,18 +70,53 @@ def schema(table: DeltaTable) -> pa.Schema:
     return pa.schema(table.schema().to_arrow())
 
 
-def scan(table: DeltaTable, columns: list[str], where: pc.Expression | None = None) -> pa.Table:
-    """Columns of the rows of ``table``, those of ``where`` only.
+def scan(table: DeltaTable, columns: Sequence[str], key: str | None = None, among: pa.Array | None = None) -> pa.Table:
+    """Columns of the rows of ``table``; with ``key``, of those whose ``key`` is one of ``among``, which is of the same type.
 
     Raises:
         SourceError: A data file is missing or damaged.
     """
-    uris = [uri.removeprefix("file://") for uri in table.file_uris()]
-    wanted = pa.schema([schema(table).field(name) for name in columns])
+    held, found = schema(table), []
+    wanted = pa.schema([held.field(name) for name in columns])
+    needed = list(dict.fromkeys([*columns, *([key] if key else [])]))
+    for path in _data_files(table, key, among):
+        rows = _read(path, needed, held)
+        if key is not None:
+            rows = rows.filter(pc.is_in(rows[key], value_set=among))
+        found.append(rows.select(columns))
+    return pa.concat_tables(found) if found else wanted.empty_table()
+
+
+def _data_files(table: DeltaTable, key: str | None, among: pa.Array | None) -> list[Path]:
+    """The data files; with ``key``, only those whose statistics do not rule out all of ``among``."""
+    actions = pa.table(table.get_add_actions(flatten=True))
+    folder = Path(table.table_uri.removeprefix("file://"))
+    files = [folder / path for path in actions["path"].to_pylist()]
+    names = {f"min.{key}", f"max.{key}"}
+    exact = among is not None and pa.types.is_integer(among.type)  # bounds of strings may be cut short
+    if among is None or not len(among) or not exact or not names <= set(actions.column_names):
+        return files
+    bounds = pc.min_max(among)
+    low, high = (pc.cast(actions[f"{end}.{key}"], among.type) for end in ("min", "max"))
+    outside = pc.or_(pc.greater(low, bounds["max"]), pc.less(high, bounds["min"]))
+    ruled_out = pc.fill_null(outside, False).to_pylist()
+    return [file for file, out in zip(files, ruled_out, strict=True) if not out]
+
+
+def _read(path: Path, columns: Sequence[str], held: pa.Schema) -> pa.Table:
     try:
-        return pa_dataset.dataset(uris, format="parquet", schema=wanted).to_table(columns=columns, filter=where)
+        with pq.ParquetFile(path) as file:
+            present = set(file.schema_arrow.names)
+            rows = file.read(columns=[name for name in columns if name in present])
     except (pa.ArrowException, OSError) as error:
-        raise SourceError(f"the Delta table {table.table_uri} cannot be read: {_short(error)}") from error
+        raise SourceError(f"the data file {path} cannot be read: {_short(error)}") from error
+    arrays = [
+        pc.cast(rows[name], held.field(name).type)
+        if name in present
+        else pa.nulls(rows.num_rows, held.field(name).type)
+        for name in columns
+    ]
+    return pa.table(dict(zip(columns, arrays, strict=True)))
 
 
 def append(path: Path, rows: pa.Table, notes: Mapping[str, str]) -> int:
@@ -96,18 +131,26 @@ def append(path: Path, rows: pa.Table, notes: Mapping[str, str]) -> int:
     from deltalake.exceptions import DeltaError
 
     table = open_table(path)
+    if table is not None and table.metadata().partition_columns:
+        raise TableError(f"{path} is partitioned; asof adds rows to tables without partitions only")
     fitted = rows if table is None else _fitted(rows, schema(table))
     before = set(path.glob("*.parquet"))
     merge = table is not None and set(fitted.column_names) != set(schema(table).names)
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_deltalake(
-            path, fitted, mode="append", schema_mode="merge" if merge else None, commit_properties=CommitProperties(dict(notes))
+            path,
+            fitted,
+            mode="append",
+            schema_mode="merge" if merge else None,
+            commit_properties=CommitProperties(dict(notes)),
         )
         return DeltaTable(path).version()
     except (DeltaError, OSError, pa.ArrowException, ValueError) as error:
         _sweep(path, before)
-        raise TableError(f"nothing was added to {path}: {_short(error)}; free space or fix permissions, then run it again") from error
+        raise TableError(
+            f"nothing was added to {path}: {_short(error)}; free space or fix permissions, then run it again"
+        ) from error
 
 
 @contextmanager
@@ -126,7 +169,9 @@ def locked(path: Path, patience: float = PATIENCE) -> Iterator[None]:
         deadline = time.monotonic() + patience
         while not _try_lock(handle.fileno()):
             if time.monotonic() > deadline:
-                raise TableError(f"another process has been writing to {path} for {patience:.0f} s; try again when it is done")
+                raise TableError(
+                    f"another process has been writing to {path} for {patience:.0f} s; try again when it is done"
+                )
             time.sleep(0.02)
         yield
 

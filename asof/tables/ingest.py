@@ -69,7 +69,12 @@ class IngestReport:
 
 
 def ingest(
-    repo: Repo, table: str, source: Path | Sequence[Path] | pa.Table, *, progress: Progress | None = None, now: int | None = None
+    repo: Repo,
+    table: str,
+    source: Path | Sequence[Path] | pa.Table,
+    *,
+    progress: Progress | None = None,
+    now: int | None = None,
 ) -> IngestReport:
     """Add rows to a table.
 
@@ -94,7 +99,11 @@ def ingest(
 
 
 def examine(
-    declaration: TableDeclaration, path: Path, source: Path | Sequence[Path] | pa.Table, now: int, progress: Progress | None = None
+    declaration: TableDeclaration,
+    path: Path,
+    source: Path | Sequence[Path] | pa.Table,
+    now: int,
+    progress: Progress | None = None,
 ) -> tuple[list[Checked], tuple[Column, ...]]:
     """Read and check every file; nothing is written.
 
@@ -117,7 +126,13 @@ def examine(
 
 
 def commit(
-    repo: Repo, declaration: TableDeclaration, columns: Sequence[Column], checked: Sequence[Checked], now: int, *, files: int
+    repo: Repo,
+    declaration: TableDeclaration,
+    columns: Sequence[Column],
+    checked: Sequence[Checked],
+    now: int,
+    *,
+    files: int,
 ) -> IngestReport:
     """Set the bad rows aside and add the new ones in one commit.
 
@@ -156,9 +171,7 @@ def new_rows(held: DeltaTable | None, rows: pa.Table, key: str | None) -> pa.Tab
     if held is None or not fresh.num_rows:
         return fresh
     ids = pc.cast(fresh[key], delta.schema(held).field(key).type)
-    bounds = pc.min_max(ids)
-    between = (pc.field(key) >= bounds["min"]) & (pc.field(key) <= bounds["max"])
-    known = delta.scan(held, [key], between)[key]
+    known = delta.scan(held, [key], key, ids.unique())[key]
     return fresh.filter(pc.invert(pc.is_in(ids, value_set=known))) if len(known) else fresh
 
 
@@ -206,7 +219,10 @@ def _shared(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
         return rows.slice(0, 0)
     schema = delta.schema(held)
     known = delta.scan(held, [name for name in rows.column_names if name in schema.names])
-    arrays = [known[f.name].cast(f.type) if f.name in known.column_names else pa.nulls(known.num_rows, f.type) for f in rows.schema]
+    arrays = [
+        known[f.name].cast(f.type) if f.name in known.column_names else pa.nulls(known.num_rows, f.type)
+        for f in rows.schema
+    ]
     return pa.table(arrays, schema=rows.schema)
 
 
@@ -218,4 +234,3 @@ def _notes(bad: Sequence[BadRow], good: pa.Table, fresh: pa.Table, files: int) -
         "asof.duplicates": str(good.num_rows - fresh.num_rows),
         "asof.quarantined": str(len(bad)),
     }
-

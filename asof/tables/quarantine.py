@@ -74,7 +74,7 @@ def _fresh(path: Path, rows: pa.Table) -> pa.Table:
     held = delta.open_table(path)
     if held is None:
         return rows
-    known = delta.scan(held, _IDENTITY, pc.field("source").isin(rows["source"].unique()))
+    known = delta.scan(held, _IDENTITY, "source", rows["source"].unique())
     return rows.filter(pc.invert(pc.is_in(_identity(rows), value_set=_identity(known))))
 
 

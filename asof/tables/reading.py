@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import io
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -46,7 +47,7 @@ class Rows:
     @property
     def read(self) -> int:
         """Number of rows that were read, broken ones included."""
-        return self.table.num_rows + len(self.broken)
+        return len(self.numbers) + len(self.broken)
 
 
 def files(paths: Sequence[Path]) -> list[Path]:
@@ -103,7 +104,9 @@ def _inside(folder: Path) -> list[Path]:
     found = sorted(
         p
         for p in folder.rglob("*")
-        if p.is_file() and p.name.lower().endswith(SUFFIXES) and not any(x[0] in "._" for x in p.relative_to(folder).parts)
+        if p.is_file()
+        and p.name.lower().endswith(SUFFIXES)
+        and not any(x[0] in "._" for x in p.relative_to(folder).parts)
     )
     if not found:
         raise SourceError(f"the folder {folder} has no file that ends in {', '.join(SUFFIXES)}")
@@ -124,7 +127,7 @@ def _csv(path: Path, wanted: Sequence[str]) -> Rows:
     broken: list[tuple[int, str]] = []
 
     def note(row: pa_csv.InvalidRow) -> str:
-        broken.append((row.number - 1, row.text))
+        broken.append((int(row.number) - 1, str(row.text)))
         return "skip"
 
     table = pa_csv.read_csv(
@@ -132,7 +135,10 @@ def _csv(path: Path, wanted: Sequence[str]) -> Rows:
         read_options=pa_csv.ReadOptions(use_threads=False),
         parse_options=pa_csv.ParseOptions(invalid_row_handler=note, newlines_in_values=True),
         convert_options=pa_csv.ConvertOptions(
-            include_columns=keep, column_types=dict.fromkeys(keep, pa.string()), null_values=NULLS, strings_can_be_null=True
+            include_columns=keep,
+            column_types=dict.fromkeys(keep, pa.string()),
+            null_values=NULLS,
+            strings_can_be_null=True,
         ),
     )
     numbers = _numbers(table.num_rows, [number for number, _ in broken])
@@ -140,9 +146,8 @@ def _csv(path: Path, wanted: Sequence[str]) -> Rows:
 
 
 def _header(path: Path) -> list[str]:
-    opened = gzip.open(path, "rt", encoding="utf-8-sig") if path.suffix.lower() == ".gz" else path.open(encoding="utf-8-sig")
-    with opened as file:
-        return next(csv.reader(file), [])
+    with path.open("rb") as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else raw as content:
+        return next(csv.reader(io.TextIOWrapper(content, encoding="utf-8-sig")), [])
 
 
 def _keep(names: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:

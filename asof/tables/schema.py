@@ -110,7 +110,9 @@ class Column:
             *(["'zoned'"] if self.zoned and not self.moment else []),
         ]
         if wrong:
-            raise SettingsError(f"source {owner!r}, column {self.name!r}: {wrong[0]} does not fit the type {self.dtype}")
+            raise SettingsError(
+                f"source {owner!r}, column {self.name!r}: {wrong[0]} does not fit the type {self.dtype}"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,8 +219,15 @@ class TableDeclaration:
     def _check(self, declared: Mapping[str, Column]) -> None:
         needed = {*self.required, *(d.source for d in self.derivations.values()), *self.derivations}
         if missing := sorted(needed - set(declared)):
-            raise SettingsError(f"source {self.name!r} needs the columns {missing} but has no tag asof.column.<name> for them")
-        times = {self.timestamp_field, self.knowledge_field, *self.derivations, *(d.source for d in self.derivations.values())}
+            raise SettingsError(
+                f"source {self.name!r} needs the columns {missing} but has no tag asof.column.<name> for them"
+            )
+        times = {
+            self.timestamp_field,
+            self.knowledge_field,
+            *self.derivations,
+            *(d.source for d in self.derivations.values()),
+        }
         if wrong := sorted(n for n in times if n and not declared[n].moment):
             raise SettingsError(f"source {self.name!r}: the columns {wrong} hold moments, declare them as 'timestamp'")
 

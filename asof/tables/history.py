@@ -1,0 +1,136 @@
+"""What the tables hold and how they got there, from the Delta logs alone: no data file is opened."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from asof.errors import SourceError, UsageError
+from asof.instants import to_micros
+from asof.repo import Repo
+from asof.tables import delta, quarantine
+from asof.tables.declarations import declarations
+from asof.tables.schema import TableDeclaration
+
+
+@dataclass(frozen=True)
+class TableState:
+    """What a table holds now.
+
+    Attributes:
+        table: Its name.
+        format: ``delta`` or ``parquet``.
+        version: Its newest version; None where it has none.
+        rows: Number of rows; None where nothing is there.
+        files: Number of data files.
+        bytes: Their size.
+        first: Earliest event time, microseconds; None where unknown.
+        last: Latest event time, microseconds; None where unknown.
+        quarantined: Rows in its quarantine.
+        path: Where it lies.
+    """
+
+    table: str
+    format: str
+    version: int | None
+    rows: int | None
+    files: int
+    bytes: int
+    first: int | None
+    last: int | None
+    quarantined: int
+    path: str
+
+    def to_dict(self) -> dict[str, Any]:
+        """The state as JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass(frozen=True)
+class TableVersion:
+    """One commit of a table: when (microseconds), what, and how many rows it read, added, knew already and set aside."""
+
+    version: int
+    moment: int
+    operation: str
+    rows_added: int | None
+    rows_read: int | None
+    duplicates: int | None
+    quarantined: int | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """The commit as JSON-ready data."""
+        return asdict(self)
+
+
+def states(repo: Repo) -> list[TableState]:
+    """What every declared table holds, sorted by name.
+
+    Raises:
+        SourceError: Nothing is declared yet, or a table is damaged.
+    """
+    return [_state(repo, declaration) for declaration in declarations(repo).tables.values()]
+
+
+def versions(repo: Repo, table: str) -> list[TableVersion]:
+    """The commits of a table, newest first; empty where it has none.
+
+    Raises:
+        NotFoundError: There is no such table.
+        UsageError: It is no local Delta table.
+    """
+    held = delta.open_table(delta.folder(repo, declarations(repo).table(table)))
+    commits: list[dict[str, Any]] = held.history() if held is not None else []
+    return [_version(commit) for commit in commits]
+
+
+def _state(repo: Repo, declaration: TableDeclaration) -> TableState:
+    bad = quarantine.count(repo, declaration.name)
+    try:
+        path = delta.folder(repo, declaration)
+    except UsageError:
+        return _parquet(repo, declaration, bad)
+    held = delta.open_table(path)
+    if held is None:
+        return TableState(declaration.name, "delta", None, None, 0, 0, None, None, bad, str(path))
+    actions = pa.table(held.get_add_actions(flatten=True))
+    return TableState(
+        declaration.name,
+        "delta",
+        held.version(),
+        held.count(),
+        actions.num_rows,
+        sum(actions["size_bytes"].to_pylist()),
+        min(_moments(actions, f"min.{declaration.timestamp_field}"), default=None),
+        max(_moments(actions, f"max.{declaration.timestamp_field}"), default=None),
+        bad,
+        str(path),
+    )
+
+
+def _moments(actions: pa.Table, name: str) -> list[int]:
+    values = actions[name].to_pylist() if name in actions.column_names else []
+    return [to_micros(v) for v in values if isinstance(v, datetime)]
+
+
+def _parquet(repo: Repo, declaration: TableDeclaration, bad: int) -> TableState:
+    path = repo.path / declaration.path
+    found = [path] if path.is_file() else sorted(Path(path).rglob("*.parquet"))
+    try:
+        rows = sum(pq.read_metadata(file).num_rows for file in found) if found else None
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}") from error
+    size = sum(file.stat().st_size for file in found)
+    return TableState(declaration.name, declaration.format, None, rows, len(found), size, None, None, bad, str(path))
+
+
+def _version(commit: dict[str, Any]) -> TableVersion:
+    counts = {name: commit.get(f"asof.{name}") for name in ("rows_added", "rows_read", "duplicates", "quarantined")}
+    counts["rows_added"] = counts["rows_added"] or commit.get("operationMetrics", {}).get("num_added_rows")
+    numbers = {name: None if value is None else int(value) for name, value in counts.items()}
+    return TableVersion(int(commit["version"]), int(commit["timestamp"]) * 1_000, str(commit["operation"]), **numbers)
