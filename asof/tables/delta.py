@@ -70,6 +70,11 @@ def schema(table: DeltaTable) -> pa.Schema:
     return pa.schema(table.schema().to_arrow())
 
 
+def actions(table: DeltaTable) -> pa.Table:
+    """The data files of ``table`` with sizes, row counts, and bounds of their columns, a row each."""
+    return pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
+
+
 def scan(table: DeltaTable, columns: Sequence[str], key: str | None = None, among: pa.Array | None = None) -> pa.Table:
     """Columns of the rows of ``table``; with ``key``, of those whose ``key`` is one of ``among``, which is of the same type.
 
@@ -89,15 +94,15 @@ def scan(table: DeltaTable, columns: Sequence[str], key: str | None = None, amon
 
 def _data_files(table: DeltaTable, key: str | None, among: pa.Array | None) -> list[Path]:
     """The data files; with ``key``, only those whose statistics do not rule out all of ``among``."""
-    actions = pa.table(table.get_add_actions(flatten=True))
+    files_now = actions(table)
     folder = Path(table.table_uri.removeprefix("file://"))
-    files = [folder / path for path in actions["path"].to_pylist()]
+    files = [folder / path for path in files_now["path"].to_pylist()]
     names = {f"min.{key}", f"max.{key}"}
     exact = among is not None and pa.types.is_integer(among.type)  # bounds of strings may be cut short
-    if among is None or not len(among) or not exact or not names <= set(actions.column_names):
+    if among is None or not len(among) or not exact or not names <= set(files_now.column_names):
         return files
     bounds = pc.min_max(among)
-    low, high = (pc.cast(actions[f"{end}.{key}"], among.type) for end in ("min", "max"))
+    low, high = (pc.cast(files_now[f"{end}.{key}"], among.type) for end in ("min", "max"))
     outside = pc.or_(pc.greater(low, bounds["max"]), pc.less(high, bounds["min"]))
     ruled_out = pc.fill_null(outside, False).to_pylist()
     return [file for file, out in zip(files, ruled_out, strict=True) if not out]

@@ -98,7 +98,7 @@ def _state(repo: Repo, declaration: TableDeclaration) -> TableState:
     held = delta.open_table(path)
     if held is None:
         return TableState(declaration.name, "delta", None, None, 0, 0, None, None, bad, str(path))
-    actions = pa.table(held.get_add_actions(flatten=True))
+    actions = delta.actions(held)
     return TableState(
         declaration.name,
         "delta",
