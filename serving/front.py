@@ -105,6 +105,8 @@ class Front:
         payload = _parse(scope, await _body(scope, receive, self._worker.limits.max_body))
         try:
             return await self._worker.predict(payload, request_id)
+        except ProblemError:
+            raise
         except OnlineStoreError as error:
             raise ProblemError("not_ready", str(error)) from error
         except AsofError as error:
@@ -120,7 +122,7 @@ class Front:
 
     def _problem(self, path: str, status: int) -> ProblemError:
         """What a status that the framework chose means."""
-        if path == "/readyz":
+        if path == "/readyz" and status == 503:
             return ProblemError("not_ready", self._worker.readiness.message)
         return from_status(status)
 
