@@ -1,0 +1,125 @@
+"""Layouts: what the bytes of a stored row or event mean.
+
+A layout is an ordered list of columns with their types. Its id is a hash of that list, and every stored value starts with
+the id of the layout that it was written under, so that values written before a view changed keep their meaning. Redis
+holds every layout that was ever used: a reader that meets an unknown id asks for it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Literal, Self
+
+import numpy as np
+
+from asof.errors import OnlineStoreError
+
+BLOCKS = ("f8", "i8", "f4", "i4", "b1")
+"""Fixed-width columns lie in these blocks, in this order, so that a reader copies blocks and not columns."""
+
+_BLOCK_OF = {
+    "float64": "f8", "int64": "i8", "unixtimestamp": "i8", "float32": "f4", "int32": "i4", "bool": "b1",
+}  # fmt: skip
+_NUMPY = {"f8": "<f8", "i8": "<i8", "f4": "<f4", "i4": "<i4", "b1": "u1"}
+
+
+def block_of(dtype: str) -> str | None:
+    """The block that a column of this type lies in; None where its width is not fixed."""
+    return _BLOCK_OF.get(dtype)
+
+
+@dataclass(frozen=True)
+class Layout:
+    """What the bytes of a stored value mean.
+
+    Attributes:
+        kind: ``row`` for the newest row of a plain view, ``events`` for the events of a windowed view.
+        view: Name of the view.
+        fields: (column, type) in order. In events every number is ``float64``.
+    """
+
+    kind: Literal["row", "events"]
+    view: str
+    fields: tuple[tuple[str, str], ...]
+
+    @cached_property
+    def id(self) -> int:
+        """32 bits that stand for the layout; never 0."""
+        return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:4], "little") or 1
+
+    @cached_property
+    def blocks(self) -> dict[str, tuple[str, ...]]:
+        """Block -> names of its columns, in order; blocks without columns are left out."""
+        found = {b: tuple(name for name, dtype in self.fields if block_of(dtype) == b) for b in BLOCKS}
+        return {block: names for block, names in found.items() if names}
+
+    @cached_property
+    def loose(self) -> tuple[str, ...]:
+        """Names of the columns without a fixed width, in order."""
+        return tuple(name for name, dtype in self.fields if block_of(dtype) is None)
+
+    @cached_property
+    def dtypes(self) -> dict[str, str]:
+        """Column -> type."""
+        return dict(self.fields)
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        """Column -> its bit in the null mask of a row."""
+        return {name: i for i, (name, _) in enumerate(self.fields)}
+
+    @cached_property
+    def fixed(self) -> np.dtype[np.void]:
+        """The numpy type of the part of a value that has a fixed width."""
+        head = _ROW_HEAD if self.kind == "row" else _EVENT_HEAD[bool(self.loose)]
+        mask = [("mask", "u1", ((len(self.fields) + 7) // 8,))] if self.kind == "row" and self.fields else []
+        blocks = [(block, _NUMPY[block], (len(names),)) for block, names in self.blocks.items()]
+        lengths = [("lengths", "<u4", (len(self.loose),))] if self.loose else []
+        return np.dtype([*head, *mask, *blocks, *lengths])  # type: ignore[list-item]
+
+    def to_json(self) -> str:
+        """The layout as JSON, the same text for the same layout."""
+        return json.dumps({"kind": self.kind, "view": self.view, "fields": self.fields}, separators=(",", ":"))
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """The layout that :meth:`to_json` wrote.
+
+        Raises:
+            OnlineStoreError: The text is no layout.
+        """
+        try:
+            payload = json.loads(text)
+            return cls(payload["kind"], payload["view"], tuple((name, dtype) for name, dtype in payload["fields"]))
+        except (KeyError, TypeError, ValueError) as error:
+            raise OnlineStoreError(f"a layout in Redis cannot be read ({error}); was it written by another program?") from error
+
+
+_ROW_HEAD = [("layout", "<u4"), ("size", "<u4"), ("ts", "<i8"), ("kt", "<i8")]
+_EVENT_HEAD = {
+    False: [("ts", "<i8"), ("kt", "<i8"), ("id", "<u8")],
+    True: [("size", "<u4"), ("ts", "<i8"), ("kt", "<i8"), ("id", "<u8")],
+}
+
+
+def row_layout(view: str, fields: Sequence[tuple[str, str]]) -> Layout:
+    """The layout of the rows of a plain view."""
+    return Layout("row", view, tuple(fields))
+
+
+def events_layout(view: str, fields: Sequence[tuple[str, str]]) -> Layout:
+    """The layout of the events of a windowed view."""
+    return Layout("events", view, tuple(fields))
+
+
+def field_of(layout: Layout) -> bytes:
+    """The field of an entity's hash that values of this layout lie in.
+
+    A plain view has one field: its row says itself how to read it. The events of a windowed view share one layout per field,
+    so that they can be searched without decoding.
+    """
+    return layout.view.encode() if layout.kind == "row" else f"{layout.view}#{layout.id:08x}".encode()

@@ -1,0 +1,201 @@
+"""The online store in a dict: a public fake for tests and notebooks that obeys the same laws as Redis.
+
+    store = MemoryStore()
+    Writer("shop", store).write(view, table)
+    Reader(contract, store).read({"customer_id": [1]}, at)
+
+It speaks the same bytes, and its rules are written again in plain Python, so that each implementation checks the other.
+"""
+
+from __future__ import annotations
+
+import threading
+from bisect import bisect_right
+from collections.abc import Sequence
+
+from asof.online.events import HEAD, Pruning
+from asof.online.events import split as split_events
+from asof.online.layouts import Layout, field_of
+from asof.online.names import project_prefix
+from asof.online.redis_store import Fetched, Request
+from asof.online.rows import split as split_rows
+
+
+class MemoryStore:
+    """An online store that lives and dies with this object; safe for threads."""
+
+    def __init__(self) -> None:
+        self._hashes: dict[bytes, dict[bytes, bytes]] = {}
+        self._layouts: dict[str, dict[int, Layout]] = {}
+        self._views: dict[str, dict[str, str]] = {}
+        self._revisions: dict[str, int] = {}
+        self._lock = threading.Lock()
+
+    def ping(self) -> None:
+        """Memory always answers."""
+
+    def layouts(self, project: str) -> dict[int, Layout]:
+        """Every layout that was ever written in ``project``, by id."""
+        return dict(self._layouts.get(project, {}))
+
+    def add_layout(self, project: str, layout: Layout) -> int:
+        """Make ``layout`` known to all readers; returns the revision of the layouts."""
+        with self._lock:
+            known = self._layouts.setdefault(project, {})
+            if layout.id not in known:
+                known[layout.id] = layout
+                self._revisions[project] = self._revisions.get(project, 0) + 1
+            return self._revisions[project]
+
+    def views(self, project: str) -> dict[str, str]:
+        """What was registered for each view."""
+        return dict(self._views.get(project, {}))
+
+    def set_views(self, project: str, views: dict[str, str]) -> None:
+        """Register what readers compare their contract with."""
+        self._views.setdefault(project, {}).update(views)
+
+    def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
+        """What is stored for every request."""
+        with self._lock:
+            values = [[[self._hashes.get(k, {}).get(f) for f in fields] for k in keys] for keys, fields in requests]
+            return Fetched(self._revisions.get(project, 0), values)
+
+    def put_rows(self, field: bytes, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
+        """Write rows, each one unless the store has a newer one; returns how many were news."""
+        accepted = 0
+        with self._lock:
+            for key, row in zip(keys, rows, strict=True):
+                stored = self._hashes.setdefault(key, {})
+                kept = _kept(split_rows(stored[field]) if field in stored else [], row, now)
+                if kept is not None:
+                    stored[field] = b"".join(kept)
+                    accepted += 1
+        return accepted
+
+    def put_events(
+        self, layout: Layout, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
+        now: int, live: int = 0,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Add events, each id once; returns how many were new, and how many keys would have grown too large."""
+        added = refused = 0
+        with self._lock:
+            for key, blob in zip(keys, blobs, strict=True):
+                new, full = _add(self._hashes.setdefault(key, {}), layout, siblings, pruning, blob, now)
+                added, refused = added + new, refused + full
+        return added, refused
+
+    def drop(self, project: str, view: str) -> int:
+        """Delete what is stored of one view; returns how many keys were visited."""
+        with self._lock:
+            mine = [layout for layout in self._layouts.get(project, {}).values() if layout.view == view]
+            keys = [k for k in self._hashes if k.startswith(project_prefix(project))]
+            for key in keys:
+                for layout in mine:
+                    self._hashes[key].pop(field_of(layout), None)
+                if not self._hashes[key]:
+                    del self._hashes[key]
+            for layout in mine:
+                del self._layouts[project][layout.id]
+                self._revisions[project] += 1
+            self._views.get(project, {}).pop(view, None)
+        return len(keys)
+
+    def drop_project(self, project: str) -> int:
+        """Delete everything that is stored for a project; returns how many keys there were."""
+        with self._lock:
+            keys = [k for k in self._hashes if k.startswith(project_prefix(project))]
+            for key in keys:
+                del self._hashes[key]
+            for kept in (self._layouts, self._views, self._revisions):
+                kept.pop(project, None)  # type: ignore[attr-defined]
+        return len(keys)
+
+    def close(self) -> None:
+        """Nothing to give back."""
+
+
+class AsyncMemoryStore:
+    """A :class:`MemoryStore` for :class:`asof.online.AsyncReader`."""
+
+    def __init__(self, store: MemoryStore) -> None:
+        self.store = store
+
+    async def ping(self) -> None:
+        """Memory always answers."""
+
+    async def layouts(self, project: str) -> dict[int, Layout]:
+        """As :meth:`MemoryStore.layouts`."""
+        return self.store.layouts(project)
+
+    async def views(self, project: str) -> dict[str, str]:
+        """As :meth:`MemoryStore.views`."""
+        return self.store.views(project)
+
+    async def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
+        """As :meth:`MemoryStore.fetch`."""
+        return self.store.fetch(project, requests)
+
+    async def close(self) -> None:
+        """Nothing to give back."""
+
+
+def _number(stored: bytes, at: int) -> int:
+    return int.from_bytes(stored[at : at + 8], "little", signed=True)
+
+
+def _age(row: bytes) -> tuple[int, int]:
+    return _number(row, 8), _number(row, 16)
+
+
+def _kept(rows: list[bytes], row: bytes, now: int) -> list[bytes] | None:
+    """The rows to store after ``row`` came; None where it changes nothing."""
+    if row in rows:
+        return None
+    rows = [*rows, row]
+    known = [r for r in rows if max(_age(r)) <= now]
+    best = max(reversed(known), key=_age) if known else None
+    kept = [r for r in rows if r is best or (max(_age(r)) > now and (best is None or _age(r) >= _age(best)))]
+    return kept if any(r is row for r in kept) else None
+
+
+def _add(
+    stored: dict[bytes, bytes], layout: Layout, siblings: Sequence[Layout], pruning: Pruning, blob: bytes, now: int
+) -> tuple[int, int]:
+    field, at = field_of(layout), 4 if layout.loose else 0
+    old = stored.get(field, b"")
+    seen = {_id(e, x) for x in (layout, *siblings) for e in split_events(x, stored.get(field_of(x), b"")[HEAD:])}
+    fresh = [e for e in split_events(layout, blob) if _id(e, layout) not in seen]
+    if not fresh:
+        return 0, 0
+    events = split_events(layout, old[HEAD:])
+    for event in fresh:
+        events.insert(bisect_right(events, _number(event, at), key=lambda e: _number(e, at)), event)
+    latest = max([_arrival(e, at) for e in fresh] + ([_number(old, 0)] if old else []))
+    safe = min(latest, now) - pruning.slack
+    body = b"".join(_pruned(events, at, safe, pruning.horizon))
+    if HEAD + len(body) > pruning.limit:
+        return 0, 1
+    stored[field] = latest.to_bytes(8, "little", signed=True) + body
+    for other in siblings:
+        ending = split_events(other, stored.get(field_of(other), b"")[HEAD:])[-1:]
+        if ending and _number(ending[0], 4 if other.loose else 0) <= safe - pruning.horizon:
+            del stored[field_of(other)]
+    return len(fresh), 0
+
+
+def _pruned(events: list[bytes], at: int, safe: int, horizon: int) -> list[bytes]:
+    """Events that can still be in a window, and the newest one known at ``safe`` where none of them is known then."""
+    inside = [e for e in events if _number(e, at) > safe - horizon]
+    outside = [e for e in events if _number(e, at) <= safe - horizon and _arrival(e, at) <= safe]
+    newest = [] if any(_arrival(e, at) <= safe for e in inside) else outside[-1:]
+    return newest + inside
+
+
+def _arrival(event: bytes, at: int) -> int:
+    return max(_number(event, at), _number(event, at + 8))
+
+
+def _id(event: bytes, layout: Layout) -> bytes:
+    at = (4 if layout.loose else 0) + 16
+    return event[at : at + 8]

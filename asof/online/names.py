@@ -1,0 +1,157 @@
+"""What things are called in Redis: one hash per entity key, two hashes per project. See ``docs/online-layout.md``.
+
+Key values are written as text (``asof/shop/customer_id/4711``), so that a person can find them with any Redis client, and
+so that a view that declares its entities in another order finds the same hash.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from asof.contract import JoinKey, View
+from asof.errors import RequestError
+from asof.instants import to_micros
+
+SEPARATOR = "\x1f"
+"""Between the values of a key that has more than one column; escaped inside them."""
+
+_INTEGERS = ("int32", "int64")
+
+
+def layouts_key(project: str) -> bytes:
+    """The hash: layout id -> layout, for a project."""
+    return f"asof/{quote(project, safe='')}#layouts".encode()
+
+
+def views_key(project: str) -> bytes:
+    """The hash: view name -> definition, for a project."""
+    return f"asof/{quote(project, safe='')}#views".encode()
+
+
+def project_prefix(project: str) -> bytes:
+    """What the keys of all entities of a project start with."""
+    return f"asof/{quote(project, safe='')}/".encode()
+
+
+def entity_prefix(project: str, columns: Iterable[str]) -> bytes:
+    """What the keys of all entities with these join key columns start with."""
+    listed = ",".join(quote(c, safe="") for c in sorted(columns))
+    return project_prefix(project) + listed.encode() + b"/"
+
+
+def ordered_keys(view: View) -> list[JoinKey]:
+    """The join keys in the order in which their values are written."""
+    return sorted(view.join_keys, key=lambda k: k.column)
+
+
+def request_keys(keys: Sequence[JoinKey], given: Mapping[str, Sequence[Any]], rows: int) -> list[bytes | None]:
+    """The key text of each of n requested rows; None where a key value is missing.
+
+    Args:
+        keys: As :func:`ordered_keys` returns them.
+        given: Request name -> n values.
+        rows: n.
+
+    Raises:
+        RequestError: A value does not fit its key's type.
+    """
+    if not keys:
+        return [b""] * rows
+    columns = [_column_text(k, given[k.request]) for k in keys]
+    if len(columns) == 1:
+        return [None if text is None else text.encode() for text in columns[0]]
+    return [
+        None if None in parts else SEPARATOR.join(_escaped(p) for p in parts if p is not None).encode()
+        for parts in zip(*columns, strict=True)
+    ]
+
+
+def table_keys(keys: Sequence[JoinKey], table: pa.Table) -> pa.Array:
+    """The key text of each row of a table whose key columns have their declared Arrow types; null where a value is missing."""
+    if not keys:
+        return pa.array([""] * table.num_rows, pa.string())
+    columns = [_arrow_text(k.dtype, table.column(k.column)) for k in keys]
+    if len(columns) == 1:
+        return columns[0]
+    return pc.binary_join_element_wise(*(_arrow_escaped(c) for c in columns), SEPARATOR, null_handling="emit_null")
+
+
+def _column_text(key: JoinKey, values: Sequence[Any]) -> list[str | None]:
+    if isinstance(values, np.ndarray):
+        values = values.tolist()
+    write = _TEXT.get(key.dtype, str)
+    try:
+        return [None if v is None or v != v else write(v) for v in values]
+    except (TypeError, ValueError, OverflowError, UnicodeDecodeError):
+        row = next(i for i, v in enumerate(values) if not _fits(write, v))
+        raise RequestError(row, key.request, f"got a {type(values[row]).__name__}, expected {key.dtype}") from None
+
+
+def _fits(write: Callable[[Any], str], value: Any) -> bool:
+    try:
+        return value is None or value != value or bool(write(value)) or True
+    except (TypeError, ValueError, OverflowError, UnicodeDecodeError):
+        return False
+
+
+def _integer(value: Any) -> str:
+    if type(value) is int:
+        return str(value)
+    number = int(value)
+    if number != value or isinstance(value, str):
+        raise ValueError(value)
+    return str(number)
+
+
+def _string(value: Any) -> str:
+    if not isinstance(value, str):
+        raise TypeError(value)
+    return value
+
+
+def _bytes(value: Any) -> str:
+    return bytes(value).hex()
+
+
+def _moment(value: Any) -> str:
+    return str(to_micros(value) if isinstance(value, datetime) else int(value))
+
+
+def _boolean(value: Any) -> str:
+    if value not in (0, 1):
+        raise ValueError(value)
+    return "1" if value else "0"
+
+
+_TEXT: dict[str, Callable[[Any], str]] = {
+    "int32": _integer, "int64": _integer, "string": _string, "bytes": _bytes, "unixtimestamp": _moment, "bool": _boolean,
+}  # fmt: skip
+
+
+def _escaped(text: str) -> str:
+    return text.replace("\\", "\\\\").replace(SEPARATOR, "\\s")
+
+
+def _arrow_text(dtype: str, column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    if dtype == "unixtimestamp":
+        return whole.cast(pa.timestamp("us", "UTC")).cast(pa.int64()).cast(pa.string())
+    if dtype == "bool":
+        return whole.cast(pa.bool_()).cast(pa.int8()).cast(pa.string())
+    if dtype in _INTEGERS:
+        return whole.cast(pa.int64()).cast(pa.string())
+    if dtype == "bytes":
+        return pa.array([None if v is None else v.hex() for v in whole.to_pylist()], pa.string())
+    return whole.cast(pa.string())
+
+
+def _arrow_escaped(column: pa.Array) -> pa.Array:
+    doubled = pc.replace_substring(column, "\\", "\\\\")
+    return pc.replace_substring(doubled, SEPARATOR, "\\s")

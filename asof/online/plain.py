@@ -1,0 +1,196 @@
+"""From stored rows of one plain view to its columns of the answer."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asof.contract import NUMERIC_TYPES, View
+from asof.errors import OnlineStoreError
+from asof.online import rows
+from asof.online.layouts import Layout, block_of
+from asof.online.rows import Rows
+from asof.online.status import statuses
+
+if TYPE_CHECKING:
+    from asof.online.plan import Vectors
+
+Ints = NDArray[np.int64]
+_WHOLE = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63)}
+
+
+class PlainDecoder:
+    """Reads the rows of one view, whatever layout each was written under.
+
+    Args:
+        view: The view.
+        features: The features that are read.
+        start: Column of the first of them in the answer.
+        layouts: The layouts that its rows may have.
+        fields: Which of a key's fetched fields is this view's.
+    """
+
+    def __init__(self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice) -> None:
+        self.view, self.features, self.start = view, tuple(features), start
+        self.others = [name for name in features if not view.feature(name).numeric]
+        self._layouts = {x.id: x for x in layouts}
+        self._copies: dict[int, _Copies] = {}
+        self._field = fields.start
+
+    def decode(self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors) -> None:
+        """Fill this view's columns of ``answer``.
+
+        Args:
+            fetched: Fields of each of k distinct keys.
+            row: int64[n], which key each row asks for; -1 for none.
+            at: int64[n], moments, microseconds UTC.
+            member: This view's position among the views.
+            answer: What to fill.
+        """
+        stored = [fields[self._field] for fields in fetched]
+        candidates, owner = _candidates(stored)
+        for name in self.others:
+            answer.objects[self.view.alias, name] = [None] * len(at)  # type: ignore[index]
+        if not candidates:
+            return
+        ids = [int.from_bytes(c[:4], "little") for c in candidates]
+        layout = self._layout(ids[0])
+        if ids.count(ids[0]) == len(ids):
+            self._fill(Rows.of(layout, candidates), owner, row, at, member, answer)
+            return
+        chosen = _chosen(np.array([_age(c) for c in candidates], np.int64), owner, len(stored), row, at)
+        for one in dict.fromkeys(ids):
+            mine = np.flatnonzero(np.array(ids) == one)
+            subset = np.isin(chosen, mine) & (chosen >= 0)
+            if subset.any():
+                position = np.zeros(len(ids), np.int64)
+                position[mine] = np.arange(len(mine))
+                decoded = Rows.of(self._layout(one), [candidates[i] for i in mine])
+                self._copy(decoded, np.flatnonzero(subset), position[chosen[subset]], at, member, answer)
+
+    def _layout(self, one: int) -> Layout:
+        try:
+            return self._layouts[one]
+        except KeyError:
+            raise OnlineStoreError(f"a row of view {self.view.name!r} has the unknown layout {one:08x}; materialize it again") from None
+
+    def _fill(self, decoded: Rows, owner: Ints | None, row: Ints, at: Ints, member: int, answer: Vectors) -> None:
+        if owner is None:
+            arrival = np.maximum(decoded.fixed["ts"], decoded.fixed["kt"])
+            if (row >= 0).all() and (arrival[row] <= at).all():
+                self._copy(decoded, slice(None), row, at, member, answer)
+                return
+            owner = np.arange(len(arrival))
+        ages = np.stack([decoded.fixed["ts"], decoded.fixed["kt"]], axis=1)
+        chosen = _chosen(ages, owner, int(max(owner.max(), row.max())) + 1, row, at)
+        target = np.flatnonzero(chosen >= 0)
+        self._copy(decoded, target, chosen[target], at, member, answer)
+
+    def _copy(self, decoded: Rows, target: Ints | slice, source: Ints, at: Ints, member: int, answer: Vectors) -> None:
+        """Copy the decoded rows ``source`` to the rows ``target`` of the answer."""
+        layout = decoded.layout
+        copies = self._copies.get(layout.id) or self._copies.setdefault(layout.id, _Copies(self, layout))
+        ts = decoded.fixed["ts"][source]
+        answer.event_times[target, member] = ts
+        stale = (at[target] - ts > self.view.ttl) if self.view.ttl else np.zeros(len(ts), bool)
+        missing = copies.missing(decoded)[source]
+        values = copies.values(decoded)[source]
+        first, past = self.start, self.start + len(self.features)
+        values[missing | stale[:, None]] = np.nan
+        answer.values[target, first:past] = values
+        answer.statuses[target, first:past] = statuses(np.ones(len(ts), bool), stale, missing)
+        for name in self.others:
+            _place(answer.objects[self.view.alias, name], copies.objects(decoded, name), target, source, stale)
+
+
+class _Copies:
+    """How the features that are read lie in one layout: worked out once per layout."""
+
+    def __init__(self, decoder: PlainDecoder, layout: Layout) -> None:
+        self.layout, self.count = layout, len(decoder.features)
+        wanted = [(i, name, decoder.view.feature(name).dtype) for i, name in enumerate(decoder.features)]
+        usable = [(i, name, dtype) for i, name, dtype in wanted if _readable(layout.dtypes.get(name), dtype)]
+        self.bits = np.array([layout.place[name] for _, name, _ in usable], np.int64)
+        self.places = np.array([i for i, _, _ in usable], np.int64)
+        self.known = {name for _, name, _ in usable}
+        self.all = len(usable) == self.count
+        numbers = [(i, name, dtype) for i, name, dtype in usable if dtype in NUMERIC_TYPES]
+        self.blocks = [_block(layout, block, numbers) for block in layout.blocks]
+        self.whole = [(i, _WHOLE[t]) for i, name, t in numbers if t in _WHOLE and layout.dtypes[name].startswith("float")]
+        self.float64 = {name: dtype for _, name, dtype in numbers}
+
+    def values(self, decoded: Rows) -> NDArray[np.float64]:
+        """float64[n, features] of the numeric features; NaN for the others."""
+        result = np.full((len(decoded.fixed), self.count), np.nan)
+        for block, source, target in self.blocks:
+            if len(source):
+                result[:, target] = decoded.fixed[block][:, source]
+        for place, (low, high) in self.whole:
+            column = result[:, place]
+            column[(column != np.rint(column)) | (column < low) | (column >= high)] = np.nan
+        return result
+
+    def missing(self, decoded: Rows) -> NDArray[np.bool_]:
+        """bool[n, features]: which values are missing, or cannot be read as what the view declares now."""
+        result = np.ones((len(decoded.fixed), self.count), bool)
+        if len(self.places):
+            result[:, self.places] = decoded.missing()[:, self.bits]
+        for place, _ in self.whole:
+            result[:, place] |= np.isnan(self.values(decoded)[:, place])
+        return result
+
+    def objects(self, decoded: Rows, name: str) -> list[Any]:
+        """The values of a feature that is not numeric."""
+        return decoded.objects(name) if name in self.known else [None] * len(decoded.fixed)
+
+
+def _readable(stored: str | None, declared: str) -> bool:
+    """Whether a value stored as one type can be read as another: numbers as numbers, everything else only as itself."""
+    return stored == declared or (stored in NUMERIC_TYPES and declared in NUMERIC_TYPES)
+
+
+def _block(layout: Layout, block: str, numbers: list[tuple[int, str, str]]) -> tuple[str, Ints, Ints]:
+    mine = [(layout.blocks[block].index(name), i) for i, name, _ in numbers if block_of(layout.dtypes[name]) == block]
+    return block, np.array([s for s, _ in mine], np.int64), np.array([t for _, t in mine], np.int64)
+
+
+def _candidates(stored: Sequence[bytes | None]) -> tuple[list[bytes], Ints | None]:
+    """All stored rows and which key each belongs to; None for the latter where every key has exactly one."""
+    found = [v for v in stored if v is not None]
+    single = all(int.from_bytes(v[4:8], "little") == len(v) for v in found)
+    if single and len(found) == len(stored):
+        return found, None
+    if single:
+        return found, np.array([i for i, v in enumerate(stored) if v is not None], np.int64)
+    parts = [(part, i) for i, v in enumerate(stored) if v is not None for part in rows.split(v)]
+    return [p for p, _ in parts], np.array([i for _, i in parts], np.int64)
+
+
+def _age(row: bytes) -> tuple[int, int]:
+    return int.from_bytes(row[8:16], "little", signed=True), int.from_bytes(row[16:24], "little", signed=True)
+
+
+def _chosen(ages: Ints, owner: Ints | None, keys: int, row: Ints, at: Ints) -> Ints:
+    """Per requested row the position of the newest candidate of its key that was known, -1 for none."""
+    owner = np.arange(len(ages)) if owner is None else owner
+    order = np.lexsort((ages[:, 1], ages[:, 0], owner))
+    arrival = ages.max(axis=1)
+    starts = np.searchsorted(owner[order], np.arange(keys + 1))
+    chosen = np.full(len(row), -1, np.int64)
+    first, last = starts[row], starts[row + 1] - 1
+    first[row < 0], last[row < 0] = 0, -1
+    while (open_ := (chosen < 0) & (last >= first)).any():
+        candidate = order[np.where(open_, last, 0)]
+        hit = open_ & (arrival[candidate] <= at)
+        chosen[hit] = candidate[hit]
+        last = last - 1
+    return chosen
+
+
+def _place(column: list[Any], values: list[Any], target: Ints | slice, source: Ints, stale: NDArray[np.bool_]) -> None:
+    places = range(len(column)) if isinstance(target, slice) else target.tolist()
+    for place, position, old in zip(places, source.tolist(), stale.tolist(), strict=True):
+        column[place] = None if old else values[position]

@@ -1,0 +1,179 @@
+"""What a read asks for and what its answer means: everything about reading that is not talking to a store.
+
+A plan is made once for a list of (view, features). :meth:`ReadPlan.requests` turns entity keys into Redis keys, each once;
+:meth:`ReadPlan.vectors` turns what came back into columns. Whole blocks of numbers are copied; there is no loop over values.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asof.contract import View
+from asof.errors import RequestError
+from asof.online.layouts import Layout, field_of
+from asof.online.names import entity_prefix, ordered_keys, request_keys
+from asof.online.plain import PlainDecoder
+from asof.online.redis_store import Fetched, Request
+from asof.online.status import NOT_FOUND
+from asof.online.windowed import WindowDecoder
+
+Ints = NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Vectors:
+    """What a read found, for n rows, S stored features and V views.
+
+    Attributes:
+        columns: (view alias, feature) of each of the S columns: views in order, features in the order of their view.
+        values: float64[n, S]; NaN is missing, and so is every value of a feature that is not numeric.
+        objects: (view alias, feature) -> n Python values, for the features that are not numeric; None is missing.
+        statuses: uint8[n, S], see :class:`asof.online.Status`.
+        views: Alias of each of the V views.
+        event_times: int64[n, V]: event time of the newest row or event that was known, microseconds UTC; -1 for none.
+    """
+
+    columns: tuple[tuple[str, str], ...]
+    values: NDArray[np.float64]
+    objects: Mapping[tuple[str, str], list[Any]]
+    statuses: NDArray[np.uint8]
+    views: tuple[str, ...]
+    event_times: Ints
+
+    def column(self, alias: str, feature: str) -> NDArray[np.float64] | list[Any]:
+        """The n values of one feature: float64 with NaN, or Python values with None."""
+        if (alias, feature) in self.objects:
+            return self.objects[alias, feature]
+        return self.values[:, self.columns.index((alias, feature))]
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """A view and the features of it that are read."""
+
+    view: View
+    features: tuple[str, ...]
+
+
+@dataclass(slots=True)
+class _Group:
+    """The views that share their entities' hashes and take their keys from the same request columns."""
+
+    prefix: bytes
+    view: View
+    members: list[int] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    """The keys of one group: which distinct key each of n rows asks for (-1: none), and the distinct keys."""
+
+    row: Ints
+    keys: list[bytes]
+
+
+class ReadPlan:
+    """How to read some features of some views; never changes, so that reads under way are not disturbed.
+
+    Args:
+        project: Feast project.
+        wanted: The views and their features.
+        layouts: The layouts that the store knows.
+        revision: The revision of these layouts; -1 before any were read.
+    """
+
+    def __init__(
+        self, project: str, wanted: Sequence[Wanted], layouts: Mapping[int, Layout] | None = None, revision: int = -1
+    ) -> None:
+        self.project, self.wanted, self.revision = project, tuple(wanted), revision
+        self.columns = tuple((w.view.alias, name) for w in wanted for name in w.features)
+        self._groups = _groups(project, self.wanted)
+        self._decoders: dict[int, PlainDecoder | WindowDecoder] = {}
+        self._fields: list[list[bytes]] = []
+        starts = np.cumsum([0, *(len(w.features) for w in wanted)]).tolist()
+        for group in self._groups:
+            fields: list[bytes] = []
+            for member in group.members:
+                one, found = self.wanted[member], _layouts_of(self.wanted[member].view, layouts or {})
+                mine = [field_of(x) for x in found] if one.view.windowed else [one.view.name.encode()]
+                decoder = WindowDecoder if one.view.windowed else PlainDecoder
+                place = slice(len(fields), len(fields) + len(mine))
+                self._decoders[member] = decoder(one.view, one.features, starts[member], found, place)
+                fields += mine
+            self._fields.append(fields)
+
+    def with_layouts(self, layouts: Mapping[int, Layout], revision: int) -> ReadPlan:
+        """The same plan for other layouts."""
+        return ReadPlan(self.project, self.wanted, layouts, revision)
+
+    def ask(self, keys: Mapping[str, Sequence[Any]], rows: int) -> list[Asked]:
+        """The distinct keys of each group for n requested rows.
+
+        Args:
+            keys: Request column -> n values; None or NaN where a key is missing.
+            rows: n.
+
+        Raises:
+            RequestError: A key column is missing, has another length, or a value does not fit its type.
+        """
+        asked = []
+        for group in self._groups:
+            for key in group.view.join_keys:
+                _check_column(keys, key.request, rows)
+            texts = request_keys(ordered_keys(group.view), keys, rows)
+            positions: dict[bytes, int] = {}
+            row = [-1 if t is None else positions.setdefault(t, len(positions)) for t in texts]
+            asked.append(Asked(np.array(row, np.int64), [group.prefix + text for text in positions]))
+        return asked
+
+    def requests(self, asked: Sequence[Asked]) -> list[Request]:
+        """What to fetch from the store."""
+        return [(a.keys, fields) for a, fields in zip(asked, self._fields, strict=True)]
+
+    def vectors(self, asked: Sequence[Asked], fetched: Fetched, at: Ints) -> Vectors:
+        """The values of n rows as of the moments ``at`` (int64[n], microseconds UTC).
+
+        Raises:
+            OnlineStoreError: What is stored is damaged.
+        """
+        rows = len(at)
+        answer = Vectors(
+            columns=self.columns,
+            values=np.full((rows, len(self.columns)), np.nan),
+            objects={},
+            statuses=np.full((rows, len(self.columns)), NOT_FOUND, np.uint8),
+            views=tuple(w.view.alias for w in self.wanted),
+            event_times=np.full((rows, len(self.wanted)), -1, np.int64),
+        )
+        for group, a, values in zip(self._groups, asked, fetched.values, strict=True):
+            for member in group.members:
+                self._decoders[member].decode(values, a.row, at, member, answer)
+        return answer
+
+
+def _groups(project: str, wanted: Sequence[Wanted]) -> list[_Group]:
+    groups: dict[tuple[tuple[str, str], ...], _Group] = {}
+    for position, w in enumerate(wanted):
+        identity = tuple((k.column, k.request) for k in ordered_keys(w.view))
+        prefix = entity_prefix(project, (k.column for k in w.view.join_keys))
+        groups.setdefault(identity, _Group(prefix, w.view)).members.append(position)
+    return list(groups.values())
+
+
+def _layouts_of(view: View, layouts: Mapping[int, Layout]) -> list[Layout]:
+    kind = "events" if view.windowed else "row"
+    return [x for x in layouts.values() if x.kind == kind and x.view == view.name]
+
+
+def _check_column(keys: Mapping[str, Sequence[Any]], name: str, rows: int) -> None:
+    if name not in keys:
+        raise RequestError(None, name, f"is missing; the keys given are {sorted(keys)}")
+    if len(keys[name]) != rows:
+        raise RequestError(None, name, f"has {len(keys[name])} values, expected {rows}")
+
+

@@ -1,0 +1,235 @@
+"""The Lua scripts that change what is stored: Redis runs each as one atomic step.
+
+Both are idempotent: applied again, they change nothing. So a write whose answer was lost can be sent again, and any number
+of writers may send in any order. Times are compared as two halves, because Lua's numbers are doubles.
+"""
+
+PUT_ROWS = """
+-- KEYS: hashes of entities. ARGV: field, now, seconds to live (0: for ever), then for each key one row.
+-- Keeps, for each key, the newest row known now and all newer ones that are not known yet. Returns how many rows were news.
+local field, expire = ARGV[1], tonumber(ARGV[3])
+local now_low, now_high = struct.unpack('<I4i4', ARGV[2])
+
+local function head(value, at)
+  local _, size, a, b, c, d = struct.unpack('<I4I4I4i4I4i4', value, at)
+  return {size = size, ts_low = a, ts_high = b, kt_low = c, kt_high = d}
+end
+
+local function not_older(a, b)
+  if a.ts_high ~= b.ts_high then return a.ts_high > b.ts_high end
+  if a.ts_low ~= b.ts_low then return a.ts_low > b.ts_low end
+  if a.kt_high ~= b.kt_high then return a.kt_high > b.kt_high end
+  return a.kt_low >= b.kt_low
+end
+
+local function known(row)
+  return (row.ts_high < now_high or (row.ts_high == now_high and row.ts_low <= now_low))
+    and (row.kt_high < now_high or (row.kt_high == now_high and row.kt_low <= now_low))
+end
+
+local function parsed(value)
+  local rows, at = {}, 1
+  while at <= #value do
+    local row = head(value, at)
+    row.bytes = string.sub(value, at, at + row.size - 1)
+    rows[#rows + 1] = row
+    at = at + row.size
+  end
+  return rows
+end
+
+local function merged(old, row)
+  local rows, best = parsed(old), nil
+  for _, other in ipairs(rows) do
+    if other.bytes == row.bytes then return nil end
+  end
+  rows[#rows + 1] = row
+  for _, other in ipairs(rows) do
+    if known(other) and (not best or not_older(other, best)) then best = other end
+  end
+  local kept, news = {}, false
+  for _, other in ipairs(rows) do
+    if other == best or (not known(other) and (not best or not_older(other, best))) then
+      kept[#kept + 1] = other.bytes
+      news = news or other == row
+    end
+  end
+  return news and table.concat(kept) or nil
+end
+
+local accepted = 0
+for i, key in ipairs(KEYS) do
+  local value = ARGV[i + 3]
+  local row = head(value, 1)
+  local old = redis.call('HGET', key, field)
+  local stored = value
+  if old then
+    local before = head(old, 1)
+    if before.size == #old and known(before) and known(row) then
+      if old == value or not not_older(row, before) then stored = nil end
+    else
+      row.bytes = value
+      stored = merged(old, row)
+    end
+  end
+  if stored then
+    redis.call('HSET', key, field, stored)
+    accepted = accepted + 1
+  end
+  if expire > 0 then redis.call('EXPIRE', key, expire) end
+end
+return accepted
+"""
+
+PUT_EVENTS = """
+-- KEYS: hashes of entities.
+-- ARGV: field, bytes of an event (0: each event starts with its own size), horizon, slack, now, greatest size of a value,
+--       seconds to live (0: for ever), number of sibling fields, then (field, bytes of an event) of each sibling, then for
+--       each key its new events sorted by time.
+-- Adds each event whose id is neither in the field nor in a sibling. Returns how many were added, and how many keys were
+-- refused because their value would grow too large.
+local field, width = ARGV[1], tonumber(ARGV[2])
+local horizon, slack, now = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
+local limit, expire, others = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
+local HEAD, first_blob = 8, 8 + 2 * others
+
+local function i64(s, at)
+  local low, high = struct.unpack('<I4i4', s, at)
+  return high * 4294967296 + low
+end
+
+-- The events of s[from:] as a list of positions, or as arithmetic where all have one width.
+local function list(s, from, size)
+  if size > 0 then
+    return {n = math.floor((#s - from + 1) / size), at = function(i) return from + (i - 1) * size end, skip = 0}
+  end
+  local found, at = {}, from
+  while at <= #s do
+    found[#found + 1] = at
+    at = at + struct.unpack('<I4', s, at)
+  end
+  found[#found + 1] = at
+  return {n = #found - 1, at = function(i) return found[i] end, skip = 4, found = found}
+end
+
+local function time(s, events, i) return i64(s, events.at(i) + events.skip) end
+
+local function arrival(s, events, i)
+  local at = events.at(i) + events.skip
+  return math.max(i64(s, at), i64(s, at + 8))
+end
+
+local function starts(events)
+  local set = {}
+  for i = 1, events.n do set[events.at(i)] = true end
+  return set
+end
+
+local function holds(s, events, size, id)
+  local offset = events.skip + 16
+  local at = string.find(s, id, HEAD + 1, true)
+  while at do
+    if size > 0 then
+      if (at - offset - HEAD - 1) % size == 0 then return true end
+    else
+      events.set = events.set or starts(events)
+      if events.set[at - offset] then return true end
+    end
+    at = string.find(s, id, at + 1, true)
+  end
+  return false
+end
+
+-- Position of the first event later than ts.
+local function after(s, events, ts, low)
+  local high = events.n + 1
+  while low < high do
+    local middle = math.floor((low + high) / 2)
+    if time(s, events, middle) > ts then high = middle else low = middle + 1 end
+  end
+  return low
+end
+
+local function merge(old, events, fresh)
+  local last = events.n > 0 and time(old, events, events.n)
+  local parts, from = {}, 1
+  for _, event in ipairs(fresh) do
+    if last and event.ts < last then
+      local place = after(old, events, event.ts, from)
+      parts[#parts + 1] = string.sub(old, events.at(from), events.at(place) - 1)
+      from = place
+    elseif from <= events.n then
+      parts[#parts + 1] = string.sub(old, events.at(from))
+      from = events.n + 1
+    end
+    parts[#parts + 1] = event.bytes
+  end
+  if from <= events.n then parts[#parts + 1] = string.sub(old, events.at(from)) end
+  return table.concat(parts)
+end
+
+local function prune(body, latest)
+  local events = list(body, 1, width)
+  local safe = math.min(latest, now) - slack
+  local first = after(body, events, safe - horizon, 1)
+  if first == 1 then return body end
+  for i = first, events.n do
+    if arrival(body, events, i) <= safe then return string.sub(body, events.at(first)) end
+  end
+  for i = first - 1, 1, -1 do
+    if arrival(body, events, i) <= safe then
+      return string.sub(body, events.at(i), events.at(i + 1) - 1) .. string.sub(body, events.at(first))
+    end
+  end
+  return string.sub(body, events.at(first))
+end
+
+local added, refused = 0, 0
+for k, key in ipairs(KEYS) do
+  local blob, old = ARGV[first_blob + k], redis.call('HGET', key, field) or ''
+  local events = list(old, HEAD + 1, width)
+  local latest = old ~= '' and i64(old, 1) or nil
+  local seen = {}
+  if old ~= '' then seen[1] = {old, events, width} end
+  for s = 1, others do
+    local other = redis.call('HGET', key, ARGV[8 + 2 * s - 1])
+    local size = tonumber(ARGV[8 + 2 * s])
+    if other then seen[#seen + 1] = {other, list(other, HEAD + 1, size), size, ARGV[8 + 2 * s - 1]} end
+  end
+  local fresh, new = {}, list(blob, 1, width)
+  for i = 1, new.n do
+    local at = new.at(i)
+    local id = string.sub(blob, at + new.skip + 16, at + new.skip + 23)
+    local duplicate = false
+    for _, other in ipairs(seen) do
+      duplicate = duplicate or holds(other[1], other[2], other[3], id)
+    end
+    if not duplicate then
+      fresh[#fresh + 1] = {ts = time(blob, new, i), bytes = string.sub(blob, at, new.at(i + 1) - 1)}
+      latest = math.max(latest or -math.huge, arrival(blob, new, i))
+    end
+  end
+  if #fresh > 0 then
+    local body = prune(merge(old, events, fresh), latest)
+    if HEAD + #body > limit then
+      refused = refused + 1
+    else
+      local high = math.floor(latest / 4294967296)
+      redis.call('HSET', key, field, struct.pack('<I4i4', latest - high * 4294967296, high) .. body)
+      added = added + #fresh
+      for _, other in ipairs(seen) do
+        local safe = math.min(latest, now) - slack
+        if other[4] and time(other[1], other[2], other[2].n) <= safe - horizon then redis.call('HDEL', key, other[4]) end
+      end
+    end
+  end
+  if expire > 0 then redis.call('EXPIRE', key, expire) end
+end
+return {added, refused}
+"""
+
+ADD_LAYOUT = """
+-- KEYS: the hash of layouts. ARGV: id, layout. Returns the layout that has the id now, and the revision.
+if redis.call('HSETNX', KEYS[1], ARGV[1], ARGV[2]) == 1 then redis.call('HINCRBY', KEYS[1], 'revision', 1) end
+return {redis.call('HGET', KEYS[1], ARGV[1]), redis.call('HGET', KEYS[1], 'revision')}
+"""

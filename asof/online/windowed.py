@@ -1,0 +1,97 @@
+"""From stored events of one windowed view to its columns of the answer, through the same kernel as offline."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from asof import windows
+from asof.contract import View
+from asof.online.events import Stored
+from asof.online.layouts import Layout
+from asof.online.status import statuses
+
+if TYPE_CHECKING:
+    from asof.online.plan import Vectors
+
+Ints = NDArray[np.int64]
+
+
+class WindowDecoder:
+    """Reads the events of one view, whatever layouts they were written under, and aggregates them.
+
+    Args:
+        view: The view.
+        features: The features that are read.
+        start: Column of the first of them in the answer.
+        layouts: The layouts that its events may have.
+        fields: Which of a key's fetched fields hold them, in the order of ``layouts``.
+    """
+
+    def __init__(self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice) -> None:
+        self.view, self.features, self.start = view, tuple(features), start
+        self.aggregations = [next(a for a in view.aggregations if a.name == name) for name in features]
+        self.numeric = [view.feature(name).numeric for name in features]
+        self._layouts, self._fields = list(layouts), fields
+
+    def decode(self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors) -> None:
+        """Fill this view's columns of ``answer``; see :meth:`asof.online.plain.PlainDecoder.decode`."""
+        positions = range(self._fields.start, self._fields.stop)
+        parts = [
+            Stored.of(layout, [fields[p] for fields in fetched]) for layout, p in zip(self._layouts, positions, strict=True)
+        ]
+        events, questions = _events(parts, {a.column for a in self.aggregations}), windows.Questions(row, at)
+        newest = windows.newest(events, questions)
+        found = newest >= 0
+        ts = events.ts[newest] if len(events.ts) else np.zeros(len(at), np.int64)
+        answer.event_times[found, member] = ts[found]
+        stale = found & (at - ts > self.view.ttl) if self.view.ttl else np.zeros(len(at), bool)
+        self._place(windows.aggregate(events, questions, self.aggregations, self.view.hop), found, stale, answer)
+
+    def _place(self, table: dict[str, NDArray[Any]], found: NDArray[np.bool_], stale: NDArray[np.bool_], answer: Vectors) -> None:
+        missing = np.zeros((len(found), len(self.features)), bool)
+        for position, (name, numeric) in enumerate(zip(self.features, self.numeric, strict=True)):
+            column = table[name]
+            if numeric:
+                values = np.where(stale, np.nan, column.astype(np.float64))
+                missing[:, position] = np.isnan(values)
+                answer.values[:, self.start + position] = values
+            else:
+                listed = _objects(column, stale, self.view.feature(name).dtype)
+                missing[:, position] = [v is None for v in listed]
+                answer.objects[self.view.alias, name] = listed  # type: ignore[index]
+        answer.statuses[:, self.start : self.start + len(self.features)] = statuses(found, stale, missing)
+
+
+def _objects(column: NDArray[Any], stale: NDArray[np.bool_], dtype: str) -> list[Any]:
+    from asof.instants import from_micros
+
+    listed = [None if v is None or v != v or s else v for v, s in zip(column.tolist(), stale.tolist(), strict=True)]
+    return [None if v is None else from_micros(v) for v in listed] if dtype == "unixtimestamp" else listed
+
+
+def _events(parts: Sequence[Stored], wanted: set[str]) -> windows.Events:
+    names = sorted(n for n in wanted if n)
+    if len(parts) == 1 and all(n in parts[0].columns for n in names):
+        one = parts[0]
+        return windows.Events(one.owner, one.ts, np.maximum(one.ts, one.kt), one.kt, one.columns)
+    key, ts, kt = (_joined([getattr(p, n) for p in parts]) for n in ("owner", "ts", "kt"))
+    columns = {name: _column(parts, name) for name in names}
+    return windows.Events(key, ts, np.maximum(ts, kt), kt, columns)
+
+
+def _joined(arrays: list[Ints]) -> Ints:
+    return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
+
+
+def _column(parts: Sequence[Stored], name: str) -> NDArray[Any]:
+    """A column over all layouts; missing where a layout does not have it, or has it as another kind of value than the newest."""
+    kinds = [p.columns[name].dtype for p in parts if name in p.columns]
+    if not kinds:
+        return np.full(sum(len(p.ts) for p in parts), np.nan)
+    kind = kinds[-1]
+    absent: Any = None if kind == object else np.nan
+    return np.concatenate([p.columns[name] if name in p.columns and p.columns[name].dtype == kind else np.full(len(p.ts), absent, kind) for p in parts])

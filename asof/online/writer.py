@@ -1,0 +1,300 @@
+"""Writing: rows of plain views and events of windowed views, from Arrow tables, in bulk.
+
+Every write is idempotent and atomic per key: written twice, in any order, by any number of writers, the store holds the
+same. So whoever is not sure that a write arrived writes again.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from asof.contract import View, view_fingerprint
+from asof.errors import OnlineStoreError, SchemaError
+from asof.instants import SECOND
+from asof.online import events, rows
+from asof.online.events import Pruning
+from asof.online.layouts import Layout, events_layout, field_of, row_layout
+from asof.online.names import entity_prefix, ordered_keys, table_keys
+from asof.online.redis_store import RedisStore
+from asof.settings import OnlineSettings
+
+Ints = NDArray[np.int64]
+
+ARROW_TYPES = {
+    "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
+    "unixtimestamp": pa.timestamp("us", "UTC"), "string": pa.string(), "json": pa.string(), "bytes": pa.binary(),
+    "pdfbytes": pa.binary(), "imagebytes": pa.binary(),
+}  # fmt: skip
+"""Arrow type of a column of each Feast type that has one; columns of other types are taken as they come."""
+
+
+class WritableStore(Protocol):
+    """What a writer needs of a store; the methods are described at :class:`asof.online.redis_store.RedisStore`."""
+
+    def layouts(self, project: str) -> dict[int, Layout]: ...
+    def add_layout(self, project: str, layout: Layout) -> int: ...
+    def views(self, project: str) -> dict[str, str]: ...
+    def set_views(self, project: str, views: dict[str, str]) -> None: ...
+    def put_rows(self, field: bytes, keys: list[bytes], rows: list[bytes], now: int, live: int = 0) -> int: ...
+    def put_events(
+        self, layout: Layout, siblings: list[Layout], pruning: Pruning, keys: list[bytes], blobs: list[bytes], now: int, live: int = 0
+    ) -> tuple[int, int]: ...
+    def drop(self, project: str, view: str) -> int: ...
+    def drop_project(self, project: str) -> int: ...
+    def close(self) -> None: ...
+
+
+class Writer:
+    """Writes to the online store of one project.
+
+    Args:
+        project: Feast project.
+        store: Where to write: settings of a Redis, or a store such as :class:`asof.online.memory.MemoryStore`.
+
+    Raises:
+        OnlineStoreError: The embedded Redis does not start.
+    """
+
+    def __init__(self, project: str, store: OnlineSettings | WritableStore) -> None:
+        self.project = project
+        self.live = store.key_ttl_seconds if isinstance(store, OnlineSettings) else 0
+        self.store: WritableStore = RedisStore(store) if isinstance(store, OnlineSettings) else store
+        self._revision = -1
+        self._layouts: dict[int, Layout] = {}
+
+    def register(self, views: Iterable[View]) -> None:
+        """Record what is applied now, for :meth:`asof.online.Reader.check`.
+
+        Raises:
+            OnlineStoreError: Redis does not take it.
+        """
+        self.store.set_views(self.project, {v.name: _registered(v) for v in views})
+
+    def write(self, view: View, table: pa.Table, *, now: int | None = None) -> int:
+        """Write rows of a plain view, or events of a windowed one.
+
+        Args:
+            view: The view.
+            table: Join keys, event time, knowledge time where the view has one (without it, or where it is null, event time is
+                knowledge time), and the features of a plain view, or the aggregated columns and the event id of a windowed
+                one; named as in the view. Rows without a key or an event time belong to nobody and are left out.
+            now: The clock, microseconds UTC; by default this machine's. It decides which rows are not known yet, and
+                events may be forgotten only up to it.
+
+        Returns:
+            How many rows were news: not older than what was stored, or not seen before.
+
+        Raises:
+            SchemaError: A column is missing or does not fit its type.
+            OnlineStoreError: Redis is down or full, or a key has too many events. What was written before stays; writing again
+                is safe.
+        """
+        clock = time.time_ns() // 1000 if now is None else now
+        taken = _taken(view, table)
+        if not taken.num_rows:
+            return 0
+        keys = table_keys(ordered_keys(view), taken)
+        if view.windowed:
+            return self._write_events(view, taken, keys, clock)
+        return self._write_rows(view, taken, keys, clock)
+
+    def drop(self, view: str) -> None:
+        """Delete everything that is stored of one view, in steps that do not block Redis."""
+        self.store.drop(self.project, view)
+
+    def drop_project(self) -> int:
+        """Delete everything that is stored for the project, in steps; returns how many keys there were."""
+        return self.store.drop_project(self.project)
+
+    def close(self) -> None:
+        """Give back all connections."""
+        self.store.close()
+
+    def _write_rows(self, view: View, table: pa.Table, keys: pa.Array, now: int) -> int:
+        layout = row_layout(view.name, [(f.name, f.dtype) for f in view.features])
+        self._know(layout)
+        ts, kt = _times(view, table)
+        chosen = _newest(_codes(keys), ts, kt, now)
+        if chosen is not None:
+            table, keys, ts, kt = table.take(chosen), keys.take(chosen), ts[chosen], kt[chosen]
+        columns = {f.name: table.column(f.name).combine_chunks() for f in view.features}
+        packed = rows.pack(layout, columns, ts, kt)
+        return self.store.put_rows(field_of(layout), self._keys(view, keys), packed, now, self.live)
+
+    def _write_events(self, view: View, table: pa.Table, keys: pa.Array, now: int) -> int:
+        layout = self._events_layout(view, table)
+        ts, kt = _times(view, table)
+        ids = _ids(view, table)
+        codes = _codes(keys)
+        order = _once(codes, ids, ts, kt)
+        codes = codes[order]
+        bounds = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1], True])
+        columns = {name: _event_column(view, name, table.column(name)).take(order) for name in view.event_columns}
+        blobs = events.pack(layout, columns, ts[order], kt[order], ids[order], bounds)
+        owners = self._keys(view, keys.take(order[bounds[:-1]]))
+        siblings = [x for x in self._layouts.values() if x.kind == "events" and x.view == view.name and x.id != layout.id]
+        added, refused = self.store.put_events(layout, siblings, Pruning.of(view), owners, blobs, now, self.live)
+        if refused:
+            raise OnlineStoreError(
+                f"{refused} keys of view {view.name!r} have more events in their largest window than one value may hold "
+                f"({Pruning.of(view).limit} bytes); shorten the window; all other keys were written"
+            )
+        return added
+
+    def _events_layout(self, view: View, table: pa.Table) -> Layout:
+        """The layout of the table's events; a column without any value takes the type that it had before."""
+        types = {name: _event_type(view, name, table.column(name).type) for name in view.event_columns}
+        if None in types.values():
+            before = [x.dtypes for x in self.store.layouts(self.project).values() if x.kind == "events" and x.view == view.name]
+            for name in (n for n, t in types.items() if t is None):
+                types[name] = next((d[name] for d in before if name in d), "float64")
+        layout = events_layout(view.name, [(name, dtype or "float64") for name, dtype in types.items()])
+        self._know(layout)
+        return layout
+
+    def _know(self, layout: Layout) -> None:
+        revision = self.store.add_layout(self.project, layout)
+        if revision != self._revision:
+            self._layouts, self._revision = self.store.layouts(self.project), revision
+
+    def _keys(self, view: View, keys: pa.Array) -> list[bytes]:
+        prefix = entity_prefix(self.project, (k.column for k in view.join_keys))
+        return [prefix + key.encode() for key in keys.to_pylist()]
+
+
+def _registered(view: View) -> str:
+    return json.dumps({"fingerprint": view_fingerprint(view), "view": asdict(view)})
+
+
+def _taken(view: View, table: pa.Table) -> pa.Table:
+    """The rows that belong to somebody, with the columns that have a declared type in that type."""
+    source, mapping = view.source, view.source.field_mapping
+    needed = {k.column: k.dtype for k in view.join_keys}
+    needed |= {_in_view(mapping, source.timestamp_field): "unixtimestamp"}
+    if view.windowed:
+        needed |= dict.fromkeys(view.event_columns, "") | ({_in_view(mapping, source.event_id): ""} if source.event_id else {})
+    else:
+        needed |= {f.name: f.dtype for f in view.features}
+    if missing := sorted(set(needed) - set(table.column_names)):
+        raise SchemaError(f"view {view.name!r}: got columns {sorted(table.column_names)}, expected also {missing}")
+    for name, dtype in needed.items():
+        if dtype in ARROW_TYPES:
+            column = _cast(view, name, table.column(name), dtype)
+            table = table.set_column(table.column_names.index(name), name, column)
+    absent = [table.column(n).is_null() for n in (*(k.column for k in view.join_keys), _in_view(mapping, source.timestamp_field))]
+    if any(column.null_count for column in (table.column(k.column) for k in view.join_keys)) or table.column(
+        _in_view(mapping, source.timestamp_field)
+    ).null_count:
+        keep = pc.invert(_any(absent))
+        table = table.filter(keep)
+    return table
+
+
+def _any(flags: list[Any]) -> Any:
+    result = flags[0]
+    for flag in flags[1:]:
+        result = pc.or_(result, flag)
+    return result
+
+
+def _in_view(mapping: Mapping[str, str], raw: str) -> str:
+    return mapping.get(raw, raw)
+
+
+def _cast(view: View, name: str, column: pa.ChunkedArray, dtype: str) -> pa.ChunkedArray:
+    target = ARROW_TYPES[dtype]
+    if column.type == target:
+        return column
+    try:
+        if dtype == "unixtimestamp":
+            return _moments(column)
+        return column.cast(target)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
+        raise SchemaError(f"view {view.name!r}, column {name!r}: got {column.type}, expected {dtype}") from error
+
+
+def _moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
+    """Any Arrow time as microseconds UTC; a naive one means UTC, integers mean microseconds."""
+    if pa.types.is_timestamp(column.type):
+        micros = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
+        return micros.cast(pa.timestamp("us", "UTC"))
+    if pa.types.is_date(column.type):
+        return column.cast(pa.timestamp("us")).cast(pa.timestamp("us", "UTC"))
+    return column.cast(pa.timestamp("us", "UTC"))
+
+
+def _times(view: View, table: pa.Table) -> tuple[Ints, Ints]:
+    mapping, created = view.source.field_mapping, view.source.created_timestamp_column
+    ts = _micros(table.column(_in_view(mapping, view.source.timestamp_field)))
+    name = _in_view(mapping, created) if created else None
+    if name is None or name not in table.column_names:
+        return ts, ts
+    column = _cast(view, name, table.column(name), "unixtimestamp")
+    return ts, np.where(np.asarray(column.is_null()), ts, _micros(column))
+
+
+def _micros(column: pa.ChunkedArray) -> Ints:
+    return np.asarray(pc.fill_null(column.cast(pa.int64()), 0)).astype(np.int64)
+
+
+def _codes(keys: pa.Array) -> Ints:
+    return np.asarray(pc.dictionary_encode(keys).indices).astype(np.int64)
+
+
+def _newest(codes: Ints, ts: Ints, kt: Ints, now: int) -> Ints | None:
+    """Positions of the newest known row of each key and of all rows that are not known yet; None for all rows."""
+    if len(codes) == codes.max() + 1:
+        return None
+    order = np.lexsort((kt, ts, codes))
+    known = (np.maximum(ts, kt) <= now)[order]
+    ordered = order[known]
+    last = np.r_[codes[ordered][1:] != codes[ordered][:-1], True] if len(ordered) else np.zeros(0, bool)
+    return np.concatenate([ordered[last], order[~known]])
+
+
+def _once(codes: Ints, ids: NDArray[np.uint64], ts: Ints, kt: Ints) -> Ints:
+    """Positions of the first event of each (key, id), by (key, event time, knowledge time, source order)."""
+    by_id = np.lexsort((ids, codes))
+    first = np.r_[True, (codes[by_id][1:] != codes[by_id][:-1]) | (ids[by_id][1:] != ids[by_id][:-1])]
+    kept = np.sort(by_id[first])
+    return kept[np.lexsort((kt[kept], ts[kept], codes[kept]))]
+
+
+def _ids(view: View, table: pa.Table) -> NDArray[np.uint64]:
+    if view.source.event_id:
+        return events.ids_of_column(table.column(_in_view(view.source.field_mapping, view.source.event_id)).combine_chunks())
+    return events.ids_of_rows(table)
+
+
+def _event_type(view: View, name: str, arrow: pa.DataType) -> str | None:
+    if pa.types.is_null(arrow):
+        return None
+    if pa.types.is_string(arrow) or pa.types.is_large_string(arrow) or pa.types.is_dictionary(arrow):
+        return "string"
+    if pa.types.is_binary(arrow) or pa.types.is_large_binary(arrow):
+        return "bytes"
+    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_timestamp)
+    if any(fits(arrow) for fits in numeric):
+        return "float64"
+    raise SchemaError(f"view {view.name!r}: column {name!r} is {arrow}; windows aggregate numbers, times, text and bytes")
+
+
+def _event_column(view: View, name: str, column: pa.ChunkedArray) -> pa.Array:
+    whole = column.combine_chunks()
+    wanted = _event_type(view, name, whole.type)
+    if wanted in ("string", "bytes"):
+        return whole.cast(ARROW_TYPES[wanted])
+    if pa.types.is_timestamp(whole.type):
+        whole = whole.cast(pa.timestamp("us", whole.type.tz), safe=False).cast(pa.int64())
+    return whole.cast(pa.float64(), safe=False)
+
+
