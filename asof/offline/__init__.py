@@ -1,0 +1,31 @@
+"""The offline store: what every feature was worth at every moment of the past, as its consumers would have known it.
+
+:func:`retrieve` answers with a table, :func:`retrieve_to` with a Parquet file that may be larger than memory,
+:func:`rebuild` makes such a file again. None of them imports Feast; ``DuckDBOfflineStore`` is the same engine behind Feast's
+own interface.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import Any
+
+_PLACES = {
+    "DuckDBOfflineStore": "asof.offline.store",
+    "DuckDBOfflineStoreConfig": "asof.offline.store",
+    "EngineSettings": "asof.offline.engine",
+    "Provenance": "asof.offline.snapshots",
+    "clean": "asof.offline.cleaning",
+    "rebuild": "asof.offline.snapshots",
+    "retrieve": "asof.offline.retrieval",
+    "retrieve_to": "asof.offline.streaming",
+    "versions_in_use": "asof.offline.cleaning",
+}
+
+__all__ = sorted(_PLACES)  # noqa: PLE0605  one list of names, kept in one place
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _PLACES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_PLACES[name]), name)

@@ -1,0 +1,119 @@
+"""DuckDB as this repo is configured to use it: memory limit, threads, spill folder."""
+
+from __future__ import annotations
+
+import os
+import re
+from dataclasses import dataclass, fields
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from asof.errors import SettingsError
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+_SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+_POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
+
+
+@dataclass(frozen=True, slots=True)
+class EngineSettings:
+    """The ``offline_store`` section of ``feature_store.yaml``.
+
+    Attributes:
+        memory_limit: Memory that the engine may use, such as ``4GB``; None for half of what the machine has available.
+        threads: Worker threads; None for one per core.
+        temp_directory: Folder to spill to, relative to the repo; None for the system's.
+    """
+
+    memory_limit: str | None = None
+    threads: int | None = None
+    temp_directory: str | None = None
+
+    @classmethod
+    def load(cls, repo: Path) -> Self:
+        """The settings of the feature repo in ``repo``; defaults where it has no ``feature_store.yaml``.
+
+        Raises:
+            SettingsError: The section has unknown keys or values.
+        """
+        import yaml
+
+        file = repo / "feature_store.yaml"
+        payload = yaml.safe_load(os.path.expandvars(file.read_text())) if file.is_file() else {}
+        section = payload.get("offline_store") if isinstance(payload, dict) else None
+        options = {k: v for k, v in section.items() if k != "type"} if isinstance(section, dict) else {}
+        return cls.of(options) if "asof" in str((section or {}).get("type", "") if isinstance(section, dict) else "") else cls()
+
+    @classmethod
+    def of(cls, options: dict[str, Any]) -> Self:
+        """Settings from a mapping.
+
+        Raises:
+            SettingsError: There are unknown keys or values.
+        """
+        known = [f.name for f in fields(cls)]
+        if unknown := sorted(set(options) - set(known)):
+            raise SettingsError(f"offline_store has the unknown keys {unknown}; known: {known}")
+        settings = cls(**options)
+        if settings.memory_limit is not None:
+            parse_size(settings.memory_limit)
+        if settings.threads is not None and (not isinstance(settings.threads, int) or settings.threads < 1):
+            raise SettingsError(f"offline_store has threads {settings.threads!r}, expected a whole number from 1")
+        return settings
+
+    @property
+    def memory(self) -> int:
+        """The memory limit in bytes."""
+        return parse_size(self.memory_limit) if self.memory_limit else _available() // 2
+
+    def connect(self, repo: Path) -> DuckDBPyConnection:
+        """A connection of the caller's own to the process's engine with these settings; times are UTC."""
+        folder = str(repo / self.temp_directory) if self.temp_directory else None
+        return _engine(self, folder, os.getpid()).cursor()
+
+
+def parse_size(text: str) -> int:
+    """Bytes of a size such as ``4GB`` (powers of 1000) or ``512MiB`` (powers of 1024).
+
+    Raises:
+        SettingsError: ``text`` is no size.
+    """
+    match = _SIZE.fullmatch(str(text))
+    if match is None or float(match.group(1)) <= 0:
+        raise SettingsError(f"offline_store has memory_limit {text!r}, expected a size such as '4GB' or '512MiB'")
+    return int(float(match.group(1)) * (1024 if match.group(3) else 1000) ** _POWERS[match.group(2).upper()])
+
+
+@lru_cache(maxsize=8)
+def _engine(settings: EngineSettings, folder: str | None, process: int) -> DuckDBPyConnection:
+    """One engine per process and settings: starting one costs more than a small question to it."""
+    import duckdb
+
+    config: dict[str, Any] = {"memory_limit": f"{max(settings.memory // 1000, 1)}KB", "autoinstall_known_extensions": "false"}
+    if settings.threads:
+        config["threads"] = settings.threads
+    if folder:
+        config["temp_directory"] = folder
+    connection = duckdb.connect(":memory:", config=config)
+    connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    return connection
+
+
+def _available() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES")
+    except (ValueError, OSError):
+        return 4_000_000_000
+
+
+def quoted(name: str) -> str:
+    """``name`` as an SQL identifier, whatever characters it has."""
+    return '"' + name.replace('"', '""') + '"'
+
+
+def literal(text: str) -> str:
+    """``text`` as an SQL string."""
+    return "'" + text.replace("'", "''") + "'"

@@ -1,0 +1,107 @@
+"""Keys as dense integers, shared by the rows of a source and the rows that ask."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from asof.errors import SchemaError
+
+Ints = NDArray[np.int64]
+
+_SPARSE = 8
+"""Integer keys are their own codes while their range is at most this many times the number of rows."""
+
+
+def codes(stored: Sequence[pa.ChunkedArray], asked: Sequence[pa.ChunkedArray], rows: tuple[int, int]) -> tuple[Ints, Ints]:
+    """One code per distinct key.
+
+    Args:
+        stored: The key columns of the source, in the order of the join keys.
+        asked: The key columns of the entity rows, of the same types.
+        rows: How many rows there are of each (for a view without entities there is no column to tell).
+
+    Returns:
+        Codes of the source's rows and of the entity rows, int64; -1 where a key is null, and for entity rows where it does not
+        occur in the source.
+    """
+    left, right = np.zeros(rows[0], dtype=np.int64), np.zeros(rows[1], dtype=np.int64)
+    for ours, theirs in zip(stored, asked, strict=True):
+        (one, other), size = _column_codes(ours, theirs)
+        if len(stored) > 1:
+            left, right = _combined(left, one, size), _combined(right, other, size)
+            (left, right), _ = _hashed(_nullable(left), _nullable(right))
+        else:
+            left, right = one, other
+    return left, right
+
+
+def cast_like(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.ChunkedArray:
+    """An entity key column in the type that the source has; pandas turns whole numbers with gaps into floats, so they may be that.
+
+    Raises:
+        SchemaError: The types do not go together.
+    """
+    if asked.type == stored:
+        return asked
+    numbers = pa.types.is_integer(stored)
+    if numbers and pa.types.is_floating(asked.type):
+        asked = pc.if_else(pc.is_nan(asked), pa.scalar(None, asked.type), asked)
+    if numbers and not (pa.types.is_integer(asked.type) or pa.types.is_floating(asked.type) or pa.types.is_null(asked.type)):
+        raise SchemaError(f"entity column {name!r} has type {asked.type}, expected {stored} as in the source")
+    if pa.types.is_integer(asked.type) and not numbers and not pa.types.is_floating(stored) and not pa.types.is_decimal(stored):
+        raise SchemaError(f"entity column {name!r} has type {asked.type}, expected {stored} as in the source")
+    try:
+        return asked.cast(stored)
+    except pa.ArrowInvalid:
+        return _out_of_range(asked, stored, name)
+    except pa.ArrowNotImplementedError:
+        raise SchemaError(f"entity column {name!r} has type {asked.type}, expected {stored} as in the source") from None
+
+
+def _out_of_range(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.ChunkedArray:
+    """Numbers that the source's narrower type cannot hold are keys that the source does not have: null finds nothing, too."""
+    if not (pa.types.is_integer(asked.type) and pa.types.is_integer(stored)):
+        raise SchemaError(f"entity column {name!r} has {asked.type} values that are no {stored}, expected keys as in the source")
+    info = np.iinfo(stored.to_pandas_dtype())
+    inside = pc.and_(pc.greater_equal(asked, pa.scalar(int(info.min))), pc.less_equal(asked, pa.scalar(int(info.max))))
+    return pc.if_else(inside, asked, pa.scalar(None, asked.type)).cast(stored)
+
+
+def _column_codes(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple[Ints, Ints], int]:
+    if pa.types.is_integer(ours.type) and ours.type != pa.uint64() and len(ours) > ours.null_count:
+        bounds = pc.min_max(ours).as_py()
+        size = bounds["max"] - bounds["min"] + 1
+        if size <= _SPARSE * (len(ours) + len(theirs)):
+            return (_offset(ours, bounds["min"], size), _offset(theirs, bounds["min"], size)), size
+    return _hashed(ours, theirs)
+
+
+def _offset(column: pa.ChunkedArray, low: int, size: int) -> Ints:
+    """Whole numbers counted from ``low``; -1 for null and for what is not in range."""
+    filled = pc.fill_null(column, low - 1 if low > np.iinfo(column.type.to_pandas_dtype()).min else low) if column.null_count else column
+    numbers = filled.cast(pa.int64()).to_numpy() - low
+    if column.null_count:
+        numbers = np.where(column.is_null().to_numpy(), -1, numbers)
+    outside = (numbers < 0) | (numbers >= size)
+    return np.where(outside, -1, numbers) if outside.any() else numbers
+
+
+def _hashed(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple[Ints, Ints], int]:
+    both = pa.chunked_array([*ours.chunks, *theirs.chunks], type=ours.type).combine_chunks().dictionary_encode()
+    found = pc.fill_null(both.indices, -1).to_numpy().astype(np.int64)
+    left, right = found[: len(ours)], found[len(ours) :]
+    known = int(left.max(initial=-1)) + 1
+    return (left, np.where(right < known, right, -1)), len(both.dictionary)
+
+
+def _combined(left: Ints, right: Ints, size: int) -> Ints:
+    return np.where((left < 0) | (right < 0), -1, left * size + right)
+
+
+def _nullable(numbers: Ints) -> pa.ChunkedArray:
+    return pa.chunked_array([pa.array(numbers, mask=numbers < 0)])

@@ -1,0 +1,206 @@
+"""The rows of a source that can matter to a question, and no others, read by DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from asof.errors import SchemaError, SourceError
+from asof.instants import format_moment
+from asof.offline.columns import conform, micros
+from asof.offline.engine import quoted
+from asof.offline.keys import cast_like, codes
+from asof.windows import Events, Questions
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from asof.contract import View
+    from asof.offline.sources import Files
+
+Ints = NDArray[np.int64]
+
+_WORTH_FILTERING = 4
+"""Rows of other keys are filtered out while reading if the source has this many times the rows that ask."""
+_ORDER = ("file_index", "file_row_number")
+_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_000_000
+"""The years 1 and 9999, which bound what SQL can write as a timestamp."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows that ask: their key columns under the names of the request, and their moments in microseconds UTC."""
+
+    table: pa.Table
+    at: Ints
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Rows of a source beside the questions to it, on shared key codes.
+
+    Attributes:
+        columns: Value columns of the rows, in the source's spelling, in source order.
+        events: The rows' keys and moments; without value columns.
+        questions: The entity rows.
+    """
+
+    columns: pa.Table
+    events: Events
+    questions: Questions
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``parts`` disjoint sets of keys, by hash."""
+
+    number: int
+    parts: int
+
+
+def load(
+    view: View,
+    files: Files,
+    columns: Sequence[str],
+    asked: Asked,
+    engine: DuckDBPyConnection,
+    *,
+    knowledge: bool,
+    part: Part | None = None,
+) -> Loaded:
+    """Read what can matter: the columns needed, moments that are possible, keys that are asked for (where that pays).
+
+    Args:
+        view: The view.
+        files: Its source.
+        columns: Value columns, in the source's spelling.
+        asked: The entity rows.
+        engine: A connection.
+        knowledge: Whether a row is hidden until its knowledge time.
+        part: The keys to read; None for all. ``asked`` must hold no others.
+
+    Raises:
+        SchemaError: The entity rows lack a key, or its type does not go with the source's.
+        SourceError: The source cannot be read.
+    """
+    keys = [_stored_key(view, files, k.column, k.dtype) for k in view.join_keys]
+    asked_keys = [_asked_key(asked.table, k.request, stored) for k, (_, stored) in zip(view.join_keys, keys, strict=True)]
+    few = bool(keys) and files.rows > _WORTH_FILTERING * len(asked.at)
+    times = [view.source.timestamp_field, view.source.created_timestamp_column or view.source.timestamp_field]
+    names = list(dict.fromkeys([*(n for n, _ in keys), *times, *columns]))
+    filters = [*_time_filter(view, files, asked.at), *_part_filter(keys, part)]
+    with _asked_table(engine, asked_keys if few else []) as among:
+        if among:
+            tuple_of = ", ".join(quoted(n) for n, _ in keys)
+            filters.append(f"({tuple_of}) IN (SELECT * FROM {among})")
+        table = _read(engine, files, names, filters, ordered=few)
+    table = _typed_partitions(view, files, table)
+    return _coded(table, [n for n, _ in keys], times, columns, asked_keys, asked.at, knowledge=knowledge)
+
+
+def _stored_key(view: View, files: Files, column: str, dtype: str) -> tuple[str, pa.DataType]:
+    name = view.source.column(column)
+    stored = files.schema.field(name).type
+    if name in files.partitions and pa.types.is_null(stored):
+        stored = conform(pa.array([], pa.string()), dtype, name).type
+    return name, pa.string() if pa.types.is_large_string(stored) else stored
+
+
+def _asked_key(table: pa.Table, name: str, stored: pa.DataType) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        raise SchemaError(f"entity rows have no column {name!r}; they have {', '.join(table.column_names)}")
+    return cast_like(table[name], stored, name)
+
+
+def _time_filter(view: View, files: Files, at: Ints) -> list[str]:
+    name = view.source.timestamp_field
+    if not len(at) or name in files.partitions:
+        return []
+    stored = files.schema.field(name).type
+    kind = "TIMESTAMPTZ" if pa.types.is_timestamp(stored) and stored.tz else "TIMESTAMP"
+    bounds = [("<=", int(at.max()) + 1)]
+    if not view.windowed and view.ttl:
+        bounds.append((">=", int(at.min()) - view.ttl))
+    if view.windowed and not view.ttl:
+        bounds.append((">=", int(at.min()) - view.horizon))
+    return [f"{quoted(name)} {op} {kind} '{format_moment(b)[:-1]}'" for op, b in bounds if _FIRST < b < _LAST]
+
+
+def _part_filter(keys: Sequence[tuple[str, pa.DataType]], part: Part | None) -> list[str]:
+    if part is None or not keys:
+        return []
+    return [f"hash({', '.join(quoted(n) for n, _ in keys)}) % {part.parts} = {part.number}"]
+
+
+@contextmanager
+def _asked_table(engine: DuckDBPyConnection, keys: Sequence[pa.ChunkedArray]) -> Iterator[str | None]:
+    if not keys:
+        yield None
+        return
+    names = [f"k{i}" for i in range(len(keys))]
+    engine.register("asked_keys", pa.table(list(keys), names=names).group_by(names).aggregate([]))
+    try:
+        yield "asked_keys"
+    finally:
+        engine.unregister("asked_keys")
+
+
+def _read(engine: DuckDBPyConnection, files: Files, names: Sequence[str], filters: Sequence[str], *, ordered: bool) -> pa.Table:
+    import duckdb
+
+    chosen = ", ".join([*(quoted(n) for n in names), *(_ORDER if ordered else ())])
+    where = f" WHERE {' AND '.join(filters)}" if filters else ""
+    try:
+        table = engine.sql(f"SELECT {chosen} FROM {files.scan}{where}").to_arrow_table()
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0]
+        raise SourceError(f"source {files.source!r} cannot be read ({reason})") from None
+    if not ordered:
+        return table
+    place = table["file_index"].to_numpy().astype(np.int64) << 40 | table["file_row_number"].to_numpy()
+    table = table.select(list(names))
+    return table if (place[1:] > place[:-1]).all() else table.take(pa.array(np.argsort(place)))
+
+
+def _typed_partitions(view: View, files: Files, table: pa.Table) -> pa.Table:
+    """Partition columns come as text; give them the type of the Delta table, else the declared one."""
+    dtypes = {view.source.column(k.column): k.dtype for k in view.join_keys}
+    dtypes |= {view.source.column(f.name): f.dtype for f in view.features}
+    for name in files.partitions:
+        if name in table.column_names:
+            stored = files.schema.field(name).type
+            column = table[name]
+            typed = conform(column, dtypes.get(name, "string"), name) if pa.types.is_null(stored) else column.cast(stored)
+            table = table.set_column(table.column_names.index(name), name, typed)
+    return table
+
+
+def _coded(
+    table: pa.Table,
+    keys: Sequence[str],
+    times: Sequence[str],
+    columns: Sequence[str],
+    asked: Sequence[pa.ChunkedArray],
+    at: Ints,
+    *,
+    knowledge: bool,
+) -> Loaded:
+    ts, missing = micros(table[times[0]], f"column {times[0]!r}")
+    kt, unknown = (ts, None) if times[1] == times[0] else micros(table[times[1]], f"column {times[1]!r}")
+    if unknown is not None:
+        kt = np.where(unknown, ts, kt)
+    stored_codes, asked_codes = codes([table[k] for k in keys], asked, (len(ts), len(at)))
+    table = table.select(list(dict.fromkeys(columns)))
+    usable = stored_codes >= 0 if missing is None else (stored_codes >= 0) & ~missing
+    if not usable.all():
+        table = table.filter(pa.array(usable))
+        stored_codes, ts, kt = stored_codes[usable], ts[usable], kt[usable]
+    late = knowledge and kt is not ts and bool((kt > ts).any())
+    events = Events(stored_codes, ts, np.maximum(ts, kt) if late else ts, kt, {})
+    return Loaded(table, events, Questions(asked_codes, at))
