@@ -42,8 +42,11 @@ class Declarations:
 
         Raises:
             NotFoundError: There is none.
+            SourceError: There are no tables at all.
         """
         by_push = {push: table for table in self.tables.values() for push in table.push_names}
+        if not self.tables:
+            raise SourceError("no table is declared yet; declare a FileSource and run `asof apply`")
         found = self.tables.get(name) or by_push.get(name)
         if found is None:
             raise NotFoundError("table", name, [*self.tables, *by_push])

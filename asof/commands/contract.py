@@ -1,0 +1,60 @@
+"""``asof plan`` and ``asof apply``: from definitions to the registry."""
+
+from __future__ import annotations
+
+import click
+
+from asof.cli import repo_option
+from asof.console import emit
+from asof.plan import BrokenModel, Change, Plan
+from asof.plan import apply as apply_definitions
+from asof.plan import plan as plan_definitions
+from asof.repo import Repo
+
+_SIGNS = {"add": "+", "change": "~", "remove": "-"}
+
+
+@click.command()
+@click.pass_context
+def plan(ctx: click.Context) -> None:
+    """Show what `asof apply` would change, and which trained models the change would break.
+
+    Nothing is changed; the exit code is 0 whatever the answer is.
+
+    Example: asof plan
+    """
+    found = plan_definitions(Repo.open(repo_option(ctx)))
+    emit(found.to_dict(), _told(found, "to apply"))
+
+
+@click.command()
+@click.pass_context
+def apply(ctx: click.Context) -> None:
+    """Register the repo's definitions and prepare the online store, as `feast apply` does, and say what changed.
+
+    Example: asof apply
+    """
+    found = apply_definitions(Repo.open(repo_option(ctx)))
+    emit(found.to_dict(), _told(found, "applied"))
+
+
+def _told(found: Plan, what: str) -> str:
+    count = len(found.changes)
+    lines = [line for change in found.changes for line in _change(change)]
+    lines.append(
+        f"{count} change{'s' if count != 1 else ''} {what}" if count else f"nothing {what}: the registry is up to date"
+    )
+    lines += [line for model in found.broken for line in _broken(model)]
+    if found.models and not found.broken:
+        lines.append(f"{found.models} model version{'s' if found.models != 1 else ''}: all fit")
+    return "\n".join(lines)
+
+
+def _change(change: Change) -> list[str]:
+    return [f"{_SIGNS[change.action]} {change.kind} {change.name}", *(f"    {line}" for line in change.details)]
+
+
+def _broken(model: BrokenModel) -> list[str]:
+    newest = " (newest)" if model.newest else ""
+    lines = [f"! model {model.model} {model.version}{newest} does not fit service {model.service}; train it again"]
+    return [*lines, *(f"    {name}: {'; '.join(why)}" for name, why in model.features.items())]
