@@ -9,6 +9,7 @@ with the declared one, feature by feature: a model is broken by what changes a v
 
 from __future__ import annotations
 
+import importlib
 import os
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +18,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from asof import bundle
+from asof import bundle, on_demand
 from asof.contract import Contract, View
 from asof.errors import AsofError
 from asof.feast_calls import feast_call
@@ -172,9 +173,14 @@ def _compare(repo: Repo) -> tuple[Declared, tuple[Change, ...]]:
 
 
 def _parse(repo: Repo) -> RepoContents:
+    """The definitions as the files have them now, whatever this process imported before (another repo, an older text)."""
     from feast.project import Project
-    from feast.repo_operations import parse_repo
+    from feast.repo_operations import get_repo_files, parse_repo, py_path_to_module
 
+    for file in get_repo_files(repo.path):
+        sys.modules.pop(py_path_to_module(file), None)
+    importlib.invalidate_caches()
+    on_demand.load.cache_clear()
     contents = parse_repo(repo.path)
     if not contents.projects:
         contents.projects.append(Project(name=repo.settings.project))
