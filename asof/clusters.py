@@ -170,12 +170,14 @@ def hashes(key: histograms.Values) -> npt.NDArray[np.uint64]:
     encoded = encoded if pa.types.is_dictionary(encoded.type) else pc.dictionary_encode(encoded, null_encoding="encode")
     values = encoded.dictionary
     distinct = _mixed(values) if pa.types.is_integer(values.type) else _digested(values.to_pylist())
-    return distinct[encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)]
+    positions: npt.NDArray[np.int64] = encoded.indices.to_numpy(zero_copy_only=False).astype(np.int64)
+    return distinct[positions]
 
 
 def _mixed(values: pa.Array) -> npt.NDArray[np.uint64]:
     """The finaliser of splitmix64 (Steele, Lea and Flood, 2014), which spreads consecutive numbers evenly."""
-    bits = values.fill_null(-1).cast(pa.int64()).to_numpy().astype(np.int64).view(np.uint64)
+    whole: npt.NDArray[np.int64] = values.fill_null(-1).cast(pa.int64()).to_numpy()
+    bits = whole.astype(np.int64).view(np.uint64)
     for shift, factor in ((30, 0xBF58476D1CE4E5B9), (27, 0x94D049BB133111EB)):
         bits = (bits ^ (bits >> np.uint64(shift))) * np.uint64(factor)
     return bits ^ (bits >> np.uint64(31))

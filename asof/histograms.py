@@ -19,7 +19,7 @@ rising], "points": [k values or null], "counts": [k], "below", "above", "missing
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,7 @@ SCORE = "score"
 
 Kind = Literal["numeric", "categorical"]
 Histogram = dict[str, Any]
-Values = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
+Values: TypeAlias = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArray
 
 _EXTRA = {"numeric": ("below", "above", "missing"), "categorical": ("other", "missing")}
 
@@ -279,7 +279,7 @@ def _texts(array: pa.Array) -> pa.Array:
     try:
         return array.cast(pa.string())
     except pa.ArrowException:
-        return pa.array(np.where(array.is_valid().to_numpy(zero_copy_only=False), "(value)", None), pa.string())
+        return pc.if_else(array.is_valid(), pa.scalar("(value)"), pa.scalar(None, pa.string()))
 
 
 def _build_numeric(values: npt.NDArray[np.float64], bins: int) -> dict[str, Any]:

@@ -1,0 +1,338 @@
+"""Drift: does what the model sees and says still look like what it was trained on?
+
+:func:`drift` counts the prediction log of a window under the cells that training froze, compares every feature twice (the values where
+present, and how many are missing) and the scores once, and judges all comparisons as one family (:mod:`monitoring.comparison`).
+Stale values are withheld by both stores, so they are missing in training and in serving alike; how many there were is told apart.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from asof import histograms
+from asof.clusters import LEAST_CLUSTERS, Worth
+from asof.console import table
+from asof.instants import DAY, format_moment, format_span
+from monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
+from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, reference_worth
+
+SHORT = 7 * DAY
+"""Windows shorter than a week see only some weekdays, which calendar features take for drift."""
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """One comparison, judged.
+
+    Attributes:
+        measure: ``values`` (where present) or ``missing`` (how many are).
+        comparison: Statistic, p-value and effect.
+        adjusted: The p-value adjusted for the whole family by Holm's method.
+        verdict: What follows.
+    """
+
+    measure: str
+    comparison: Comparison
+    adjusted: float
+    verdict: Verdict
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """A feature, or the score, in training and in serving.
+
+    Attributes:
+        name: Name of the feature, or ``score``.
+        source: The view that it comes from; empty for the score.
+        findings: The judged comparisons.
+        reference: Its histogram at training.
+        serving: Its histogram in the window, same cells.
+        change: The cell whose share changed most, in words.
+        statuses: Status -> share of the window's rows; empty for the score.
+    """
+
+    name: str
+    source: str
+    findings: tuple[Finding, ...]
+    reference: Mapping[str, Any]
+    serving: Mapping[str, Any]
+    change: str
+    statuses: Mapping[str, float]
+
+    @property
+    def worst(self) -> Finding:
+        """The finding to act on first."""
+        return min(self.findings, key=lambda f: (SEVERITY[f.verdict], -f.comparison.effect))
+
+    @property
+    def verdict(self) -> Verdict:
+        """The worst verdict of the findings."""
+        return self.worst.verdict
+
+
+@dataclass(frozen=True, slots=True)
+class DriftReport:
+    """What :func:`drift` found; columns are sorted by severity.
+
+    Attributes:
+        model: Name of the model.
+        version: Version of its bundle.
+        window: The moments that were asked for.
+        first: Earliest moment that was seen, microseconds; None without rows.
+        last: Latest moment that was seen.
+        rows: Predictions in the window.
+        reference_rows: Training rows in the reference.
+        rule: What counts as drift.
+        columns: Features and the score.
+        problems: Files of the log that could not be used.
+        advice: What to do next, a sentence each.
+    """
+
+    model: str
+    version: str
+    window: Window
+    first: int | None
+    last: int | None
+    rows: int
+    reference_rows: int
+    rule: Rule
+    columns: tuple[Column, ...]
+    problems: tuple[str, ...]
+    advice: tuple[str, ...]
+
+    def named(self, verdict: Verdict) -> list[str]:
+        """Names of the columns with this verdict."""
+        return [column.name for column in self.columns if column.verdict == verdict]
+
+    @property
+    def drifted(self) -> bool:
+        """Whether any column drifted."""
+        return bool(self.named(Verdict.DRIFT))
+
+    @property
+    def summary(self) -> str:
+        """The answer in one sentence."""
+        if not self.rows:
+            return "no predictions in this window, so nothing can be said"
+        counts = {verdict: len(self.named(verdict)) for verdict in Verdict}
+        said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
+        return f"{self.rows:,} predictions against {self.reference_rows:,} training rows; {len(self.columns)} columns: {said}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        return {
+            "model": self.model,
+            "version": self.version,
+            "window": {"from": self.window.start, "to": self.window.end, "text": str(self.window)},
+            "seen": {"first": _moment(self.first), "last": _moment(self.last)},
+            "rows": self.rows,
+            "reference_rows": self.reference_rows,
+            "drift": self.drifted,
+            "summary": self.summary,
+            "advice": list(self.advice),
+            "problems": list(self.problems),
+            "rule": {**asdict(self.rule), "correction": "Holm", "effect": "Hellinger distance"},
+            "columns": [_column_data(column) for column in self.columns],
+        }
+
+    def to_text(self) -> str:
+        """The report for a terminal."""
+        header = ("column", "from", "verdict", "effect", "p (adjusted)", "missing", "what changed most")
+        rows = [
+            (
+                c.name,
+                c.source or "model",
+                str(c.verdict),
+                c.worst.comparison.effect,
+                _p(c.worst.adjusted),
+                _missing(c),
+                c.change,
+            )
+            for c in self.columns
+        ]
+        lines = [f"{self.model} {self.version}, {self.window}", self.summary, "", table(header, rows), ""]
+        return "\n".join([*lines, *(f"- {line}" for line in (*self.advice, *self.problems))]).rstrip()
+
+
+def drift(
+    log: Log, window: Window, rule: Rule | None = None, advance: Callable[[int], None] = lambda _: None
+) -> DriftReport:
+    """Compare a window of the prediction log with the training reference.
+
+    Args:
+        log: The log, with the bundle whose reference counts.
+        window: The moments to look at.
+        rule: What counts as drift.
+        advance: Called with the number of rows that were counted, for progress.
+
+    Raises:
+        NotFoundError: There is no log of this model.
+        BundleError: The reference has another layout.
+        SchemaError: The log's values do not fit the reference.
+    """
+    chosen = rule or Rule()
+    observed = observe(log, window, advance)
+    columns = tuple(sorted(_columns(log, observed, chosen), key=_order))
+    return DriftReport(
+        model=log.bundle.model,
+        version=log.bundle.version,
+        window=window,
+        first=observed.first,
+        last=observed.last,
+        rows=observed.rows,
+        reference_rows=int(log.bundle.reference["features"]["rows"]),
+        rule=chosen,
+        columns=columns,
+        problems=tuple(log.problems),
+        advice=tuple(_advice(columns, observed)),
+    )
+
+
+def _columns(log: Log, observed: Observed, rule: Rule) -> list[Column]:
+    reference, contract = log.bundle.reference, log.bundle.contract
+    pairs = {
+        name: (column, observed.features["columns"][name]) for name, column in reference["features"]["columns"].items()
+    }
+    pairs[SCORE] = reference["score"]["columns"][histograms.SCORE], observed.score["columns"][histograms.SCORE]
+    compared = {
+        (name, measure): _compare(
+            *pairs[name], reference_worth(reference, observed, name), observed.worth[name], measure
+        )
+        for name in pairs
+        for measure in (("values",) if name == SCORE else ("values", "missing"))
+    }
+    adjusted = dict(zip(compared, holm([one.p_value for one in compared.values()]), strict=True))
+    panel = _few_keys(reference, observed)
+    findings: dict[str, list[Finding]] = {name: [] for name in pairs}
+    for (name, measure), one in compared.items():
+        verdict = Verdict.TOO_FEW if panel else judge(one, adjusted[name, measure], len(compared), rule)
+        findings[name].append(Finding(measure, one, adjusted[name, measure], verdict))
+    sources = {f.name: f.view for f in contract.features}
+    return [
+        Column(
+            name=name or "score",
+            source=sources.get(name, ""),
+            findings=tuple(found),
+            reference=pairs[name][0],
+            serving=pairs[name][1],
+            change=_change(*pairs[name]),
+            statuses=_shares(observed.statuses.get(name)),
+        )
+        for name, found in findings.items()
+    ]
+
+
+def _compare(
+    reference: Mapping[str, Any], serving: Mapping[str, Any], trained: Worth, served: Worth, measure: str
+) -> Comparison:
+    left, right = histograms.cells(reference), histograms.cells(serving)
+    if measure == "values":
+        return compare(left[:-1], right[:-1], trained.values, served.values)
+    missing = [left[:-1].sum(), left[-1]], [right[:-1].sum(), right[-1]]
+    return compare(*missing, trained.missing, served.missing)
+
+
+def _few_keys(reference: Mapping[str, Any], observed: Observed) -> list[str]:
+    """Keys of which serving saw only a handful although training knew many: what their rows say is not the population's."""
+    trained = reference.get("keys", {})
+    return [
+        name
+        for name, count in observed.keys.items()
+        if count < LEAST_CLUSTERS <= trained.get(name, LEAST_CLUSTERS) and observed.rows
+    ]
+
+
+def _change(reference: Mapping[str, Any], serving: Mapping[str, Any]) -> str:
+    left, right = histograms.cells(reference), histograms.cells(serving)
+    if not left.sum() or not right.sum():
+        return "-"
+    before, after = left / left.sum(), right / right.sum()
+    cell = int(np.argmax(np.abs(after - before)))
+    return f"{histograms.labels(reference)[cell]}: {before[cell]:.1%} -> {after[cell]:.1%}"
+
+
+def _shares(statuses: Any) -> dict[str, float]:
+    if statuses is None or not statuses.sum():
+        return {}
+    return {name: float(count / statuses.sum()) for name, count in zip(STATUSES, statuses, strict=True)}
+
+
+def _order(column: Column) -> tuple[int, float, str]:
+    return SEVERITY[column.verdict], -column.worst.comparison.effect, column.name
+
+
+def _advice(columns: tuple[Column, ...], observed: Observed) -> list[str]:
+    """What to do next; the model's features as a whole first."""
+    drifted = [c for c in columns if c.verdict == Verdict.DRIFT]
+    missing = [c for c in drifted if c.worst.measure == "missing" and c.source]
+    values = [c for c in drifted if c.worst.measure == "values" and c.source]
+    lines = []
+    if stale := [c for c in columns if c.statuses.get("stale", 0.0) > 0.01]:
+        lines.append(f"Stale beyond their ttl: {_list(stale)}. Check that these views are still fed: {_views(stale)}.")
+    if missing:
+        lines.append(
+            f"Missing more or less often than in training: {_list(missing)}. Check what feeds {_views(missing)}."
+        )
+    if values:
+        lines.append(
+            f"Different values: {_list(values)}. Find the cause upstream of {_views(values)} first (units, a new release, new users); "
+            "if it is real, retrain on recent data with `asof train`."
+        )
+    if any(not c.source for c in drifted):
+        lines.append("The scores moved: check the decision threshold, and `asof performance` once labels are known.")
+    if (
+        drifted
+        and observed.first is not None
+        and observed.last is not None
+        and observed.last - observed.first < SHORT - DAY
+    ):
+        seen = format_span((observed.last - observed.first) // 3_600_000_000 * 3_600_000_000 or 3_600_000_000)
+        lines.append(
+            f"The window covers about {seen}, not a whole week: weekday and hour features differ by the calendar alone."
+        )
+    if few := [c for c in columns if c.verdict == Verdict.TOO_FEW]:
+        lines.append(f"Too few independent rows for {len(few)} columns: widen the window with --from and --to.")
+    return lines or ["Nothing to do."]
+
+
+def _list(columns: list[Column]) -> str:
+    names = [c.name for c in columns]
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _views(columns: list[Column]) -> str:
+    return ", ".join(sorted({c.source for c in columns}))
+
+
+def _p(value: float) -> str:
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
+
+
+def _missing(column: Column) -> str:
+    left, right = histograms.cells(column.reference), histograms.cells(column.serving)
+    return f"{left[-1] / max(left.sum(), 1):.1%} -> {right[-1] / max(right.sum(), 1):.1%}"
+
+
+def _moment(micros: int | None) -> str | None:
+    return None if micros is None else format_moment(micros)
+
+
+def _column_data(column: Column) -> dict[str, Any]:
+    return {
+        "name": column.name,
+        "view": column.source or None,
+        "verdict": str(column.verdict),
+        "change": column.change,
+        "statuses": dict(column.statuses),
+        "findings": [
+            {"measure": f.measure, **asdict(f.comparison), "adjusted_p_value": f.adjusted, "verdict": str(f.verdict)}
+            for f in column.findings
+        ],
+        "labels": histograms.labels(column.reference),
+        "reference": histograms.cells(column.reference).tolist(),
+        "serving": histograms.cells(column.serving).tolist(),
+    }

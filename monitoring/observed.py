@@ -1,0 +1,196 @@
+"""What a model saw in a window of time, counted from its prediction log in one pass of bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from asof import clusters, histograms, prediction_log
+from asof.bundle import Bundle
+from asof.errors import NotFoundError
+from asof.instants import format_moment
+
+STATUSES = ("present", "null", "stale", "not found")
+"""Names of the online store's statuses 0 to 3; stale means older than the view's ttl."""
+
+BATCH = 100_000
+"""Rows that are counted or recomputed at once."""
+
+BEGINNING = -62_135_596_800_000_000
+END = 253_402_300_799_000_000
+"""The first and the last second that a calendar has: an open window, in microseconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Window:
+    """The moments from ``start`` to just before ``end``, in microseconds UTC, by the requests' own time."""
+
+    start: int = BEGINNING
+    end: int = END
+
+    def __str__(self) -> str:
+        first = "the beginning" if self.start == BEGINNING else format_moment(self.start)
+        last = "now" if self.end == END else format_moment(self.end)
+        return f"{first} to {last}"
+
+
+@dataclass(frozen=True, slots=True)
+class Log:
+    """The prediction log of one version of a model."""
+
+    folder: Path
+    bundle: Bundle
+    problems: list[str] = field(default_factory=list)
+
+    def batches(self, window: Window, columns: list[str] | None = None, rows: int = BATCH) -> Iterator[pa.Table]:
+        """The version's rows in the window by moment's hour, about ``rows`` at a time: busy logs have many small files.
+
+        Raises:
+            NotFoundError: There is no log of this model.
+        """
+        held: list[pa.Table] = []
+        for table in self.scan(window, columns):
+            held.append(table)
+            if sum(part.num_rows for part in held) >= rows:
+                yield pa.concat_tables(held)
+                held = []
+        if held:
+            yield pa.concat_tables(held)
+
+    def scan(self, window: Window, columns: list[str] | None = None) -> Iterator[pa.Table]:
+        """The version's rows in the window, file by file; files that cannot be used are named in :attr:`problems`.
+
+        Raises:
+            NotFoundError: There is no log of this model.
+        """
+        known = sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+        if self.bundle.model not in known:
+            raise NotFoundError(f"prediction log in {self.folder}", self.bundle.model, known)
+        wanted = None if columns is None else list(dict.fromkeys([*columns, "model_version"]))
+        scanned = prediction_log.scan(
+            self.folder, self.bundle.model, window.start, window.end, wanted, self.problems.append
+        )
+        for table in scanned:
+            kept = table.filter(pc.equal(table["model_version"], self.bundle.version))
+            if kept.num_rows:
+                yield kept
+
+
+@dataclass(slots=True)
+class Observed:
+    """What was seen.
+
+    Attributes:
+        rows: Predictions.
+        first: Earliest moment, microseconds; None without rows.
+        last: Latest moment.
+        features: Counts of the features under the reference's cells.
+        score: Counts of the scores likewise.
+        statuses: Feature -> int64[4], rows by status (:data:`STATUSES`).
+        worth: Column (features, and the score under ``""``) -> what its rows are worth.
+        keys: Entity key -> about how many distinct ones.
+    """
+
+    rows: int
+    first: int | None
+    last: int | None
+    features: histograms.Histogram
+    score: histograms.Histogram
+    statuses: dict[str, npt.NDArray[np.int64]]
+    worth: dict[str, clusters.Worth]
+    keys: dict[str, int]
+
+
+SCORE = ""
+"""Key of the score beside the features: no feature has an empty name."""
+
+
+def observe(log: Log, window: Window, advance: Callable[[int], None] = lambda _: None) -> Observed:
+    """Count the window's predictions under the bundle's reference.
+
+    Args:
+        log: The log.
+        window: The moments to count.
+        advance: Called with a number of rows when they were counted.
+
+    Raises:
+        NotFoundError: There is no log of this model.
+        BundleError: The reference has another layout.
+        SchemaError: The log's values do not fit the reference.
+    """
+    counter = _Counter(log.bundle)
+    for table in log.batches(window, counter.columns):
+        counter.add(table)
+        advance(table.num_rows)
+    return counter.observed()
+
+
+class _Counter:
+    def __init__(self, bundle: Bundle) -> None:
+        contract, reference = bundle.contract, bundle.reference
+        self._features, self._score = reference["features"], reference["score"]
+        self._names = list(self._features["columns"])
+        self._keys = [key.name for key in contract.keys]
+        self._counted = histograms.empty(self._features), histograms.empty(self._score)
+        self._statuses = {name: np.zeros(len(STATUSES), np.int64) for name in self._names}
+        self._samples = {name: clusters.Sample() for name in self._keys}
+        self._span: tuple[int | None, int | None] = (None, None)
+        self.columns = ["at", "score", *(f"key.{name}" for name in self._keys)]
+        self.columns += [f"{part}.{name}" for part in ("feature", "status") for name in self._names]
+
+    def add(self, table: pa.Table) -> None:
+        features = histograms.codes(self._features, {name: table[f"feature.{name}"] for name in self._names})
+        score = histograms.codes(self._score, {histograms.SCORE: table["score"]})
+        before, counted = self._counted, histograms.tally(self._features, features)
+        scored = histograms.tally(self._score, score)
+        self._counted = histograms.merge([before[0], counted]), histograms.merge([before[1], scored])
+        for name, seen in self._statuses.items():
+            seen += np.bincount(table[f"status.{name}"].to_numpy(), minlength=len(seen))[: len(seen)]
+        for name, sample in self._samples.items():
+            sample.add(table[f"key.{name}"], {**features, SCORE: score[histograms.SCORE]})
+        self._extend(table["at"])
+
+    def _extend(self, at: pa.ChunkedArray) -> None:
+        extremes = pc.min_max(at.cast(pa.int64())).as_py()
+        first, last = self._span
+        self._span = (
+            extremes["min"] if first is None else min(first, extremes["min"]),
+            extremes["max"] if last is None else max(last, extremes["max"]),
+        )
+
+    def observed(self) -> Observed:
+        features, score = self._counted
+        worth, keys = self._measured()
+        return Observed(features["rows"], *self._span, features, score, self._statuses, worth, keys)
+
+    def _measured(self) -> tuple[dict[str, clusters.Worth], dict[str, int]]:
+        columns = {**self._features["columns"], SCORE: self._score["columns"][histograms.SCORE]}
+        worth = dict.fromkeys(columns, clusters.Worth())
+        keys: dict[str, int] = {}
+        for name, sample in self._samples.items():
+            code, cells = sample.rows()
+            keys[name] = sample.clusters(int(code.max()) + 1 if len(code) else 0)
+            if cells:
+                found = clusters.worth({"columns": columns}, cells, {name: code})
+                worth = {column: _worse(worth[column], found[column]) for column in columns}
+        return worth, keys
+
+
+def _worse(one: clusters.Worth, other: clusters.Worth) -> clusters.Worth:
+    def larger(left: clusters.Design, right: clusters.Design) -> clusters.Design:
+        return max(left, right, key=lambda design: design.effect)
+
+    return clusters.Worth(larger(one.values, other.values), larger(one.missing, other.missing))
+
+
+def reference_worth(reference: Mapping[str, Any], observed: Observed, name: str) -> clusters.Worth:
+    """What the reference's rows of a column are worth: as measured at training, else as in serving."""
+    listed = reference.get("worth", {}).get(name)
+    return clusters.Worth.from_list(listed) if listed else observed.worth[name]

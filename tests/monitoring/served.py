@@ -1,0 +1,141 @@
+"""A small model that was served: a contract, a bundle with a reference, and a prediction log, all made from seeds."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from asof import bundle, histograms, prediction_log, profiles
+from asof.bundle import Bundle
+from asof.contract import Aggregation, Contract, Feature, Field, JoinKey, OnDemandView, Source, View
+from asof.instants import DAY, parse_moment
+from monitoring.observed import Log
+
+MODEL = "shop"
+START = parse_moment("2024-05-06")
+KEYS = 2_000
+
+SPENDING = View(
+    name="spending",
+    alias="spending",
+    join_keys=(JoinKey("customer_id", "customer_id", "int64"),),
+    features=(Field("count_7d", "int64"), Field("mean_7d", "float64"), Field("segment", "string")),
+    ttl=30 * DAY,
+    source=Source("orders", "data/orders", "parquet", "ts"),
+    aggregations=(
+        Aggregation("count_7d", "amount", "count", 7 * DAY),
+        Aggregation("mean_7d", "amount", "mean", 7 * DAY),
+    ),
+)
+CONTEXT = OnDemandView(
+    name="context",
+    alias="context",
+    function="tests.monitoring.served:context",
+    source_hash="0",
+    mode="python",
+    singleton=False,
+    inputs=(("spending", "mean_7d"),),
+    request=(Field("amount", "float64"),),
+    features=(Field("ratio", "float64"), Field("big", "int64")),
+)
+CONTRACT = Contract(
+    project="p",
+    service="shop_v1",
+    features=(
+        Feature("count_7d", "spending", "count_7d", "int64"),
+        Feature("mean_7d", "spending", "mean_7d", "float64"),
+        Feature("segment", "spending", "segment", "string"),
+        Feature("ratio", "context", "ratio", "float64", on_demand=True),
+        Feature("big", "context", "big", "int64", on_demand=True),
+    ),
+    views=(SPENDING,),
+    on_demand=(CONTEXT,),
+)
+
+
+def context(columns: dict[str, list[Any]]) -> dict[str, list[Any]]:
+    """The on-demand function of the contract."""
+    pairs = list(zip(columns["amount"], columns["mean_7d"], strict=True))
+    return {"ratio": [a / m if m else None for a, m in pairs], "big": [int(a > 100) for a, _ in pairs]}
+
+
+def rows(size: int, seed: int, keys: int = KEYS) -> dict[str, Any]:
+    """Columns of ``size`` predictions, by the log's names; what a customer is like stays with the customer."""
+    rng = np.random.default_rng(seed)
+    people = np.random.default_rng(99)
+    customer = rng.integers(0, keys, size)
+    rate, usual, segment = (
+        people.uniform(0, 4, keys),
+        people.uniform(5, 100, keys),
+        people.choice(["a", "b", "<i>c</i>"], keys),
+    )
+    count = rng.poisson(rate[customer] * 7)
+    mean = np.where(count > 0, np.abs(rng.normal(usual[customer], usual[customer] / 10)), np.nan)
+    amount = np.abs(rng.normal(usual[customer], usual[customer] / 2))
+    given = {"amount": amount.tolist(), "mean_7d": [None if np.isnan(m) else m for m in mean]}
+    computed = context(given)
+    return {
+        "key.customer_id": customer,
+        "request.amount": amount,
+        "feature.count_7d": count,
+        "feature.mean_7d": pa.array(mean, from_pandas=True),
+        "feature.segment": segment[customer],
+        "feature.ratio": pa.array(computed["ratio"], pa.float64()),
+        "feature.big": computed["big"],
+        "score": rng.beta(1, 9, size),
+        "at": START + np.sort(rng.integers(0, 7 * DAY, size)),
+    }
+
+
+def log_table(columns: dict[str, Any], version: str) -> pa.Table:
+    """The columns as rows of the prediction log, with what they leave out filled in."""
+    size = len(columns["at"])
+    schema = prediction_log.schema(CONTRACT)
+    filled: dict[str, Any] = {
+        "request_id": [f"r{i}" for i in range(size)],
+        "row": np.zeros(size, np.int32),
+        "model": [MODEL] * size,
+        "model_version": [version] * size,
+        "fingerprint": [CONTRACT.fingerprint] * size,
+        "served_at": columns["at"],
+        "decision": np.zeros(size, bool),
+        "event_time.spending": columns["at"] - 1,
+        **{f"status.{name}": np.zeros(size, np.uint8) for name in CONTRACT.feature_names},
+        **columns,
+    }
+    arrays = []
+    for field in schema:
+        values = filled[field.name]
+        array = values if isinstance(values, pa.Array) else pa.array(values)
+        arrays.append(
+            array.cast(field.type) if not pa.types.is_timestamp(field.type) else array.cast(pa.int64()).cast(field.type)
+        )
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def train(models: Path, size: int = 20_000, version: str = "v1", **metadata: Any) -> Bundle:
+    """A bundle whose reference is ``size`` rows of seed 0."""
+    columns = rows(size, seed=0)
+    features = {name: columns[f"feature.{name}"] for name in CONTRACT.feature_names}
+    table = pa.table({name: log_table(columns, version)[f"feature.{name}"] for name in CONTRACT.feature_names})
+    with bundle.writing(models, MODEL, version) as folder:
+        (folder / "contract.json").write_text(CONTRACT.to_json())
+        made = histograms.reference(CONTRACT, features, columns["score"], {"customer_id": columns["key.customer_id"]})
+        bundle.write_json(folder / "reference.json", made)
+        (folder / "profile.bin").write_bytes(profiles.profile(table, CONTRACT))
+        bundle.write_json(folder / "metadata.json", {"model": MODEL, "version": version, **metadata})
+    return Bundle.find(models, MODEL, version)
+
+
+def serve(predictions: Path, columns: dict[str, Any], version: str = "v1") -> None:
+    """Write the columns to the prediction log."""
+    prediction_log.write(predictions, MODEL, log_table(columns, version))
+
+
+def log(tmp_path: Path, columns: dict[str, Any], **trained: Any) -> Log:
+    """A trained model and its log of the columns, in ``tmp_path``."""
+    serve(tmp_path / "predictions", columns)
+    return Log(tmp_path / "predictions", train(tmp_path / "models", **trained))
