@@ -13,7 +13,8 @@ One root, so that callers can catch everything of ours at once, and one branch f
     ├── TableError                 a table cannot be written
     ├── OnlineStoreError           Redis is down, full, or answers nonsense
     ├── ContractError              a contract does not fit what is in the store
-    └── BundleError                a model bundle is missing, damaged or from another version
+    ├── BundleError                a model bundle is missing, damaged or from another version
+    └── ServiceError               a prediction service does not answer, or not as it should
 
 Messages are one line: what was given, what was expected, what to do next.
 """
@@ -101,3 +102,7 @@ class ContractError(AsofError):
 
 class BundleError(AsofError):
     """A model bundle is missing, damaged or from another version."""
+
+
+class ServiceError(AsofError):
+    """A prediction service does not answer, or not as it should."""

@@ -5,13 +5,19 @@ from __future__ import annotations
 import os
 import socket
 import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
 from asof.cli import repo_option
-from asof.console import emit
-from asof.errors import UsageError
+from asof.console import emit, progress, table
+from asof.errors import ServiceError, UsageError
+from asof.instants import parse_moment
 from asof.settings import RepoSettings
+
+if TYPE_CHECKING:
+    from serving.replay import Report
 
 
 @click.command()
@@ -58,6 +64,61 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", str(path), *arguments])  # noqa: S606
 
 
+@click.command()
+@click.argument("model")
+@click.option("--from", "start", required=True, metavar="TIME", help="First moment, ISO 8601; without offset: UTC.")
+@click.option("--to", "end", required=True, metavar="TIME", help="Moment after the last.")
+@click.option("--data", multiple=True, type=click.Path(path_type=Path), help="File with the rows; default: the tables.")
+@click.option("--limit", type=click.IntRange(1), help="Most rows to play.")
+@click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="Where the model is served.")
+@click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Connections.")
+@click.option("--version", metavar="VERSION", help="Version that is served; default the newest.")
+@click.option("--again", is_flag=True, help="Ask also for rows that this version answered before.")
+@click.pass_context
+def replay(
+    ctx: click.Context,
+    model: str,
+    start: str,
+    end: str,
+    data: tuple[Path, ...],
+    limit: int | None,
+    url: str,
+    concurrency: int,
+    version: str | None,
+    again: bool,
+) -> None:
+    """Play recorded rows in time order against the running service.
+
+    Each row is scored first and ingested then, and each label when it became known. Stopped and run again, it goes on.
+
+    Example: asof replay fraud --from 2018-08-08 --to 2018-08-15 --data card_transactions.parquet
+    """
+    from asof.bundle import Bundle
+    from asof.repo import Repo
+    from serving.recording import record
+    from serving.replay import Replay
+
+    repo = Repo.open(repo_option(ctx))
+    bundle = Bundle.find(repo.settings.models, model, version)
+    recording = record(repo, bundle, parse_moment(start), parse_moment(end), data, limit)
+    with progress(f"replaying {model}", recording.scored.rows.num_rows) as line:
+        report = Replay(repo, bundle, recording, url, concurrency, line.advance).run(again=again)
+    emit(report.to_dict(), _told(report))
+    if report.failures:
+        message, count = report.failures.most_common(1)[0]
+        raise ServiceError(f"{sum(report.failures.values()):,} rows got no answer; {count:,} of them: {message}")
+
+
+def _told(report: Report) -> str:
+    payload = report.to_dict()
+    pushed = [(f"ingested into {name}", count) for name, count in payload["pushed"].items()]
+    latency = [(f"latency {name}, ms", value) for name, value in payload["latency_ms"].items()]
+    lines = [(name.replace("_", " "), payload[name]) for name in ("answered", "skipped", "failed", "retries")]
+    lines += [("decided yes", payload["decisions"]), *pushed]
+    lines += [("seconds", payload["seconds"]), ("rows per second", payload["rows_per_second"]), *latency]
+    return table(("replay", "value"), lines)
+
+
 def _check_free(host: str, port: int) -> None:
     """Say now, in one line, what BentoML would say in forty."""
     try:
@@ -66,4 +127,6 @@ def _check_free(host: str, port: int) -> None:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind((host, port))
     except OSError as error:
-        raise UsageError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port") from error
+        raise UsageError(
+            f"cannot listen on {host}:{port} ({error.strerror}); choose another --host or --port"
+        ) from error

@@ -10,7 +10,7 @@ import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,33 +19,15 @@ from asof import on_demand, vectors
 from asof.bundle import Bundle
 from asof.contract import Contract
 from asof.errors import BundleError
+from asof.online import Vectors
+from asof.online.status import NULL, OUTSIDE_MAX_AGE, PRESENT
 from asof.prediction_log import Entry
 from serving.booster import Booster
 from serving.rows import Rows
-
-PRESENT, NULL, OUTSIDE_MAX_AGE = 0, 1, 2
-"""Statuses of the online store that this module gives or tells apart."""
+from serving.store import Store
 
 ROWS_AT_ONCE = 200
 """Rows up to which computing on the event loop is cheaper than handing over to a thread."""
-
-
-class Vectors(Protocol):
-    """What an online reader answers, see :class:`asof.online.Vectors`."""
-
-    columns: tuple[tuple[str, str], ...]
-    values: NDArray[np.float64]
-    objects: dict[tuple[str, str], list[Any]]
-    statuses: NDArray[np.uint8]
-    event_times: NDArray[np.int64]
-
-
-class Reader(Protocol):
-    """Reads stored features, see :class:`asof.online.AsyncReader`."""
-
-    async def read(self, keys: Any, at: Any) -> Vectors:
-        """The stored features of each row, as known at its moment."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -55,12 +37,12 @@ class Predictor:
     Args:
         bundle: The model.
         booster: Its booster.
-        reader: Where stored features are read.
+        store: Where stored features are read.
     """
 
     bundle: Bundle
     booster: Booster
-    reader: Reader
+    store: Store
 
     def __post_init__(self) -> None:
         unfit = [name for name in self.features if name not in self.contract.feature_names]
@@ -96,7 +78,7 @@ class Predictor:
             OnlineStoreError: Redis cannot be read.
             ContractError: What is stored does not fit the contract, or an on-demand function failed.
         """
-        stored = await self.reader.read(rows.keys, rows.at)
+        stored = await self.store.read(rows.keys, rows.at)
         if len(rows.at) <= ROWS_AT_ONCE:
             return self._score(rows, stored, request_id)
         return await asyncio.to_thread(self._score, rows, stored, request_id)

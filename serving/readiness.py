@@ -11,20 +11,13 @@ import logging
 import signal
 import threading
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any
 
 from asof.errors import AsofError
 from serving.limits import Limits
+from serving.store import Store
 
 _log = logging.getLogger("asof.serving")
-
-
-class Checked(Protocol):
-    """The part of a reader that tells whether reads will work, see :class:`asof.online.AsyncReader`."""
-
-    async def check(self) -> list[str]:
-        """Differences between the contract and what is applied in the store, a line each."""
-        ...
 
 
 @dataclass
@@ -50,10 +43,10 @@ class Readiness:
         """Why the worker is not ready, for people."""
         return "the service is stopping" if self.draining else self.reason or "ready"
 
-    async def look(self, reader: Checked) -> None:
+    async def look(self, store: Store) -> None:
         """Ask the store once."""
         try:
-            differences = await asyncio.wait_for(reader.check(), timeout=self.limits.timeout)
+            differences = await asyncio.wait_for(store.check(), timeout=self.limits.timeout)
         except AsofError as error:
             self._tell(str(error))
         except TimeoutError:
@@ -64,10 +57,10 @@ class Readiness:
             fit = "the online store does not fit the model's contract: "
             self._tell(fit + "; ".join(differences) if differences else None)
 
-    async def watch(self, reader: Checked) -> None:
+    async def watch(self, store: Store) -> None:
         """Ask the store again and again, until cancelled."""
         while True:
-            await self.look(reader)
+            await self.look(store)
             await asyncio.sleep(self.limits.check_every)
 
     def drain_on_termination(self) -> None:

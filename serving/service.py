@@ -67,10 +67,8 @@ def _declare(worker: Worker) -> Any:
 
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
-            from asof.online import AsyncReader
-
             worker.openapi = json.dumps(openapi(service.openapi_spec.asdict(), request, worker.bundle.version)).encode()
-            await worker.start(AsyncReader(contract, worker.deployment.online))
+            await worker.start()
 
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]
         async def stop(self) -> None:

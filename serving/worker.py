@@ -6,7 +6,7 @@ import asyncio
 import logging
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from typing import Any
 
 from asof.bundle import Bundle
 from asof.errors import RequestError
@@ -16,24 +16,13 @@ from serving.deployment import Deployment
 from serving.limits import Limits
 from serving.metrics import Metrics
 from serving.prediction_writer import PredictionWriter
-from serving.predictor import Predictor, Vectors
+from serving.predictor import Predictor
 from serving.problems import ProblemError
 from serving.readiness import Readiness
 from serving.rows import RowParser, encodable
+from serving.store import Store
 
 _log = logging.getLogger("asof.serving")
-
-
-class OnlineReader(Protocol):
-    """What a worker needs of :class:`asof.online.AsyncReader`."""
-
-    async def read(self, keys: Any, at: Any) -> Vectors:
-        """The stored features of each row, as known at its moment."""
-        ...
-
-    async def check(self) -> list[str]:
-        """Differences between the contract and what is applied in the store, a line each."""
-        ...
 
 
 @dataclass
@@ -77,26 +66,32 @@ class Worker:
         event_time = self.bundle.metadata.get("rows", {}).get("event_time")
         return RowParser(self.bundle.contract, event_time, self.limits.max_rows)
 
-    async def start(self, reader: OnlineReader) -> None:
+    @cached_property
+    def store(self) -> Store:
+        """Where it reads stored features."""
+        return Store(self.bundle.contract, self.deployment.online)
+
+    async def start(self) -> None:
         """Load the model, look at the store once, and keep looking. A store that is down delays nothing but readiness.
 
         Raises:
             BundleError: The model cannot be loaded.
             ContractError: An on-demand function cannot be imported.
         """
-        predictor = Predictor(self.bundle, Booster(self.bundle.booster_file), reader)
+        predictor = Predictor(self.bundle, Booster(self.bundle.booster_file), self.store)
         predictor.warm()
         self._predictor = predictor
         self.writer.start()
         self.readiness.drain_on_termination()
-        await self.readiness.look(reader)
-        self._watch = asyncio.create_task(self.readiness.watch(reader))
+        await self.readiness.look(self.store)
+        self._watch = asyncio.create_task(self.readiness.watch(self.store))
 
     async def stop(self) -> None:
         """Write what the prediction log still holds."""
         self.readiness.draining = True
         if self._watch is not None:
             self._watch.cancel()
+        await self.store.close()
         await asyncio.to_thread(self.writer.stop)
 
     async def predict(self, payload: Any, request_id: str) -> Entry:

@@ -1,70 +1,79 @@
-"""A reader of stored features that answers from memory, for tests of what happens around a read."""
+"""An online store in memory that can be slow, or away, for tests of what happens around a read."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
+import pyarrow as pa
 
 from asof.contract import Contract
 from asof.errors import OnlineStoreError
+from asof.online import AsyncMemoryStore, MemoryStore, Writer
+
+NOON = datetime(2024, 5, 1, 12, tzinfo=UTC)
 
 
-@dataclass
-class Stored:
-    """What a read answers; the shape of :class:`asof.online.Vectors`."""
+def fill(contract: Contract, writer: Writer) -> None:
+    """Machine 1 had loads 2, 4 and 6 on the first of May and 9 the day before; site "north" is fresh, "old" is not."""
+    hours = [NOON - timedelta(hours=h) for h in (1, 2, 3, 26)]
+    loads = pa.table(
+        {
+            "machine_id": [1, 1, 1, 1],
+            "load": [2.0, 4.0, 6.0, 9.0],
+            "read_at": pa.array(hours, pa.timestamp("us", "UTC")),
+            "known_at": pa.array(hours, pa.timestamp("us", "UTC")),
+            "reading_id": [1, 2, 3, 4],
+        }
+    )
+    seen = [NOON - timedelta(days=1), NOON - timedelta(days=9)]
+    sites = pa.table(
+        {
+            "site": ["north", "old"],
+            "crew": pa.array([5, 7], pa.int32()),
+            "grade": ["A", "B"],
+            "open": [True, False],
+            "seen_at": pa.array(seen, pa.timestamp("us", "UTC")),
+        }
+    )
+    writer.register(contract.views)
+    writer.write(contract.view("machine_loads"), loads)
+    writer.write(contract.view("site_state"), sites)
 
-    columns: tuple[tuple[str, str], ...]
-    values: NDArray[np.float64]
-    objects: dict[tuple[str, str], list[Any]]
-    statuses: NDArray[np.uint8]
-    event_times: NDArray[np.int64]
 
-
-@dataclass
-class MemoryReader:
-    """Machine 1 at site "north" is known; others are not. Machine 2's site is too old to be used.
+class Wayward(AsyncMemoryStore):
+    """A store that can be told to be down or slow.
 
     Attributes:
-        down: Whether Redis is to be unreachable.
-        differences: What :meth:`check` finds.
+        memory: What it holds.
+        down: Whether it is unreachable.
         delay: Seconds that a read takes.
+        failure: What a read raises, if anything.
     """
 
-    contract: Contract
-    down: bool = False
-    differences: list[str] = field(default_factory=list)
-    delay: float = 0.0
+    def __init__(self, contract: Contract) -> None:
+        self.memory = MemoryStore()
+        super().__init__(self.memory)
+        self.down, self.delay = False, 0.0
+        self.failure: Exception | None = None
+        fill(contract, Writer(contract.project, self.memory))
 
-    async def read(self, keys: Mapping[str, Sequence[Any]], at: NDArray[np.int64]) -> Stored:
-        """As the contract of a reader says."""
+    async def views(self, project: str) -> dict[str, str]:
+        """As the store does."""
+        self._check()
+        return await super().views(project)
+
+    async def fetch(self, project: str, requests: Sequence[Any]) -> Any:
+        """As the store does, in its own time."""
+        self._check()
         if self.delay:
             await asyncio.sleep(self.delay)
+        if self.failure is not None:
+            raise self.failure
+        return await super().fetch(project, requests)
+
+    def _check(self) -> None:
         if self.down:
             raise OnlineStoreError("Redis at test does not answer; start it")
-        columns = tuple((v.alias, name) for v in self.contract.views for name in self.contract.stored(v))
-        rows = [self._row(m, s) for m, s in zip(keys["machine_id"], keys["site"], strict=True)]
-        return Stored(
-            columns,
-            np.array([r[0] for r in rows], dtype=np.float64),
-            {("site_state", "grade"): [r[2] for r in rows]},
-            np.array([r[1] for r in rows], dtype=np.uint8),
-            np.full((len(at), len(self.contract.views)), -1, dtype=np.int64),
-        )
-
-    async def check(self) -> list[str]:
-        """The differences that the test set."""
-        if self.down:
-            raise OnlineStoreError("Redis at test does not answer; start it")
-        return self.differences
-
-    def _row(self, machine: int | None, site: str | None) -> tuple[list[float], list[int], str | None]:
-        nan = float("nan")
-        loads = ([3.0, 4.0, 9.0], [0, 0, 0]) if machine == 1 else ([0.0, nan, nan], [3, 3, 3])
-        if site == "north":
-            return [*loads[0], 5.0, nan, 1.0], [*loads[1], 0, 0, 0], "A"
-        return [*loads[0], nan, nan, nan], [*loads[1], *([2] * 3 if site == "old" else [3] * 3)], None

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
+import functools
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager
@@ -13,14 +15,17 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from asof import online, prediction_log
+from asof import prediction_log
 from asof.bundle import Bundle
 from asof.contract import Contract
+from asof.online import AsyncReader, Writer
 from asof.settings import RepoSettings
-from serving import deployment
+from serving import deployment, worker
 from serving.limits import Limits
+from serving.store import Store
 from tests.serving import bundles
-from tests.serving.doubles import MemoryReader
+from tests.serving.contracts import machines
+from tests.serving.doubles import Wayward
 
 ROW = {"machine_id": 1, "site": "north", "load": 8.0, "read_at": "2024-05-01T13:30:00Z"}
 AT = 1_714_570_200_000_000
@@ -41,10 +46,11 @@ def folder(tmp_path: Path, contract: Contract, functions: str) -> Path:
 
 
 @pytest.fixture
-def reader(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> MemoryReader:
-    """The store, in the place of the Redis reader."""
-    made = MemoryReader(contract)
-    monkeypatch.setattr(online, "AsyncReader", lambda *_: made, raising=False)
+def wayward(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> Wayward:
+    """The store in memory, in the place of Redis."""
+    made = Wayward(contract)
+    connect = functools.partial(Store, connect=lambda known, _settings: AsyncReader(known, made))
+    monkeypatch.setattr(worker, "Store", connect)
     return made
 
 
@@ -100,7 +106,7 @@ def get(folder: Path, path: str, method: str = "GET") -> httpx.Response:
 
 
 pytestmark = [
-    pytest.mark.usefixtures("reader", "limits"),
+    pytest.mark.usefixtures("wayward", "limits"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's own, about its libraries
 ]
 
@@ -217,7 +223,7 @@ def test_large_requests_are_refused(folder: Path, limits: Callable[..., None]) -
     assert post(folder).status_code == 200
 
 
-def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, reader: MemoryReader) -> None:
+def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, wayward: Wayward) -> None:
     """While Redis is away predictions and readiness say 503 with the reason, and both recover by themselves."""
 
     async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
@@ -229,11 +235,11 @@ def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, reade
         pytest.fail(f"readyz never said {status}")
 
     async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
-        reader.down = True
+        wayward.down = True
         middle = await client.post("/predict", json={"rows": [ROW]})
         unready = await until(client, 503)
         down = await client.post("/predict", json={"rows": [ROW]})
-        reader.down = False
+        wayward.down = False
         await until(client, 200)
         return [middle, unready, down, await client.post("/predict", json={"rows": [ROW]})]
 
@@ -244,9 +250,9 @@ def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, reade
     assert back.status_code == 200
 
 
-def test_a_service_starts_without_the_store(folder: Path, reader: MemoryReader) -> None:
+def test_a_service_starts_without_the_store(folder: Path, wayward: Wayward) -> None:
     """With Redis down at start the service is alive and not ready."""
-    reader.down = True
+    wayward.down = True
 
     async def work(client: httpx.AsyncClient) -> tuple[int, int]:
         return (await client.get("/livez")).status_code, (await client.get("/readyz")).status_code
@@ -254,20 +260,22 @@ def test_a_service_starts_without_the_store(folder: Path, reader: MemoryReader) 
     assert run(folder, work) == (200, 503)
 
 
-def test_a_store_that_does_not_fit_is_named(folder: Path, reader: MemoryReader) -> None:
+def test_a_store_that_does_not_fit_is_named(folder: Path, wayward: Wayward) -> None:
     """When what is applied differs from the contract nothing is scored and the feature is named."""
-    reader.differences = ["feature crew: was int32, is float64"]
+    changed = machines().view("site_state")
+    crew = [dataclasses.replace(f, dtype="string") if f.name == "crew" else f for f in changed.features]
+    Writer("machines", wayward.memory).register([dataclasses.replace(changed, features=tuple(crew))])
     answer = get(folder, "/readyz")
-    assert (answer.status_code, "feature crew" in error(answer)["message"]) == (503, True)
-    assert "feature crew" in error(post(folder))["message"]
+    assert (answer.status_code, "site_state:crew" in error(answer)["message"]) == (503, True)
+    assert "site_state:crew" in error(post(folder))["message"]
 
 
 def test_too_many_requests_at_once_are_told_to_come_back(
-    folder: Path, reader: MemoryReader, limits: Callable[..., None]
+    folder: Path, wayward: Wayward, limits: Callable[..., None]
 ) -> None:
     """Beyond the limit a request is a 503 with Retry-After, and the others are answered."""
     limits(max_in_flight=2, check_every=0.05)
-    reader.delay = 0.3
+    wayward.delay = 0.3
 
     async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
         return await asyncio.gather(*(client.post("/predict", json={"rows": [ROW]}) for _ in range(5)))
@@ -279,12 +287,10 @@ def test_too_many_requests_at_once_are_told_to_come_back(
     assert {a.headers["retry-after"] for a in refused} == {"1"}
 
 
-def test_a_slow_store_is_a_timeout_in_our_shape(
-    folder: Path, reader: MemoryReader, limits: Callable[..., None]
-) -> None:
+def test_a_slow_store_is_a_timeout_in_our_shape(folder: Path, wayward: Wayward, limits: Callable[..., None]) -> None:
     """A request that takes too long is answered in time."""
     limits(timeout=0.2, check_every=0.05)
-    reader.delay = 30.0
+    wayward.delay = 30.0
     answer = post(folder)
     assert (answer.status_code, error(answer)["code"]) == (503, "timeout")
 
@@ -306,14 +312,10 @@ def test_a_failing_function_is_a_500_without_values(
 
 
 def test_an_unforeseen_failure_is_a_500_without_values(
-    folder: Path, reader: MemoryReader, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    folder: Path, wayward: Wayward, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bug is told as one, at once, and its message stays out of answer and log."""
-
-    async def failing(*_: Any) -> Any:
-        raise KeyError("north")
-
-    monkeypatch.setattr(reader, "read", failing)
+    wayward.failure = KeyError("north")
     answer = post(folder)
     assert (answer.status_code, error(answer)["code"]) == (500, "internal")
     assert "north" not in answer.text + caplog.text
