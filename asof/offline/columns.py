@@ -44,12 +44,12 @@ def fits(dtype: str, stored: pa.DataType) -> bool:
     if pa.types.is_null(stored):
         return True
     if declared is None:
-        return _SHAPES.get(dtype.partition("(")[0], _anything)(stored)
+        return bool(_SHAPES.get(dtype.partition("(")[0], _anything)(stored))
     return _kind(declared) == _kind(stored) or {_kind(declared), _kind(stored)} in _COUSINS
 
 
 def _is_list(stored: pa.DataType) -> bool:
-    return pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored)
+    return bool(pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored))
 
 
 def _anything(stored: pa.DataType) -> bool:
@@ -57,11 +57,11 @@ def _anything(stored: pa.DataType) -> bool:
 
 
 def _maps(stored: pa.DataType) -> bool:
-    return pa.types.is_map(stored) or pa.types.is_struct(stored) or pa.types.is_string(stored)
+    return bool(pa.types.is_map(stored) or pa.types.is_struct(stored) or pa.types.is_string(stored))
 
 
 def _decimals(stored: pa.DataType) -> bool:
-    return pa.types.is_decimal(stored) or pa.types.is_string(stored) or _kind(stored) == "number"
+    return bool(pa.types.is_decimal(stored) or pa.types.is_string(stored)) or _kind(stored) == "number"
 
 
 _SHAPES = {"map": _maps, "scalarmap": _maps, "struct": pa.types.is_struct, "decimal": _decimals}
@@ -77,28 +77,30 @@ def _kind(stored: pa.DataType) -> str:
 
 
 def _is_number(stored: pa.DataType) -> bool:
-    return pa.types.is_integer(stored) or pa.types.is_floating(stored) or pa.types.is_decimal(stored)
+    return bool(pa.types.is_integer(stored) or pa.types.is_floating(stored) or pa.types.is_decimal(stored))
 
 
 def _is_text(stored: pa.DataType) -> bool:
-    return pa.types.is_string(stored) or pa.types.is_large_string(stored) or pa.types.is_string_view(stored)
+    return bool(pa.types.is_string(stored) or pa.types.is_large_string(stored) or pa.types.is_string_view(stored))
 
 
 def _is_bytes(stored: pa.DataType) -> bool:
     binary = pa.types.is_binary(stored) or pa.types.is_large_binary(stored) or pa.types.is_fixed_size_binary(stored)
-    return binary or pa.types.is_binary_view(stored)
+    return bool(binary or pa.types.is_binary_view(stored))
 
 
 def is_moment(stored: pa.DataType) -> bool:
     """Whether values of this type are moments: timestamps of any unit, with or without zone, and dates."""
-    return pa.types.is_timestamp(stored) or pa.types.is_date(stored)
+    return bool(pa.types.is_timestamp(stored) or pa.types.is_date(stored))
 
 
 def is_aggregable(stored: pa.DataType, function: str) -> bool:
     """Whether ``function`` over a window is defined for values of this type."""
     if _is_number(stored) or pa.types.is_boolean(stored) or is_moment(stored) or pa.types.is_null(stored):
         return True
-    return function == "count" or (function in {"min", "max", "last", "count_distinct"} and (_is_text(stored) or _is_bytes(stored)))
+    return function == "count" or (
+        function in {"min", "max", "last", "count_distinct"} and (_is_text(stored) or _is_bytes(stored))
+    )
 
 
 def conform(column: pa.Array | pa.ChunkedArray, dtype: str, owner: str) -> pa.Array:
@@ -118,7 +120,9 @@ def conform(column: pa.Array | pa.ChunkedArray, dtype: str, owner: str) -> pa.Ar
         return array.cast(target, safe=safe)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError) as error:
         reason = str(error).partition("\n")[0]
-        raise SourceError(f"{owner}: got {array.type}, declared {dtype}: {reason}; declare the type that the data has") from None
+        raise SourceError(
+            f"{owner}: got {array.type}, declared {dtype}: {reason}; declare the type that the data has"
+        ) from None
 
 
 def micros(column: pa.ChunkedArray | pa.Array, what: str) -> tuple[Ints, NDArray[np.bool_] | None]:
@@ -135,7 +139,9 @@ def micros(column: pa.ChunkedArray | pa.Array, what: str) -> tuple[Ints, NDArray
     if not pa.types.is_timestamp(array.type):
         raise SchemaError(f"{what} has type {array.type}, expected a timestamp")
     missing = np.asarray(array.is_null()) if array.null_count else None
-    counts = pc.fill_null(array.cast(pa.int64()), 0).to_numpy() if array.null_count else array.cast(pa.int64()).to_numpy()
+    counts = (
+        pc.fill_null(array.cast(pa.int64()), 0).to_numpy() if array.null_count else array.cast(pa.int64()).to_numpy()
+    )
     return (counts // 1000 if array.type.unit == "ns" else counts * _PER_MICRO[array.type.unit]), missing
 
 
@@ -145,7 +151,9 @@ def _parsed(array: pa.Array, what: str) -> pa.Array:
             return array.cast(target)
         except pa.ArrowInvalid:
             continue
-    raise SchemaError(f"{what} holds text that is not an ISO 8601 time such as 2018-08-08T12:00:00Z, expected timestamps")
+    raise SchemaError(
+        f"{what} holds text that is not an ISO 8601 time such as 2018-08-08T12:00:00Z, expected timestamps"
+    )
 
 
 def event_values(column: pa.ChunkedArray) -> NDArray[Any]:
@@ -157,5 +165,5 @@ def event_values(column: pa.ChunkedArray) -> NDArray[Any]:
         array = array.cast(pa.timestamp("us"), safe=False).cast(pa.int64())
     if not _is_number(array.type) and not pa.types.is_boolean(array.type):
         return np.where(np.asarray(array.is_null()), np.nan, 1.0)
-    values = array.cast(pa.float64(), safe=False)
-    return values.to_numpy(zero_copy_only=False)
+    values: NDArray[np.float64] = array.cast(pa.float64(), safe=False).to_numpy(zero_copy_only=False)
+    return values

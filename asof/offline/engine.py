@@ -45,7 +45,11 @@ class EngineSettings:
         payload = yaml.safe_load(os.path.expandvars(file.read_text())) if file.is_file() else {}
         section = payload.get("offline_store") if isinstance(payload, dict) else None
         options = {k: v for k, v in section.items() if k != "type"} if isinstance(section, dict) else {}
-        return cls.of(options) if "asof" in str((section or {}).get("type", "") if isinstance(section, dict) else "") else cls()
+        return (
+            cls.of(options)
+            if "asof" in str((section or {}).get("type", "") if isinstance(section, dict) else "")
+            else cls()
+        )
 
     @classmethod
     def of(cls, options: dict[str, Any]) -> Self:
@@ -92,7 +96,10 @@ def _engine(settings: EngineSettings, folder: str | None, process: int) -> DuckD
     """One engine per process and settings: starting one costs more than a small question to it."""
     import duckdb
 
-    config: dict[str, Any] = {"memory_limit": f"{max(settings.memory // 1000, 1)}KB", "autoinstall_known_extensions": "false"}
+    config: dict[str, Any] = {
+        "memory_limit": f"{max(settings.memory // 1000, 1)}KB",
+        "autoinstall_known_extensions": "false",
+    }
     if settings.threads:
         config["threads"] = settings.threads
     if folder:

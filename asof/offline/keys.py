@@ -17,7 +17,9 @@ _SPARSE = 8
 """Integer keys are their own codes while their range is at most this many times the number of rows."""
 
 
-def codes(stored: Sequence[pa.ChunkedArray], asked: Sequence[pa.ChunkedArray], rows: tuple[int, int]) -> tuple[Ints, Ints]:
+def codes(
+    stored: Sequence[pa.ChunkedArray], asked: Sequence[pa.ChunkedArray], rows: tuple[int, int]
+) -> tuple[Ints, Ints]:
     """One code per distinct key.
 
     Args:
@@ -51,9 +53,16 @@ def cast_like(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.Chun
     numbers = pa.types.is_integer(stored)
     if numbers and pa.types.is_floating(asked.type):
         asked = pc.if_else(pc.is_nan(asked), pa.scalar(None, asked.type), asked)
-    if numbers and not (pa.types.is_integer(asked.type) or pa.types.is_floating(asked.type) or pa.types.is_null(asked.type)):
+    if numbers and not (
+        pa.types.is_integer(asked.type) or pa.types.is_floating(asked.type) or pa.types.is_null(asked.type)
+    ):
         raise SchemaError(f"entity column {name!r} has type {asked.type}, expected {stored} as in the source")
-    if pa.types.is_integer(asked.type) and not numbers and not pa.types.is_floating(stored) and not pa.types.is_decimal(stored):
+    if (
+        pa.types.is_integer(asked.type)
+        and not numbers
+        and not pa.types.is_floating(stored)
+        and not pa.types.is_decimal(stored)
+    ):
         raise SchemaError(f"entity column {name!r} has type {asked.type}, expected {stored} as in the source")
     try:
         return asked.cast(stored)
@@ -66,7 +75,9 @@ def cast_like(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.Chun
 def _out_of_range(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.ChunkedArray:
     """Numbers that the source's narrower type cannot hold are keys that the source does not have: null finds nothing, too."""
     if not (pa.types.is_integer(asked.type) and pa.types.is_integer(stored)):
-        raise SchemaError(f"entity column {name!r} has {asked.type} values that are no {stored}, expected keys as in the source")
+        raise SchemaError(
+            f"entity column {name!r} has {asked.type} values that are no {stored}, expected keys as in the source"
+        )
     info = np.iinfo(stored.to_pandas_dtype())
     inside = pc.and_(pc.greater_equal(asked, pa.scalar(int(info.min))), pc.less_equal(asked, pa.scalar(int(info.max))))
     return pc.if_else(inside, asked, pa.scalar(None, asked.type)).cast(stored)
@@ -83,7 +94,11 @@ def _column_codes(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple
 
 def _offset(column: pa.ChunkedArray, low: int, size: int) -> Ints:
     """Whole numbers counted from ``low``; -1 for null and for what is not in range."""
-    filled = pc.fill_null(column, low - 1 if low > np.iinfo(column.type.to_pandas_dtype()).min else low) if column.null_count else column
+    filled = (
+        pc.fill_null(column, low - 1 if low > np.iinfo(column.type.to_pandas_dtype()).min else low)
+        if column.null_count
+        else column
+    )
     numbers = filled.cast(pa.int64()).to_numpy() - low
     if column.null_count:
         numbers = np.where(column.is_null().to_numpy(), -1, numbers)

@@ -90,7 +90,9 @@ def load(
         SourceError: The source cannot be read.
     """
     keys = [_stored_key(view, files, k.column, k.dtype) for k in view.join_keys]
-    asked_keys = [_asked_key(asked.table, k.request, stored) for k, (_, stored) in zip(view.join_keys, keys, strict=True)]
+    asked_keys = [
+        _asked_key(asked.table, k.request, stored) for k, (_, stored) in zip(view.join_keys, keys, strict=True)
+    ]
     few = bool(keys) and files.rows > _WORTH_FILTERING * len(asked.at)
     times = [view.source.timestamp_field, view.source.created_timestamp_column or view.source.timestamp_field]
     names = list(dict.fromkeys([*(n for n, _ in keys), *times, *columns]))
@@ -151,7 +153,9 @@ def _asked_table(engine: DuckDBPyConnection, keys: Sequence[pa.ChunkedArray]) ->
         engine.unregister("asked_keys")
 
 
-def _read(engine: DuckDBPyConnection, files: Files, names: Sequence[str], filters: Sequence[str], *, ordered: bool) -> pa.Table:
+def _read(
+    engine: DuckDBPyConnection, files: Files, names: Sequence[str], filters: Sequence[str], *, ordered: bool
+) -> pa.Table:
     import duckdb
 
     chosen = ", ".join([*(quoted(n) for n in names), *(_ORDER if ordered else ())])
@@ -176,7 +180,9 @@ def _typed_partitions(view: View, files: Files, table: pa.Table) -> pa.Table:
         if name in table.column_names:
             stored = files.schema.field(name).type
             column = table[name]
-            typed = conform(column, dtypes.get(name, "string"), name) if pa.types.is_null(stored) else column.cast(stored)
+            typed = (
+                conform(column, dtypes.get(name, "string"), name) if pa.types.is_null(stored) else column.cast(stored)
+            )
             table = table.set_column(table.column_names.index(name), name, typed)
     return table
 

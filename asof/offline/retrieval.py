@@ -19,7 +19,7 @@ from asof.offline.sources import Files, check_view, open_files
 from asof.offline.values import view_values
 
 if TYPE_CHECKING:
-    from asof.contract import Contract, View
+    from asof.contract import Contract
 
 
 def retrieve(
@@ -56,7 +56,9 @@ def retrieve(
     engine = (settings or EngineSettings.load(repo)).connect(repo)
     try:
         stored = {
-            view.alias: view_values(view, contract.stored(view), question.files[view.alias], asked, engine, knowledge=knowledge)
+            view.alias: view_values(
+                view, contract.stored(view), question.files[view.alias], asked, engine, knowledge=knowledge
+            )
             for view in contract.views
         }
     finally:
@@ -105,11 +107,15 @@ def check_rows(contract: Contract, schema: pa.Schema, at: str) -> None:
     for name in needed:
         if names.count(name) != 1:
             given = "twice the" if name in names else "no"
-            raise SchemaError(f"entity rows have {given} column {name!r}; {contract.service!r} needs {', '.join(dict.fromkeys(needed))}")
+            raise SchemaError(
+                f"entity rows have {given} column {name!r}; {contract.service!r} needs {', '.join(dict.fromkeys(needed))}"
+            )
     stored = {f.name for f in contract.features}
     for name in names:
         if name in stored:
-            raise SchemaError(f"entity rows have a column {name!r}, which is also a feature of {contract.service!r}; rename or drop it")
+            raise SchemaError(
+                f"entity rows have a column {name!r}, which is also a feature of {contract.service!r}; rename or drop it"
+            )
 
 
 def moments(rows: pa.Table, at: str) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -138,19 +144,23 @@ def _on_demand(contract: Contract, rows: pa.Table, stored: Mapping[str, Mapping[
     requested = {f.name for f in contract.features if f.on_demand}
     for view in contract.on_demand:
         given = {name: plain_values(stored[alias][name]) for alias, name in view.inputs}
-        given |= {f.name: plain_values(conform(rows[f.name], f.dtype, f"entity column {f.name!r}")) for f in view.request}
+        given |= {
+            f.name: plain_values(conform(rows[f.name], f.dtype, f"entity column {f.name!r}")) for f in view.request
+        }
         values = on_demand.compute_view(view, given)
         names = {f.feature: f for f in contract.features if f.on_demand and f.view == view.alias}
         for field in view.features:
             if field.name in names:
-                computed[names[field.name].name] = _typed(values[field.name], field.dtype, f"feature {view.name}:{field.name}")
+                computed[names[field.name].name] = _typed(
+                    values[field.name], field.dtype, f"feature {view.name}:{field.name}"
+                )
     return {name: computed[name] for name in requested}
 
 
 def plain_values(column: pa.Array) -> list[Any]:
     """Python values with None for missing, as on-demand functions take them."""
     if pa.types.is_floating(column.type):
-        return [None if v is None or v != v else v for v in column.to_pylist()]  # noqa: PLR0124  NaN is missing
+        return [None if v is None or v != v else v for v in column.to_pylist()]
     values: list[Any] = column.to_pylist()
     return values
 

@@ -56,7 +56,7 @@ class Files:
         wanted, footer = set(columns), pq.read_metadata(self.paths[0])
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         chunks = [g.column(c) for g in groups for c in range(g.num_columns)]
-        size = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in wanted)
+        size: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in wanted)
         return size * self.rows // max(footer.num_rows, 1)
 
 
@@ -92,7 +92,9 @@ def check_view(view: View, files: Files, wanted: Sequence[str]) -> None:
         SourceError: It is empty, lacks a column, or a column has another type.
     """
     if not files.rows:
-        raise SourceError(f"source {files.source!r} of view {view.name!r} has no rows; ingest data before asking for features")
+        raise SourceError(
+            f"source {files.source!r} of view {view.name!r} has no rows; ingest data before asking for features"
+        )
     source = view.source
     needed = [source.column(k.column) for k in view.join_keys]
     times = [source.timestamp_field, *([source.created_timestamp_column] if source.created_timestamp_column else [])]
@@ -124,7 +126,9 @@ def _check_values(view: View, files: Files, wanted: Sequence[str]) -> None:
 
 def _mistyped(files: Files, view: View, column: str, expected: str) -> SourceError:
     given = files.schema.field(column).type
-    return SourceError(f"column {column!r} of source {files.source!r} is {given}, but view {view.name!r} declares {expected}")
+    return SourceError(
+        f"column {column!r} of source {files.source!r} is {given}, but view {view.name!r} declares {expected}"
+    )
 
 
 def _parquet(name: str, path: Path) -> Files:
@@ -137,7 +141,9 @@ def _parquet(name: str, path: Path) -> Files:
             rows += footer.num_rows
         except (pa.ArrowInvalid, OSError) as error:
             reason = str(error).partition("\n")[0]
-            raise SourceError(f"source {name!r}: {file} is no readable Parquet file ({reason}); write it again") from None
+            raise SourceError(
+                f"source {name!r}: {file} is no readable Parquet file ({reason}); write it again"
+            ) from None
     partitions = _partition_columns(path, found)
     schema = _unified(name, schemas, partitions)
     return Files(name, tuple(str(f) for f in found), schema, rows, partitions, None)
@@ -173,7 +179,9 @@ def _unified(name: str, schemas: Sequence[pa.Schema], partitions: Sequence[str])
         try:
             schema = pa.unify_schemas(schemas, promote_options="permissive")
         except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise SourceError(f"source {name!r}: its files disagree ({str(error).partition(chr(10))[0]}); write them alike") from None
+            raise SourceError(
+                f"source {name!r}: its files disagree ({str(error).partition(chr(10))[0]}); write them alike"
+            ) from None
     for column in partitions:
         schema = schema if column in schema.names else schema.append(pa.field(column, pa.null()))
     return schema
@@ -194,7 +202,9 @@ def _delta(name: str, path: Path, version: int | None) -> Files:
         reason = str(error).partition("\n")[0]
         raise SourceError(f"source {name!r}: the Delta table at {path} cannot be read{at} ({reason})") from None
     if "deletionVectors" in features:
-        raise SourceError(f"source {name!r}: {path} has deletion vectors, which readers of its files cannot see; rewrite it without")
+        raise SourceError(
+            f"source {name!r}: {path} has deletion vectors, which readers of its files cannot see; rewrite it without"
+        )
     partitions = tuple(table.metadata().partition_columns)
     return Files(name, paths, pa.schema(table.schema().to_arrow()), rows, partitions, table.version())
 

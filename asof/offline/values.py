@@ -41,7 +41,13 @@ def view_values(
 
 
 def _plain(
-    view: View, wanted: Sequence[str], files: Files, asked: Asked, engine: DuckDBPyConnection, knowledge: bool, part: Part | None
+    view: View,
+    wanted: Sequence[str],
+    files: Files,
+    asked: Asked,
+    engine: DuckDBPyConnection,
+    knowledge: bool,
+    part: Part | None,
 ) -> dict[str, pa.Array]:
     columns = {name: view.source.column(name) for name in wanted}
     loaded = load(view, files, list(columns.values()), asked, engine, knowledge=knowledge, part=part)
@@ -65,7 +71,13 @@ def _too_old(view: View, loaded: Loaded, found: NDArray[np.int64]) -> NDArray[np
 
 
 def _windowed(
-    view: View, wanted: Sequence[str], files: Files, asked: Asked, engine: DuckDBPyConnection, knowledge: bool, part: Part | None
+    view: View,
+    wanted: Sequence[str],
+    files: Files,
+    asked: Asked,
+    engine: DuckDBPyConnection,
+    knowledge: bool,
+    part: Part | None,
 ) -> dict[str, pa.Array]:
     chosen = [a for a in view.aggregations if a.name in set(wanted)]
     columns = {a.column: view.source.column(a.column) for a in chosen if a.column}

@@ -42,12 +42,16 @@ def clock(events: Events, bucket: Ints, questions: Questions) -> tuple[Clock, in
             return partial(_ticks, low=low, unit=unit), ticks
     # Moments far apart (a year 9999 among them) and many keys: number the moments instead of measuring them.
     numbered = np.unique(np.concatenate([*times, questions.t]))
-    return partial(numbered.searchsorted, side="right"), len(numbered) + 1
+    return partial(_numbers, numbered=numbered), len(numbered) + 1
 
 
 def _ticks(moments: Ints, *, low: int, unit: int) -> Ints:
     ticks = np.maximum(moments, low)
     return ticks - low if unit == 1 else ticks // unit - low // unit
+
+
+def _numbers(moments: Ints, *, numbered: Ints) -> Ints:
+    return numbered.searchsorted(moments, "right").astype(np.int64, copy=False)
 
 
 def stable_order(codes: Ints) -> Ints | None:

@@ -1,0 +1,158 @@
+"""Rows into the files behind a source: appended whole or not at all."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.dataset as ds
+import pyarrow.parquet as pq
+
+from asof.errors import SchemaError, TableError
+from asof.offline.sources import locate
+
+if TYPE_CHECKING:
+    from feast import FileSource
+
+
+def append(table: pa.Table, source: FileSource, repo: Path) -> None:
+    """Append rows to the files of a source.
+
+    Args:
+        table: Rows with the columns of the source, in any order, in types that can be cast to it without loss.
+        source: Delta table, Parquet file or folder of Parquet files; one that does not exist is made.
+        repo: Folder that its path starts at.
+
+    Raises:
+        SchemaError: The rows do not have the source's columns or types.
+        TableError: The files cannot be written.
+    """
+    path = locate(source.path, repo)
+    if _is_delta(source):
+        _append_delta(table, path, source.name)
+    elif path.is_dir() or path.suffix != ".parquet":
+        add_file(_shaped(table, _folder_schema(path, table), source.name), path, _folder_partitions(path))
+    else:
+        _append_file(table, path, source.name)
+
+
+def persist(table: pa.Table, source: FileSource, repo: Path, *, allow_overwrite: bool) -> None:
+    """Write a table as the whole content of a source.
+
+    Raises:
+        SavedDatasetLocationAlreadyExists: There is something already, and it may not be overwritten.
+    """
+    from feast.errors import SavedDatasetLocationAlreadyExists
+
+    path = locate(source.path, repo)
+    if path.exists() and not allow_overwrite:
+        raise SavedDatasetLocationAlreadyExists(location=source.path)
+    if _is_delta(source):
+        from deltalake import write_deltalake
+
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_deltalake(str(path), table, mode="overwrite", schema_mode="overwrite")
+    elif path.suffix == ".parquet":
+        write_file(table, path)
+    else:
+        shutil.rmtree(path, ignore_errors=True)
+        add_file(table, path, ())
+
+
+def add_file(table: pa.Table, folder: Path, partition_by: Sequence[str]) -> None:
+    """Add the rows to a folder as new Parquet files, each of which appears whole."""
+    names = list(partition_by)
+    if not names:
+        write_file(table, folder / f"part-{uuid.uuid4().hex}.parquet")
+        return
+    scheme = ds.partitioning(pa.schema([table.schema.field(n) for n in names]), flavor="hive")
+    work = folder / f".writing-{uuid.uuid4().hex}"
+    try:
+        ds.write_dataset(
+            table,
+            work,
+            format="parquet",
+            partitioning=scheme,
+            basename_template=f"part-{uuid.uuid4().hex}-{{i}}.parquet",
+        )
+        for file in sorted(work.rglob("*.parquet")):
+            target = folder / file.relative_to(work)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.replace(file, target)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+def write_file(table: pa.Table, path: Path) -> None:
+    """Write one Parquet file; it appears whole or not at all.
+
+    Raises:
+        TableError: It cannot be written.
+    """
+    work = path.with_name(f".writing-{uuid.uuid4().hex}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(table, work)
+        os.replace(work, path)
+    except OSError as error:
+        raise TableError(f"{path} cannot be written ({error.strerror or error})") from None
+    finally:
+        work.unlink(missing_ok=True)
+
+
+def _is_delta(source: Any) -> bool:
+    from feast.data_format import DeltaFormat
+
+    return isinstance(source.file_format, DeltaFormat)
+
+
+def _append_delta(table: pa.Table, path: Path, name: str) -> None:
+    from deltalake import DeltaTable, write_deltalake
+    from deltalake.exceptions import DeltaError
+
+    try:
+        if (path / "_delta_log").is_dir():
+            table = _shaped(table, pa.schema(DeltaTable(str(path)).schema().to_arrow()), name)
+        else:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        write_deltalake(str(path), table, mode="append")
+    except (DeltaError, OSError) as error:
+        raise TableError(f"source {name!r}: {path} cannot be written ({str(error).partition(chr(10))[0]})") from None
+
+
+def _append_file(table: pa.Table, path: Path, name: str) -> None:
+    if path.exists():
+        before = pq.ParquetFile(path).read()
+        table = pa.concat_tables([before, _shaped(table, before.schema, name)])
+    write_file(table, path)
+
+
+def _folder_schema(path: Path, table: pa.Table) -> pa.Schema:
+    return (
+        ds.dataset(path, format="parquet", partitioning="hive").schema if any(path.rglob("*.parquet")) else table.schema
+    )
+
+
+def _folder_partitions(path: Path) -> tuple[str, ...]:
+    first = next(iter(sorted(path.rglob("*.parquet"))), None)
+    parts = first.relative_to(path).parent.parts if first else ()
+    return tuple(p.partition("=")[0] for p in parts if "=" in p)
+
+
+def _shaped(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
+    if set(table.column_names) != set(schema.names):
+        raise SchemaError(
+            f"got the columns {', '.join(table.column_names)}, source {name!r} has {', '.join(schema.names)}"
+        )
+    try:
+        return table.select(schema.names).cast(schema)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise SchemaError(
+            f"rows do not have the types of source {name!r} ({reason}); cast them before writing"
+        ) from None
