@@ -117,7 +117,7 @@ def translated(settings: OnlineSettings) -> Iterator[None]:
         raise _error(settings, "is full", "raise its maxmemory or delete data; nothing was half-written") from error
     except redis.TimeoutError as error:
         raise _error(settings, "does not answer in time", "see online_store.read_timeout and its load") from error
-    except (redis.ConnectionError, redis.ClusterDownError, OSError) as error:
+    except (redis.ConnectionError, redis.exceptions.ClusterDownError, OSError) as error:
         raise _error(settings, "cannot be reached", _advice(settings)) from error
     except redis.ResponseError as error:
         if "OOM" in str(error):

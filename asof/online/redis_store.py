@@ -110,7 +110,7 @@ class RedisStore:
             OnlineStoreError: Redis does not answer after ``settings.retries`` further tries.
         """
         with translated(self.settings):
-            asked = [([layouts_key(project)], [REVISION]), *requests]
+            asked = [([layouts_key(project)], [REVISION]), *((k, f or [REVISION]) for k, f in requests)]  # HMGET needs a field
             if isinstance(self.client, RedisCluster):
                 return _fetched(asked, self._cluster_replies(asked))
             return _fetched(asked, self._retried(lambda: self._replies(asked)))
@@ -301,7 +301,7 @@ class AsyncRedisStore:
         """As :meth:`RedisStore.fetch`."""
         with translated(self.settings):
             pipe = self.client.pipeline(transaction=False)  # type: ignore[call-arg]
-            asked = [([layouts_key(project)], [REVISION]), *requests]
+            asked = [([layouts_key(project)], [REVISION]), *((k, f or [REVISION]) for k, f in requests)]  # HMGET needs a field
             for keys, fields in asked:
                 for key in keys:
                     pipe.hmget(key, list(fields))  # type: ignore[arg-type]
