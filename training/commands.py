@@ -1,0 +1,202 @@
+"""``asof train`` and ``asof models``."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from asof.bundle import Bundle, versions
+from asof.cli import repo_option
+from asof.console import PATIENCE, emit, table
+from asof.errors import BundleError, NotFoundError
+from asof.instants import parse_moment
+from asof.repo import Repo
+from asof.settings import RepoSettings
+
+if TYPE_CHECKING:
+    from training.metrics import Figure
+    from training.publish import Run
+
+
+@click.command()
+@click.argument("model")
+@click.option(
+    "--models", "folder", type=click.Path(path_type=Path), help="Folder with declarations that win over others."
+)
+@click.option("--train-start", metavar="TIME", help="Start of the training span; the other spans follow.")
+@click.option("--test-start", metavar="TIME", help="Start of the test span; the other spans follow.")
+@click.option(
+    "--test-end", metavar="TIME", help="End of the test span; default the end of the last day with labelled rows."
+)
+@click.option("--force", is_flag=True, help="Write the bundle although a threshold was missed; exit code 0.")
+@click.option("--allow-leak", is_flag=True, help="Go on although the leak check found something.")
+@click.pass_context
+def train(
+    ctx: click.Context, model: str, folder: Path | None, train_start: str | None, test_start: str | None, test_end: str | None,
+    force: bool, allow_leak: bool,
+) -> None:  # fmt: skip
+    """Train a model from what was known at the time, judge it, and write its bundle.
+
+    Exit code 1, and no bundle, when a threshold is missed (unless --force) or the leak check finds something
+    (unless --allow-leak).
+
+    \b
+    Example: asof train churn
+    Example: asof train churn --test-start 2018-08-08
+    """
+    from training import catalog, pipeline
+    from training.split import Given
+
+    started = time.monotonic()
+    repo = Repo.open(repo_option(ctx))
+    declared = catalog.find(model, repo.path, folder)
+    given = Given(*(parse_moment(text) if text else None for text in (train_start, test_start, test_end)))
+    with _status() as say:
+        material = pipeline.gather(repo, declared, given, say=say)
+        run, reference = pipeline.learn(material, say=say, started=started)
+        good = (force or not run.missed) and (allow_leak or not run.leaks)
+        say("writing the bundle")
+        bundle = pipeline.save(run, reference, repo) if good else None
+    emit(_payload(run, bundle), _text(run, bundle))
+    ctx.exit(0 if good else 1)
+
+
+@click.command()
+@click.argument("model", required=False)
+@click.pass_context
+def models(ctx: click.Context, model: str | None) -> None:
+    """List the trained models, or the versions of one, newest first.
+
+    Example: asof models
+    """
+    settings = RepoSettings.load(repo_option(ctx))
+    names = sorted(p.name for p in settings.models.iterdir() if p.is_dir()) if settings.models.is_dir() else []
+    names = [name for name in names if versions(settings.models, name)]
+    if model is not None and model not in names:
+        raise NotFoundError("trained model", model, names)
+    listed = [
+        _bundle_line(settings.models / name / version)
+        for name in ([model] if model else names)
+        for version in reversed(versions(settings.models, name))
+    ]
+    header = ("model", "version", "created", "service", "fingerprint", "metrics")
+    lines = [
+        (line["model"], line["version"], line["created"], line["service"], line["fingerprint"], _short(line))
+        for line in listed
+    ]
+    empty = "no model was trained here yet; train one with `asof train MODEL`"
+    emit({"models": listed}, table(header, lines) if lines else empty)
+
+
+def _bundle_line(path: Path) -> dict[str, Any]:
+    """What a list says about a bundle; of a damaged one, what is wrong."""
+    line = {"model": path.parent.name, "version": path.name, "path": str(path)}
+    try:
+        known = Bundle.open(path).metadata
+        return {
+            **line,
+            **{name: known.get(name) for name in ("created", "service", "fingerprint", "metrics", "split")},
+            "fault": None,
+        }
+    except (BundleError, OSError, ValueError) as error:
+        return {
+            **line,
+            "created": None,
+            "service": None,
+            "fingerprint": None,
+            "metrics": {},
+            "split": {},
+            "fault": str(error),
+        }
+
+
+def _short(line: dict[str, Any]) -> str:
+    figures = ", ".join(f"{name} {figure['value']:.4f}" for name, figure in (line["metrics"] or {}).items())
+    return f"damaged: {line['fault']}" if line["fault"] else figures
+
+
+def _payload(run: Run, bundle: Bundle | None) -> dict[str, Any]:
+    return {
+        "model": run.model.name,
+        "version": bundle.version if bundle else None,
+        "bundle": str(bundle.path) if bundle else None,
+        "service": run.contract.service,
+        "fingerprint": run.contract.fingerprint,
+        "features": len(run.names),
+        "metrics": {name: asdict(figure) for name, figure in run.figures.items()},
+        "missed": run.missed,
+        "leaks": [asdict(leak) for leak in run.leaks],
+        "decision": asdict(run.decided),
+        "split": dict(run.split),
+        "rounds": run.fitted.rounds,
+        "booster_sha256": run.digest,
+        "tables": dict(run.versions),
+        "seconds": round(run.seconds, 3),
+    }
+
+
+def _text(run: Run, bundle: Bundle | None) -> str:
+    moments = run.split
+    rows = [
+        (name, moments[start], moments[end], moments[f"{name}_rows"], moments[f"{name}_positives"])
+        for name, start, end in (
+            ("train", "train_start", "train_end"),
+            ("gap", "train_end", "test_start"),
+            ("test", "test_start", "test_end"),
+        )
+    ]
+    figures = [(name, *(f"{v:.4f}" for v in (f.value, f.low, f.high)), _verdict(f)) for name, f in run.figures.items()]
+    decided = run.decided
+    parts = [
+        f"model {run.model.name}: {len(run.names)} features of {run.contract.service}, {run.fitted.rounds} trees",
+        table(("span", "from", "to", "rows", "positives"), rows),
+        *(
+            [f"left out of the test span, known before: {moments['test_left_out']:,} rows"]
+            if moments["test_left_out"]
+            else []
+        ),
+        *([f"labels too late to learn from: {moments['train_late_labels']:,}"] if moments["train_late_labels"] else []),
+        table(("metric", "value", "95 % from", "to", "threshold"), figures),
+        f"decision from a score of {decided.threshold:.4f} ({decided.how}): precision {decided.precision:.3f}, recall {decided.recall:.3f}",
+        *([f"leak ({leak.kind}): {leak.line}" for leak in run.leaks] or ["leak check: nothing found"]),
+        _ending(run, bundle),
+    ]
+    return "\n\n".join(parts)
+
+
+def _verdict(figure: Figure) -> str:
+    if figure.threshold is None:
+        return "-"
+    return f"{figure.threshold:g} {'reached' if figure.reached else 'MISSED'}"
+
+
+def _ending(run: Run, bundle: Bundle | None) -> str:
+    if bundle is not None:
+        return f"wrote {bundle.path} in {run.seconds:.1f} s; build a service with `asof build {run.model.name}`"
+    missed = [f"{', '.join(run.missed)} missed (--force writes the bundle anyway)"] if run.missed else []
+    leaks = ["the leak check found something (--allow-leak goes on)"] if run.leaks else []
+    return f"no bundle was written: {' and '.join([*missed, *leaks])}"
+
+
+@contextmanager
+def _status() -> Iterator[Callable[[str], None]]:
+    """A function that says on the terminal what is being done; silent elsewhere, and in the first second."""
+    started, shown = time.monotonic(), sys.stderr.isatty()
+
+    def say(what: str) -> None:
+        if shown and time.monotonic() - started > PATIENCE:
+            sys.stderr.write(f"\r\033[K{what} ...")
+            sys.stderr.flush()
+
+    try:
+        yield say
+    finally:
+        if shown:
+            sys.stderr.write("\r\033[K")

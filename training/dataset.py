@@ -1,0 +1,225 @@
+"""Labelled rows and what was known of them: the rows of a table, their labels from another, features through the offline store.
+
+Features come from :func:`asof.offline.retrieve` with knowledge time on; there is no second way. Every table is read at one
+version, fixed when the run begins, so that what is ingested meanwhile changes nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from asof.contract import Contract, Source
+from asof.errors import SchemaError, SourceError
+from asof.offline.engine import EngineSettings, quoted
+from asof.offline.sources import Files, open_files
+from training.model import Model
+
+if TYPE_CHECKING:
+    from asof.repo import Repo
+    from asof.tables.schema import TableDeclaration
+
+Times = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """n labelled rows, by event time and then by id.
+
+    Attributes:
+        rows: Event time, keys, request fields and id, as the table spells them.
+        time: int64[n], event times in microseconds, UTC.
+        label: float64[n], 0 or 1.
+        usable: int64[n], moments from which the labels may be used.
+        seen: int64[n], moments at which the labels' rows become known, so that windows over them contain them.
+    """
+
+    rows: pa.Table
+    time: Times
+    label: npt.NDArray[np.float64]
+    usable: Times
+    seen: Times
+
+    def __len__(self) -> int:
+        return len(self.time)
+
+    def codes(self, key: str) -> npt.NDArray[np.int64]:
+        """int64[n]: dense codes of a key column, in the order of the key's values."""
+        return np.unique(self.rows[key].to_numpy(), return_inverse=True)[1].astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Tables:
+    """The tables of one training run, each at one version.
+
+    Attributes:
+        model: The model.
+        contract: The contract of its feature service.
+        repo: Folder of the feature repo.
+        rows: Files of the rows' table.
+        labels: Files of the labels' table.
+        declaration: Declaration of the labels' table.
+        versions: Table -> version, for those that have versions.
+    """
+
+    model: Model
+    contract: Contract
+    repo: Path
+    rows: Files
+    labels: Files
+    declaration: TableDeclaration
+    versions: Mapping[str, int]
+
+    @classmethod
+    def open(cls, repo: Repo, model: Model, contract: Contract) -> Tables:
+        """The newest versions of all tables that ``model`` reads.
+
+        Raises:
+            NotFoundError: A table is not declared.
+            SourceError: A table cannot be read, or is empty.
+            SchemaError: A table lacks a column.
+        """
+        from asof.tables import declarations
+
+        declared = declarations(repo)
+        scored = declared.table(model.rows.table)
+        labels = declared.table(model.rows.label_table or model.rows.table)
+        sources = {v.source.name: v.source for v in contract.views}
+        for table in (scored, labels):
+            sources.setdefault(table.name, Source(table.name, table.path, table.format, table.timestamp_field))
+        opened = {name: open_files(source, repo.path) for name, source in sources.items()}
+        versions = {name: files.version for name, files in opened.items() if files.version is not None}
+        found = cls(
+            model, contract, repo.path, opened[scored.name], opened[labels.name], labels, dict(sorted(versions.items()))
+        )
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        rows = self.model.rows
+        wanted = (
+            (self.rows, self._row_columns()),
+            (self.labels, [rows.id, rows.label, *([rows.label_time] if rows.label_time else [])]),
+        )
+        for files, names in wanted:
+            if not files.rows:
+                raise SourceError(f"table {files.source!r} has no rows; ingest some before training")
+            if missing := [n for n in names if n not in files.schema.names]:
+                raise SchemaError(
+                    f"model {self.model.name!r} reads column {missing[0]!r} of table {files.source!r}, "
+                    f"which has {', '.join(files.schema.names)}"
+                )
+
+    def _row_columns(self) -> list[str]:
+        """Event time, keys, request fields and id, each once."""
+        named = [k.name for k in self.contract.keys] + [f.name for f in self.contract.request_fields]
+        return list(dict.fromkeys([self.model.rows.event_time, *self.model.rows.keys, *named, self.model.rows.id]))
+
+    def extent(self) -> tuple[int, int]:
+        """Event times of the first and the last labelled row.
+
+        Raises:
+            SourceError: No row has a label.
+        """
+        bounds = self._ask(f"SELECT min(time) AS first, max(time) AS last FROM ({self._labelled([])})").to_pylist()[0]
+        if bounds["first"] is None:
+            raise SourceError(
+                f"no row of table {self.rows.source!r} has a label in {self.labels.source!r}; ingest labels before training"
+            )
+        return int(bounds["first"]), int(bounds["last"])
+
+    def labelled(self, start: int, end: int) -> Labelled:
+        """The labelled rows of [start, end).
+
+        Raises:
+            SchemaError: An id has several labels, or a label is not 0 or 1.
+        """
+        columns = self._row_columns()
+        picked = ", ".join(f"r.{quoted(c)} AS {quoted(c)}" for c in columns)
+        order = f"ORDER BY time, {quoted(self.model.rows.id)}"
+        query = f"SELECT * FROM ({self._labelled([picked])}) WHERE time >= {start} AND time < {end} {order}"
+        found = self._ask(query)
+        self._check_labels(found)
+        time, label, usable, seen = (found[n].to_numpy() for n in ("time", "label", "usable", "seen"))
+        return Labelled(found.select(columns), time, label.astype(np.float64), usable, seen)
+
+    def features(self, rows: pa.Table, *, knowledge: bool = True) -> pa.Table:
+        """The contract's features of ``rows``, in its order; see :func:`asof.offline.retrieve`."""
+        from asof.offline import retrieve
+
+        read = {v.source.name for v in self.contract.views}
+        versions = {name: version for name, version in self.versions.items() if name in read}
+        found = retrieve(
+            self.contract, rows, at=self.model.rows.event_time, repo=self.repo, knowledge=knowledge, versions=versions
+        )
+        return found.select(list(self.contract.feature_names))
+
+    def _labelled(self, picked: Sequence[str]) -> str:
+        """SQL for the labelled rows: what is picked, then label (double), and time, usable and seen (microseconds)."""
+        rows, apart = self.model.rows, self.rows.source != self.labels.source
+        owner = "l" if apart else "r"
+        moment = f"epoch_us(r.{quoted(rows.event_time)})"
+        times = (self.declaration.timestamp_field, self.declaration.knowledge_field)
+        seen = f"greatest({', '.join(f'epoch_us({owner}.{quoted(c)})' for c in times if c)})"
+        usable = seen if apart else f"{moment} + {self.model.delay}"
+        if rows.label_time:
+            usable = f"epoch_us({owner}.{quoted(rows.label_time)})"
+        label = f"{owner}.{quoted(rows.label)}"
+        columns = [
+            *picked,
+            f"{moment} AS time",
+            f"TRY_CAST({label} AS DOUBLE) AS label",
+            f"{usable} AS usable",
+            f"{seen} AS seen",
+        ]
+        join = f" JOIN {self.labels.scan} l USING ({quoted(rows.id)})" if apart else ""
+        return f"SELECT {', '.join(columns)} FROM {self.rows.scan} r{join} WHERE {label} IS NOT NULL"
+
+    def _check_labels(self, found: pa.Table) -> None:
+        label, name = found["label"], self.model.rows.label
+        wrong = pc.sum(pc.invert(pc.is_in(label, value_set=pa.array([0.0, 1.0])))).as_py()
+        if wrong:
+            raise SchemaError(
+                f"column {name!r} of table {self.labels.source!r} has {wrong} labels that are neither 0 nor 1"
+            )
+        ids = found[self.model.rows.id]
+        if pc.count_distinct(ids).as_py() < len(ids):
+            raise SchemaError(
+                f"table {self.labels.source!r} has several rows for one {self.model.rows.id!r}, expected one label for each"
+            )
+
+    def _ask(self, query: str) -> Any:
+        import duckdb
+
+        connection = EngineSettings.load(self.repo).connect(self.repo)
+        try:
+            return connection.sql(query).to_arrow_table()
+        except duckdb.Error as error:
+            tables = " and ".join(dict.fromkeys((self.rows.source, self.labels.source)))
+            raise SourceError(
+                f"the labelled rows of {tables} cannot be read: {str(error).partition(chr(10))[0]}"
+            ) from error
+        finally:
+            connection.close()
+
+
+def matrix(contract: Contract, features: pa.Table) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+    """Names and values float64[n, F] of the numeric features, in the contract's order; NaN is missing.
+
+    Raises:
+        SchemaError: No feature is numeric.
+    """
+    names = tuple(f.name for f in contract.features if f.numeric)
+    if not names:
+        raise SchemaError(
+            f"feature service {contract.service!r} has no numeric feature, so there is nothing to learn from"
+        )
+    columns = [features[name].cast(pa.float64()).to_numpy() for name in names]
+    return names, np.ascontiguousarray(np.stack([np.where(np.isnan(c), np.nan, c) for c in columns], axis=1))

@@ -1,0 +1,1 @@
+"""The project's model declarations: data, found by ``asof train``."""

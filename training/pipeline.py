@@ -1,0 +1,162 @@
+"""A training run, from a declaration to a bundle: tables, split, features, fit, figures, leak check, thresholds."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from asof.bundle import Bundle
+from asof.errors import SettingsError
+from training import fit as fitting
+from training import leak, metrics
+from training import split as splitting
+from training.dataset import Labelled, Tables, matrix
+from training.metrics import Scored
+from training.model import Model
+from training.publish import Decided, Reference, Run, publish
+
+if TYPE_CHECKING:
+    from asof.repo import Repo
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Material:
+    """Everything that a run learns from and is judged on.
+
+    Attributes:
+        tables: The tables, at fixed versions.
+        labelled: The n labelled rows of all spans.
+        features: Their features.
+        spans: The spans.
+        parts: What each row is for.
+    """
+
+    tables: Tables
+    labelled: Labelled
+    features: pa.Table
+    spans: splitting.Spans
+    parts: splitting.Parts
+
+
+def gather(
+    repo: Repo, model: Model, given: splitting.Given | None = None, *, knowledge: bool = True, say: Say = lambda _: None
+) -> Material:
+    """The rows, labels and features of ``model``.
+
+    Args:
+        repo: The feature repo; its definitions are applied and its tables filled.
+        model: The declaration.
+        given: What the command line fixes about the spans.
+        knowledge: False computes the features as if everything had been known at its event time: a leak, to see what it is worth.
+        say: Told what is being done.
+
+    Raises:
+        NotFoundError: The service or a table is not declared.
+        SettingsError: The model's keys are not those of the service.
+        SourceError: A table is missing, empty or cannot be read.
+        SchemaError: A table lacks a column, or labels are not 0 or 1.
+        UsageError: The spans do not fit the rows.
+    """
+    contract = repo.contract(model.service)
+    if missing := [k.name for k in contract.keys if k.name not in model.rows.keys]:
+        raise SettingsError(
+            f"model {model.name!r} names the keys {model.rows.keys}, but service {model.service!r} needs {missing} too"
+        )
+    say("reading labelled rows")
+    tables = Tables.open(repo, model, contract)
+    spans = splitting.resolve(model, *tables.extent(), given)
+    labelled = tables.labelled(spans.train_start, spans.test_end)
+    known = model.split.leave_out_known
+    entity = labelled.codes(known) if known else None
+    parts = splitting.divide(spans, labelled.time, labelled.label, labelled.usable, entity)
+    say(f"computing features of {len(labelled):,} rows")
+    features = tables.features(labelled.rows, knowledge=knowledge)
+    return Material(tables, labelled, features, spans, parts)
+
+
+def learn(material: Material, *, say: Say = lambda _: None, started: float | None = None) -> tuple[Run, Reference]:
+    """Fit, judge and question the model.
+
+    Args:
+        material: What :func:`gather` found.
+        say: Told what is being done.
+        started: When the run began, on the monotonic clock.
+
+    Raises:
+        UsageError: A part of the split has rows of one label only.
+        SettingsError: LightGBM refuses the parameters.
+    """
+    begun = time.monotonic() if started is None else started
+    tables, labelled, parts = material.tables, material.labelled, material.parts
+    model = tables.model
+    names, values = matrix(tables.contract, material.features)
+    say(f"fitting on {int(parts.train.sum()):,} rows")
+    fitted = fitting.fit(model, names, values[parts.train], labelled.label[parts.train], labelled.time[parts.train])
+    say("judging")
+    scored = _scored(material, fitted.predict(values[parts.test]))
+    figures = metrics.evaluate(model.metrics, scored, model.thresholds, model.unit)
+    unseen = fitted.predict(values[parts.gap]) if parts.gap.any() else fitted.held_out_score
+    threshold = fitting.decide(
+        model.decision, labelled.label[parts.train][fitted.held_out], fitted.held_out_score, unseen
+    )
+    say("looking for leaks")
+    run = Run(
+        model=model,
+        contract=tables.contract,
+        fitted=fitted,
+        names=names,
+        figures=figures,
+        split=splitting.counts(material.spans, parts, labelled.label),
+        decided=_decided(model, threshold, scored),
+        leaks=tuple(_leaks(material, scored)),
+        versions=tables.versions,
+        seconds=time.monotonic() - begun,
+    )
+    return run, _reference(material, unseen)
+
+
+def save(run: Run, reference: Reference, repo: Repo) -> Bundle:
+    """The bundle of a run; see :func:`training.publish.publish`."""
+    return publish(run, reference, repo.path, repo.settings.models)
+
+
+def _scored(material: Material, scores: npt.NDArray[np.float64]) -> Scored:
+    test, labelled, model = material.parts.test, material.labelled, material.tables.model
+    keys = {k for k in (model.unit, *(m.key for m in model.metrics)) if k}
+    entities = {key: np.unique(labelled.codes(key)[test], return_inverse=True)[1] for key in sorted(keys)}
+    return Scored(labelled.label[test], scores, labelled.time[test], entities)
+
+
+def _decided(model: Model, threshold: float, scored: Scored) -> Decided:
+    yes, positive = scored.score >= threshold, scored.label == 1
+    hits = int((yes & positive).sum())
+    how = model.decision.rule if model.decision.rule == "f1" else f"{model.decision.rule} {model.decision.value}"
+    return Decided(threshold, how, hits / max(1, int(yes.sum())), hits / max(1, int(positive.sum())), float(yes.mean()))
+
+
+def _leaks(material: Material, scored: Scored) -> list[leak.Leak]:
+    tables, labelled, features = material.tables, material.labelled, material.features
+    size = min(len(labelled), tables.model.suspicion.recomputed)
+    sample = np.sort(np.random.default_rng(0).choice(len(labelled), size, replace=False))
+    judged = features.filter(pa.array(material.parts.test))
+    return [
+        *leak.label_delay(tables, labelled),
+        *leak.law(tables, labelled, features, sample),
+        *leak.suspicion(tables.model, tables.contract, scored.label, scored.score, judged),
+    ]
+
+
+def _reference(material: Material, unseen: npt.NDArray[np.float64]) -> Reference:
+    train = pa.array(material.parts.train)
+    rows = material.labelled.rows.filter(train)
+    return Reference(
+        material.features.filter(train), unseen, {key: rows[key] for key in material.tables.model.rows.keys}
+    )

@@ -1,0 +1,144 @@
+"""A finished run as a model bundle (:mod:`asof.bundle`): the files that serving and monitoring read."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from asof import bundle
+from asof.contract import Contract
+from asof.instants import format_moment, to_micros
+from training import provenance
+from training.fit import Fitted
+from training.leak import Leak
+from training.metrics import Figure
+from training.model import Model
+
+
+@dataclass(frozen=True)
+class Decided:
+    """The decision threshold, how it was found, and what it does on the test rows."""
+
+    threshold: float
+    how: str
+    precision: float
+    recall: float
+    share: float
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training run found.
+
+    Attributes:
+        model: The declaration.
+        contract: The contract that it was trained under.
+        fitted: The booster.
+        names: Features of the model's matrix, in order.
+        figures: Metric name -> figure on the test rows.
+        split: Moments and counts, as :func:`training.split.counts` gives them.
+        decided: The decision threshold.
+        leaks: What the leak check found.
+        versions: Table -> version.
+        seconds: How long the run took.
+    """
+
+    model: Model
+    contract: Contract
+    fitted: Fitted
+    names: tuple[str, ...]
+    figures: Mapping[str, Figure]
+    split: Mapping[str, str | int]
+    decided: Decided
+    leaks: tuple[Leak, ...]
+    versions: Mapping[str, int]
+    seconds: float
+
+    @property
+    def missed(self) -> list[str]:
+        """Metrics that did not reach their thresholds."""
+        return [name for name, figure in self.figures.items() if not figure.reached]
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of the booster's text: equal for equal inputs."""
+        return hashlib.sha256(self.fitted.text.encode()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Reference:
+    """What the model saw, for monitoring to compare with.
+
+    Attributes:
+        features: Features of the n training rows.
+        scores: Scores of rows that the model was not fitted on.
+        keys: Entity key -> keys of the n training rows.
+    """
+
+    features: pa.Table
+    scores: npt.NDArray[np.float64]
+    keys: Mapping[str, Any]
+
+
+def publish(run: Run, reference: Reference, repo: Path, models: Path) -> bundle.Bundle:
+    """Write ``run`` as the newest version of its model.
+
+    Raises:
+        BundleError: The same booster was already published within the same second.
+    """
+    from asof import histograms, profiles
+
+    created = datetime.now(UTC)
+    version = f"{created:%Y%m%d-%H%M%S}-{run.digest[:8]}"
+    with bundle.writing(models, run.model.name, version) as folder:
+        (folder / "model.txt").write_text(run.fitted.text)
+        (folder / "contract.json").write_text(run.contract.to_json())
+        columns = {name: reference.features[name] for name in run.contract.feature_names}
+        bundle.write_json(
+            folder / "reference.json", histograms.reference(run.contract, columns, reference.scores, reference.keys)
+        )
+        tags = {"model": run.model.name, "version": version}
+        (folder / "profile.bin").write_bytes(profiles.profile(reference.features, run.contract, metadata=tags))
+        provenance.copy_code(run.contract, repo, folder / "code")
+        bundle.write_json(folder / "metadata.json", metadata(run, version, created, repo))
+    return bundle.Bundle.open(models / run.model.name / version)
+
+
+def metadata(run: Run, version: str, created: datetime, repo: Path) -> dict[str, Any]:
+    """The content of ``metadata.json``."""
+    digest, lock = provenance.lock_hash(repo)
+    return {
+        "model": run.model.name,
+        "version": version,
+        "created": format_moment(to_micros(created)),
+        "service": run.contract.service,
+        "fingerprint": run.contract.fingerprint,
+        "features": list(run.names),
+        "objective": run.model.objective,
+        "decision": asdict(run.decided),
+        "metrics": {name: asdict(figure) for name, figure in run.figures.items()},
+        "parameters": {**run.fitted.parameters, "num_iterations": run.fitted.rounds},
+        "importance": run.fitted.importance,
+        "split": dict(run.split),
+        "rows": rows(run.model),
+        "label_delay": run.model.label_delay,
+        "leaks": [leak.line for leak in run.leaks],
+        "tables": dict(run.versions),
+        "booster_sha256": run.digest,
+        "code_revision": provenance.code_revision(repo),
+        "lock_hash": digest,
+        "lock": lock,
+    }
+
+
+def rows(model: Model) -> dict[str, Any]:
+    """Which table's rows the model scores, and where their labels are, for replay and monitoring."""
+    return {**asdict(model.rows), "keys": list(model.rows.keys)}
