@@ -5,6 +5,7 @@ CSV comes as text, so that a cell which is not what was declared is one bad row 
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import gzip
 import io
@@ -146,8 +147,11 @@ def _csv(path: Path, wanted: Sequence[str]) -> Rows:
 
 
 def _header(path: Path) -> list[str]:
-    with path.open("rb") as raw, gzip.open(raw) if path.suffix.lower() == ".gz" else raw as content:
-        return next(csv.reader(io.TextIOWrapper(content, encoding="utf-8-sig")), [])
+    with contextlib.ExitStack() as opened:
+        raw = opened.enter_context(path.open("rb"))
+        content = opened.enter_context(gzip.open(raw)) if path.suffix.lower() == ".gz" else raw
+        text = opened.enter_context(io.TextIOWrapper(content, encoding="utf-8-sig", newline=""))
+        return next(csv.reader(text), [])
 
 
 def _keep(names: Sequence[str], wanted: Sequence[str], source: str) -> list[str]:
