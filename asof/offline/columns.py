@@ -11,6 +11,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from asof.errors import SchemaError, SourceError
+from asof.instants import format_moment
 
 Ints = NDArray[np.int64]
 
@@ -21,6 +22,10 @@ _SCALARS = {
     "timeuuid": pa.string(), "json": pa.string(), "unixtimestamp": pa.timestamp("us", "UTC"),
     "zonedtimestamp": pa.timestamp("us", "UTC"),
 }  # fmt: skip
+_YEARS = (-62_135_596_800_000_000, 253_402_300_799_000_000)
+"""The years 1 and 9999, between which SQL writes timestamps."""
+_NANOSECOND_YEARS = (-9_223_372_036_000_000, 9_223_372_036_000_000)
+"""What 64 bits of nanoseconds reach: the years 1677 to 2262."""
 _LIST = re.compile(r"(?:array|set)\((.*)\)")
 
 
@@ -92,6 +97,16 @@ def _is_bytes(stored: pa.DataType) -> bool:
 def is_moment(stored: pa.DataType) -> bool:
     """Whether values of this type are moments: timestamps of any unit, with or without zone, and dates."""
     return bool(pa.types.is_timestamp(stored) or pa.types.is_date(stored))
+
+
+def sql_moment(moment: int, stored: pa.DataType) -> str | None:
+    """``moment`` (microseconds UTC) as an SQL constant to compare a column of type ``stored`` with; None beyond SQL's years."""
+    fine = pa.types.is_timestamp(stored) and stored.unit == "ns"
+    first, last = _NANOSECOND_YEARS if fine else _YEARS
+    if not first < moment < last:
+        return None
+    zone = "TZ" if pa.types.is_timestamp(stored) and stored.tz else ""
+    return f"TIMESTAMP{zone}{'_NS' if fine else ''} '{format_moment(moment)[:-1]}'"
 
 
 def is_aggregable(stored: pa.DataType, function: str) -> bool:

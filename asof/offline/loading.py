@@ -12,8 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from asof.errors import SchemaError, SourceError
-from asof.instants import format_moment
-from asof.offline.columns import conform, micros
+from asof.offline.columns import conform, micros, sql_moment
 from asof.offline.engine import quoted
 from asof.offline.keys import cast_like, codes
 from asof.windows import Events, Questions
@@ -29,8 +28,6 @@ Ints = NDArray[np.int64]
 _WORTH_FILTERING = 4
 """Rows of other keys are filtered out while reading if the source has this many times the rows that ask."""
 _ORDER = ("file_index", "file_row_number")
-_FIRST, _LAST = -62_135_596_800_000_000, 253_402_300_799_000_000
-"""The years 1 and 9999, which bound what SQL can write as a timestamp."""
 
 
 @dataclass(frozen=True)
@@ -125,13 +122,13 @@ def _time_filter(view: View, files: Files, at: Ints) -> list[str]:
     if not len(at) or name in files.partitions:
         return []
     stored = files.schema.field(name).type
-    kind = "TIMESTAMPTZ" if pa.types.is_timestamp(stored) and stored.tz else "TIMESTAMP"
     bounds = [("<=", int(at.max()) + 1)]
     if not view.windowed and view.ttl:
         bounds.append((">=", int(at.min()) - view.ttl))
     if view.windowed and not view.ttl:
         bounds.append((">=", int(at.min()) - view.horizon))
-    return [f"{quoted(name)} {op} {kind} '{format_moment(b)[:-1]}'" for op, b in bounds if _FIRST < b < _LAST]
+    constants = [(op, sql_moment(bound, stored)) for op, bound in bounds]
+    return [f"{quoted(name)} {op} {constant}" for op, constant in constants if constant]
 
 
 def _part_filter(keys: Sequence[tuple[str, pa.DataType]], part: Part | None) -> list[str]:

@@ -57,7 +57,7 @@ class Files:
         groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
         chunks = [g.column(c) for g in groups for c in range(g.num_columns)]
         size: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in wanted)
-        return size * self.rows // max(footer.num_rows, 1)
+        return size * self.rows // max(int(footer.num_rows), 1)
 
 
 def open_files(source: Source, repo: Path, version: int | None = None) -> Files:

@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from asof.errors import SourceError, UsageError
-from asof.instants import DAY, format_moment
-from asof.offline.columns import is_moment
+from asof.instants import DAY
+from asof.offline.columns import is_moment, sql_moment
 from asof.offline.engine import EngineSettings, quoted
 from asof.offline.sources import Files, open_files
 
@@ -31,9 +31,9 @@ class Span:
 
     def where(self, column: str, stored: pa.DataType) -> str:
         """The span as an SQL condition on a column of type ``stored``."""
-        kind = "TIMESTAMPTZ" if pa.types.is_timestamp(stored) and stored.tz else "TIMESTAMP"
         given = ((">=", self.start), ("<=", self.end))
-        bounds = [f"{quoted(column)} {op} {kind} '{format_moment(b)[:-1]}'" for op, b in given if b is not None]
+        constants = [(op, sql_moment(moment, stored)) for op, moment in given if moment is not None]
+        bounds = [f"{quoted(column)} {op} {constant}" for op, constant in constants if constant]
         return " AND ".join([f"{quoted(column)} IS NOT NULL", *bounds])
 
 
