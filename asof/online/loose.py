@@ -7,9 +7,10 @@ that reading needs neither a schema nor protobuf and can never run code.
 from __future__ import annotations
 
 import decimal
+import json
 import struct
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Hashable, Iterable, Mapping
 from datetime import datetime
 from typing import Any
 
@@ -24,6 +25,19 @@ BYTES_TYPES = frozenset({"bytes", "pdfbytes", "imagebytes"})
 _LENGTH = struct.Struct("<I")
 _INT = struct.Struct("<q")
 _FLOAT = struct.Struct("<d")
+
+
+def from_arrow(dtype: str, value: Any) -> Any:
+    """``value`` as Arrow gives it, as Feast means it: maps as dicts, sets as sets, JSON as text."""
+    if dtype == "json" and not isinstance(value, str):
+        return json.dumps(value, separators=(",", ":"), default=str)
+    if dtype in ("map", "scalarmap") and isinstance(value, list):
+        return dict(value)
+    if dtype.startswith("array(map") and isinstance(value, list):
+        return [dict(v) if isinstance(v, list) else v for v in value]
+    if dtype.startswith("set(") and isinstance(value, list):
+        return set(value) if all(isinstance(v, Hashable) for v in value) else value
+    return value
 
 
 def encode(dtype: str, value: Any) -> bytes:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asof.online.plan import Vectors
 
 Ints = NDArray[np.int64]
+_NUMBER: dict[str, Callable[[Any], Any]] = {"int32": int, "int64": int, "float32": float, "float64": float, "bool": bool}
 _WHOLE = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63)}
 
 
@@ -31,11 +32,12 @@ class PlainDecoder:
         start: Column of the first of them in the answer.
         layouts: The layouts that its rows may have.
         fields: Which of a key's fetched fields is this view's.
+        exact: Whether numbers are wanted as Python values as well.
     """
 
-    def __init__(self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice) -> None:
+    def __init__(self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice, *, exact: bool) -> None:
         self.view, self.features, self.start = view, tuple(features), start
-        self.others = [name for name in features if not view.feature(name).numeric]
+        self.others = [name for name in features if exact or not view.feature(name).numeric]
         self._layouts = {x.id: x for x in layouts}
         self._copies: dict[int, _Copies] = {}
         self._field = fields.start
@@ -120,7 +122,8 @@ class _Copies:
         numbers = [(i, name, dtype) for i, name, dtype in usable if dtype in NUMERIC_TYPES]
         self.blocks = [_block(layout, block, numbers) for block in layout.blocks]
         self.whole = [(i, _WHOLE[t]) for i, name, t in numbers if t in _WHOLE and layout.dtypes[name].startswith("float")]
-        self.float64 = {name: dtype for _, name, dtype in numbers}
+        self.changed = {name: dtype for _, name, dtype in numbers if layout.dtypes[name] != dtype}
+        self.place_of = {name: i for i, name, _ in usable}
 
     def values(self, decoded: Rows) -> NDArray[np.float64]:
         """float64[n, features] of the numeric features; NaN for the others."""
@@ -143,8 +146,14 @@ class _Copies:
         return result
 
     def objects(self, decoded: Rows, name: str) -> list[Any]:
-        """The values of a feature that is not numeric."""
-        return decoded.objects(name) if name in self.known else [None] * len(decoded.fixed)
+        """The values of a feature as Python values; numbers that were stored as another type of number are converted."""
+        if name not in self.known:
+            return [None] * len(decoded.fixed)
+        if name not in self.changed:
+            return decoded.objects(name)
+        convert = _NUMBER[self.changed[name]]
+        gone = self.missing(decoded)[:, self.place_of[name]]
+        return [None if g else convert(v) for g, v in zip(gone, self.values(decoded)[:, self.place_of[name]].tolist(), strict=True)]
 
 
 def _readable(stored: str | None, declared: str) -> bool:

@@ -85,12 +85,14 @@ class ReadPlan:
         wanted: The views and their features.
         layouts: The layouts that the store knows.
         revision: The revision of these layouts; -1 before any were read.
+        exact: Whether numbers are wanted as Python values of their types as well (a float64 holds an int64 only up to 2**53).
     """
 
     def __init__(
-        self, project: str, wanted: Sequence[Wanted], layouts: Mapping[int, Layout] | None = None, revision: int = -1
-    ) -> None:
-        self.project, self.wanted, self.revision = project, tuple(wanted), revision
+        self, project: str, wanted: Sequence[Wanted], layouts: Mapping[int, Layout] | None = None, revision: int = -1,
+        *, exact: bool = False,
+    ) -> None:  # fmt: skip
+        self.project, self.wanted, self.revision, self.exact = project, tuple(wanted), revision, exact
         self.columns = tuple((w.view.alias, name) for w in wanted for name in w.features)
         self._groups = _groups(project, self.wanted)
         self._decoders: dict[int, PlainDecoder | WindowDecoder] = {}
@@ -103,13 +105,13 @@ class ReadPlan:
                 mine = [field_of(x) for x in found] if one.view.windowed else [one.view.name.encode()]
                 decoder = WindowDecoder if one.view.windowed else PlainDecoder
                 place = slice(len(fields), len(fields) + len(mine))
-                self._decoders[member] = decoder(one.view, one.features, starts[member], found, place)
+                self._decoders[member] = decoder(one.view, one.features, starts[member], found, place, exact=exact)
                 fields += mine
             self._fields.append(fields)
 
     def with_layouts(self, layouts: Mapping[int, Layout], revision: int) -> ReadPlan:
         """The same plan for other layouts."""
-        return ReadPlan(self.project, self.wanted, layouts, revision)
+        return ReadPlan(self.project, self.wanted, layouts, revision, exact=self.exact)
 
     def ask(self, keys: Mapping[str, Sequence[Any]], rows: int) -> list[Asked]:
         """The distinct keys of each group for n requested rows.

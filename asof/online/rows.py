@@ -22,7 +22,8 @@ from asof.online.layouts import Layout, block_of
 
 Ints = NDArray[np.int64]
 
-_PATTERN = {"float64": np.float64, "float32": np.float32, "int64": np.int64, "int32": np.int32}
+ENCODED = pa.large_binary()
+"""Arrow type of a column whose values are encoded already, because Arrow has no type for them."""
 
 
 def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) -> list[bytes]:
@@ -72,8 +73,10 @@ def _tail(dtype: str, column: pa.Array) -> pa.Array:
         return column.cast(pa.binary())
     if pa.types.is_binary(column.type) and dtype in loose.BYTES_TYPES:
         return column
-    listed = column.to_pylist() if not isinstance(column, list) else column
-    return pa.array([None if v is None else loose.encode(dtype, v) for v in listed], pa.binary())
+    if column.type == ENCODED:
+        return column.cast(pa.binary())
+    listed = column.to_pylist()
+    return pa.array([None if v is None else loose.encode(dtype, loose.from_arrow(dtype, v)) for v in listed], pa.binary())
 
 
 def _joined(fixed: NDArray[np.void], tails: list[pa.Array]) -> list[bytes]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from asof import windows
 from asof.contract import View
+from asof.instants import from_micros
 from asof.online.events import Stored
 from asof.online.layouts import Layout
 from asof.online.status import statuses
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
     from asof.online.plan import Vectors
 
 Ints = NDArray[np.int64]
+
+_PYTHON: dict[str, Callable[[Any], Any]] = {"unixtimestamp": from_micros, "int32": int, "int64": int, "bool": bool}
 
 
 class WindowDecoder:
@@ -29,13 +32,14 @@ class WindowDecoder:
         start: Column of the first of them in the answer.
         layouts: The layouts that its events may have.
         fields: Which of a key's fetched fields hold them, in the order of ``layouts``.
+        exact: Whether numbers are wanted as Python values as well.
     """
 
-    def __init__(self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice) -> None:
+    def __init__(self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice, *, exact: bool) -> None:
         self.view, self.features, self.start = view, tuple(features), start
         self.aggregations = [next(a for a in view.aggregations if a.name == name) for name in features]
         self.numeric = [view.feature(name).numeric for name in features]
-        self._layouts, self._fields = list(layouts), fields
+        self._layouts, self._fields, self._exact = list(layouts), fields, exact
 
     def decode(self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors) -> None:
         """Fill this view's columns of ``answer``; see :meth:`asof.online.plain.PlainDecoder.decode`."""
@@ -59,7 +63,7 @@ class WindowDecoder:
                 values = np.where(stale, np.nan, column.astype(np.float64))
                 missing[:, position] = np.isnan(values)
                 answer.values[:, self.start + position] = values
-            else:
+            if self._exact or not numeric:
                 listed = _objects(column, stale, self.view.feature(name).dtype)
                 missing[:, position] = [v is None for v in listed]
                 answer.objects[self.view.alias, name] = listed  # type: ignore[index]
@@ -67,10 +71,9 @@ class WindowDecoder:
 
 
 def _objects(column: NDArray[Any], stale: NDArray[np.bool_], dtype: str) -> list[Any]:
-    from asof.instants import from_micros
-
     listed = [None if v is None or v != v or s else v for v, s in zip(column.tolist(), stale.tolist(), strict=True)]
-    return [None if v is None else from_micros(v) for v in listed] if dtype == "unixtimestamp" else listed
+    convert = _PYTHON.get(dtype)
+    return [None if v is None else convert(v) for v in listed] if convert else listed
 
 
 def _events(parts: Sequence[Stored], wanted: set[str]) -> windows.Events:

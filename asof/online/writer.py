@@ -212,7 +212,7 @@ def _in_view(mapping: Mapping[str, str], raw: str) -> str:
 
 def _cast(view: View, name: str, column: pa.ChunkedArray, dtype: str) -> pa.ChunkedArray:
     target = ARROW_TYPES[dtype]
-    if column.type == target:
+    if column.type == target or (dtype == "json" and not pa.types.is_null(column.type)):
         return column
     try:
         if dtype == "unixtimestamp":
