@@ -11,7 +11,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from asof.errors import SchemaError, SourceError
+from asof.errors import SchemaError, SettingsError, SourceError
 from asof.offline.columns import conform, micros, sql_moment
 from asof.offline.engine import quoted
 from asof.offline.keys import cast_like, codes
@@ -159,6 +159,10 @@ def _read(
     where = f" WHERE {' AND '.join(filters)}" if filters else ""
     try:
         table = engine.sql(f"SELECT {chosen} FROM {files.scan}{where}").to_arrow_table()
+    except duckdb.OutOfMemoryException:
+        raise SettingsError(
+            f"source {files.source!r} cannot be read within the memory limit; raise memory_limit in offline_store, or lower threads"
+        ) from None
     except duckdb.Error as error:
         reason = str(error).partition("\n")[0]
         raise SourceError(f"source {files.source!r} cannot be read ({reason})") from None

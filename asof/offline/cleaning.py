@@ -1,0 +1,62 @@
+"""Removing what no one needs from Delta tables, and nothing that a model was made from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from asof.bundle import Bundle, versions
+from asof.errors import TableError
+
+RETENTION_HOURS = 7 * 24
+"""Files that left the table more recently than this stay, for readers that are at work."""
+
+
+def versions_in_use(models: Path) -> dict[str, set[int]]:
+    """Table name -> versions that a model bundle in ``models`` was made from.
+
+    Raises:
+        BundleError: A bundle is damaged; nothing should be cleaned before that is settled.
+    """
+    used: dict[str, set[int]] = {}
+    names = sorted(p.name for p in models.iterdir() if p.is_dir()) if models.is_dir() else []
+    for model in names:
+        for version in versions(models, model):
+            bundle = Bundle.open(models / model / version, verify=False)
+            for table, number in bundle.metadata.get("tables", {}).items():
+                used.setdefault(table, set()).add(int(number))
+    return used
+
+
+def clean(
+    path: Path, keep: Iterable[int], *, retention_hours: int = RETENTION_HOURS, dry_run: bool = False
+) -> list[str]:
+    """Delete the files of a Delta table that neither its newest version nor one of ``keep`` needs.
+
+    Args:
+        path: The table.
+        keep: Versions that must stay readable, such as ``versions_in_use(models)[name]``.
+        retention_hours: Files that left the table within this time stay.
+        dry_run: Only say what would be deleted.
+
+    Returns:
+        The deleted files, relative to the table.
+
+    Raises:
+        TableError: There is no Delta table, or a version to keep is gone already.
+    """
+    from deltalake import DeltaTable
+    from deltalake.exceptions import DeltaError
+
+    try:
+        table = DeltaTable(str(path))
+        kept = sorted(set(keep) | {table.version()})
+        for version in kept:
+            missing = [f for f in DeltaTable(str(path), version=version).file_uris() if not Path(f).exists()]
+            if missing:
+                raise TableError(
+                    f"version {version} of {path} has lost {len(missing)} files already; nothing was cleaned"
+                )
+        return table.vacuum(retention_hours, dry_run=dry_run, enforce_retention_duration=False, keep_versions=kept)
+    except (DeltaError, OSError, ValueError) as error:
+        raise TableError(f"{path} cannot be cleaned ({str(error).partition(chr(10))[0]})") from None

@@ -1,0 +1,152 @@
+"""What a dataset was made from, carried in its Parquet metadata."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from asof import __version__
+from asof.contract import Contract
+from asof.errors import SourceError
+from asof.revision import code_revision
+
+if TYPE_CHECKING:
+    from asof.offline.retrieval import Question
+    from asof.offline.sources import Files
+
+KEY = "asof.provenance"
+FORMAT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """Everything that a dataset's values follow from.
+
+    Attributes:
+        service: Feature service.
+        fingerprint: Fingerprint of its contract.
+        contract: The contract itself, as JSON text.
+        tables: Source name -> version, for Delta tables.
+        files: Source name -> digest of names, sizes and footers, for plain Parquet, which has no versions.
+        at: Column of the rows' moments.
+        knowledge: Whether rows were hidden until their knowledge time.
+        rows: Number of entity rows.
+        columns: Their columns.
+        entities: SHA-256 over them.
+        code_revision: Git commit of the feature repo; None where there is none.
+        asof: Version of asof.
+        format: Version of this layout.
+    """
+
+    service: str
+    fingerprint: str
+    contract: str
+    tables: Mapping[str, int]
+    files: Mapping[str, str]
+    at: str
+    knowledge: bool
+    rows: int
+    columns: tuple[str, ...]
+    entities: str
+    code_revision: str | None
+    asof: str = __version__
+    format: int = FORMAT
+
+    @classmethod
+    def of(
+        cls, question: Question, at: str, repo: Path, *, knowledge: bool, columns: list[str], digest: EntityDigest
+    ) -> Self:
+        """The provenance of a dataset that was just made."""
+        contract = question.contract
+        return cls(
+            service=contract.service,
+            fingerprint=contract.fingerprint,
+            contract=contract.to_json(),
+            tables=question.versions,
+            files={f.source: files_digest(f) for f in question.files.values() if f.version is None},
+            at=at,
+            knowledge=knowledge,
+            rows=digest.rows,
+            columns=tuple(columns),
+            entities=digest.hexdigest(),
+            code_revision=code_revision(repo),
+        )
+
+    @classmethod
+    def read(cls, path: Path) -> Self:
+        """The provenance in a dataset's metadata.
+
+        Raises:
+            SourceError: The file cannot be read, or was not written by asof.
+        """
+        try:
+            metadata = pq.read_schema(path).metadata or {}
+            text = metadata.get(KEY.encode()) or (pq.read_metadata(path).metadata or {}).get(KEY.encode())
+            payload = json.loads(text) if text else None
+        except (OSError, pa.ArrowInvalid, ValueError) as error:
+            raise SourceError(f"{path} is no readable dataset ({str(error).partition(chr(10))[0]})") from None
+        if payload is None or payload.get("format") != FORMAT:
+            raise SourceError(
+                f"{path} carries no provenance that this asof understands; expected a file written by asof dataset"
+            )
+        return cls(**{**payload, "columns": tuple(payload["columns"])})
+
+    def to_json(self) -> str:
+        """The provenance as JSON text; equal provenance is equal text."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    def load_contract(self) -> Contract:
+        """The contract that the dataset was made under."""
+        return Contract.from_json(self.contract)
+
+
+class EntityDigest:
+    """SHA-256 over entity rows, the same for equal values however they are chunked by the caller of equal-sized pieces."""
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._hash = hashlib.sha256()
+
+    def update(self, rows: pa.Table) -> None:
+        """Take in the next rows."""
+        self.rows += rows.num_rows
+        for name in rows.column_names:
+            self._hash.update(f"{name}:{rows[name].type}:".encode())
+            self._hash.update(_column_bytes(rows[name]))
+
+    def hexdigest(self) -> str:
+        """The digest so far."""
+        return self._hash.hexdigest()
+
+
+def _column_bytes(column: pa.ChunkedArray) -> bytes:
+    array = column.combine_chunks()
+    fixed = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
+    if pa.types.is_timestamp(array.type):
+        array, fixed = array.cast(pa.int64()), True
+    if not fixed:
+        return repr(array.to_pylist()).encode()
+    present = array.is_valid().to_numpy(zero_copy_only=False)
+    values: Any = array.fill_null(0).to_numpy(zero_copy_only=False) if array.null_count else array.to_numpy()
+    return bytes(present.tobytes() + values.tobytes())
+
+
+def files_digest(files: Files) -> str:
+    """SHA-256 over names, sizes and footers of Parquet files."""
+    found = hashlib.sha256()
+    for path in files.paths:
+        file = Path(path)
+        size = file.stat().st_size
+        with file.open("rb") as handle:
+            handle.seek(-8, 2)
+            footer = int.from_bytes(handle.read(4), "little")
+            handle.seek(-8 - footer, 2)
+            found.update(f"{file.name}:{size}:".encode() + handle.read(footer))
+    return found.hexdigest()
