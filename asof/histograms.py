@@ -35,6 +35,9 @@ FORMAT = 1
 BINS = 20
 """Cells of equal share for a numeric column: 5 % of the training rows each."""
 
+LEAST_CELLS = 5
+"""Cells for the values that do not repeat, however few they are: where most rows are zero, the others are what matters."""
+
 CATEGORIES = 50
 """Values of a categorical column that get a cell of their own."""
 
@@ -338,7 +341,7 @@ def _share_cuts(
     total = int(weight[light].sum())
     if not total:
         return np.empty(0)
-    parts = max(1, round(bins * total / int(weight.sum())))
+    parts = max(LEAST_CELLS, round(bins * total / int(weight.sum())))
     before = np.concatenate([[0], np.cumsum(weight[light])[:-1]])
     starts = light[1:][np.diff(before * parts // total) > 0]
     starts = starts[~heavy[starts - 1]]

@@ -20,7 +20,7 @@ import tempfile
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, reduce
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 BATCH = 131_072
 """Rows that are handed to whylogs at once."""
 
-Batches = pa.Table | pa.RecordBatch | Iterable[pa.Table | pa.RecordBatch]
+Batches: TypeAlias = pa.Table | pa.RecordBatch | Iterable[pa.Table | pa.RecordBatch]
 
 _INTEGERS = frozenset({"int32", "int64", "bool", "unixtimestamp"})
 _FLOATS = frozenset({"float32", "float64"})
@@ -112,6 +112,13 @@ def merge(views: Iterable[bytes]) -> bytes:
     if not parts:
         raise SourceError("got no profile to merge, expected at least one")
     return bytes(reduce(lambda left, right: left.merge(right), parts).serialize())
+
+
+def tagged(view: bytes, metadata: Mapping[str, str]) -> bytes:
+    """``view`` with more words in its metadata."""
+    found = read(view)
+    found.metadata.update(metadata)
+    return bytes(found.serialize())
 
 
 @lru_cache(maxsize=1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -49,6 +49,16 @@ class Log:
     bundle: Bundle
     problems: list[str] = field(default_factory=list)
 
+    def check(self) -> None:
+        """Refuse to look at a log that nobody wrote.
+
+        Raises:
+            NotFoundError: There is no log of this model.
+        """
+        known = sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
+        if self.bundle.model not in known:
+            raise NotFoundError(f"prediction log in {self.folder}", self.bundle.model, known)
+
     def batches(self, window: Window, columns: list[str] | None = None, rows: int = BATCH) -> Iterator[pa.Table]:
         """The version's rows in the window by moment's hour, about ``rows`` at a time: busy logs have many small files.
 
@@ -70,9 +80,7 @@ class Log:
         Raises:
             NotFoundError: There is no log of this model.
         """
-        known = sorted(p.name for p in self.folder.iterdir() if p.is_dir()) if self.folder.is_dir() else []
-        if self.bundle.model not in known:
-            raise NotFoundError(f"prediction log in {self.folder}", self.bundle.model, known)
+        self.check()
         wanted = None if columns is None else list(dict.fromkeys([*columns, "model_version"]))
         scanned = prediction_log.scan(
             self.folder, self.bundle.model, window.start, window.end, wanted, self.problems.append
@@ -106,6 +114,13 @@ class Observed:
     statuses: dict[str, npt.NDArray[np.int64]]
     worth: dict[str, clusters.Worth]
     keys: dict[str, int]
+
+
+def unused(name: str, taken: Collection[str]) -> str:
+    """``name``, with as many underscores before it as it takes to be none of ``taken``."""
+    while name in taken:
+        name = f"_{name}"
+    return name
 
 
 SCORE = ""
@@ -151,8 +166,9 @@ class _Counter:
         before, counted = self._counted, histograms.tally(self._features, features)
         scored = histograms.tally(self._score, score)
         self._counted = histograms.merge([before[0], counted]), histograms.merge([before[1], scored])
-        for name, seen in self._statuses.items():
-            seen += np.bincount(table[f"status.{name}"].to_numpy(), minlength=len(seen))[: len(seen)]
+        for name in self._names:
+            found = np.bincount(table[f"status.{name}"].to_numpy(), minlength=len(STATUSES))
+            self._statuses[name] += found[: len(STATUSES)]
         for name, sample in self._samples.items():
             sample.add(table[f"key.{name}"], {**features, SCORE: score[histograms.SCORE]})
         self._extend(table["at"])

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 
 from asof import bundle, histograms, prediction_log, profiles
 from asof.bundle import Bundle
@@ -22,13 +23,21 @@ SPENDING = View(
     name="spending",
     alias="spending",
     join_keys=(JoinKey("customer_id", "customer_id", "int64"),),
-    features=(Field("count_7d", "int64"), Field("mean_7d", "float64"), Field("segment", "string")),
+    features=(Field("count_7d", "int64"), Field("mean_7d", "float64")),
     ttl=30 * DAY,
-    source=Source("orders", "data/orders", "parquet", "ts"),
+    source=Source("orders", "orders.parquet", "parquet", "ts"),
     aggregations=(
         Aggregation("count_7d", "amount", "count", 7 * DAY),
         Aggregation("mean_7d", "amount", "mean", 7 * DAY),
     ),
+)
+PEOPLE = View(
+    name="people",
+    alias="people",
+    join_keys=(JoinKey("customer_id", "customer_id", "int64"),),
+    features=(Field("segment", "string"),),
+    ttl=0,
+    source=Source("people", "people.parquet", "parquet", "ts"),
 )
 CONTEXT = OnDemandView(
     name="context",
@@ -47,11 +56,11 @@ CONTRACT = Contract(
     features=(
         Feature("count_7d", "spending", "count_7d", "int64"),
         Feature("mean_7d", "spending", "mean_7d", "float64"),
-        Feature("segment", "spending", "segment", "string"),
+        Feature("segment", "people", "segment", "string"),
         Feature("ratio", "context", "ratio", "float64", on_demand=True),
         Feature("big", "context", "big", "int64", on_demand=True),
     ),
-    views=(SPENDING,),
+    views=(SPENDING, PEOPLE),
     on_demand=(CONTEXT,),
 )
 
@@ -86,7 +95,8 @@ def rows(size: int, seed: int, keys: int = KEYS) -> dict[str, Any]:
         "feature.ratio": pa.array(computed["ratio"], pa.float64()),
         "feature.big": computed["big"],
         "score": rng.beta(1, 9, size),
-        "at": START + np.sort(rng.integers(0, 7 * DAY, size)),
+        # Two hours a day, so that a week is few files.
+        "at": START + np.sort(rng.integers(0, 14, size) * (DAY // 2) + rng.integers(0, DAY // 24, size)),
     }
 
 
@@ -103,6 +113,7 @@ def log_table(columns: dict[str, Any], version: str) -> pa.Table:
         "served_at": columns["at"],
         "decision": np.zeros(size, bool),
         "event_time.spending": columns["at"] - 1,
+        "event_time.people": columns["at"] - 1,
         **{f"status.{name}": np.zeros(size, np.uint8) for name in CONTRACT.feature_names},
         **columns,
     }
@@ -139,3 +150,47 @@ def log(tmp_path: Path, columns: dict[str, Any], **trained: Any) -> Log:
     """A trained model and its log of the columns, in ``tmp_path``."""
     serve(tmp_path / "predictions", columns)
     return Log(tmp_path / "predictions", train(tmp_path / "models", **trained))
+
+
+def history(repo: Path, size: int = 3_000, keys: int = 60) -> pa.Table:
+    """Orders and people as Parquet files in ``repo``, with the settings that make it one; returns the orders."""
+    rng = np.random.default_rng(17)
+    ts = START - 10 * DAY + np.sort(rng.integers(0, 17 * DAY, size))
+    orders = pa.table(
+        {
+            "ts": pa.array(ts).cast(prediction_log.MOMENT),
+            "customer_id": rng.integers(0, keys, size),
+            "amount": rng.gamma(2, 30, size).round(2),
+        }
+    )
+    early = pa.array(np.full(keys, START - 20 * DAY)).cast(prediction_log.MOMENT)
+    people = pa.table({"ts": early, "customer_id": np.arange(keys), "segment": rng.choice(["a", "b"], keys)})
+    repo.mkdir(parents=True, exist_ok=True)
+    (repo / "feature_store.yaml").write_text("project: p\nregistry: data/registry.db\nprovider: local\n")
+    pq.write_table(orders, repo / "orders.parquet")
+    pq.write_table(people, repo / "people.parquet")
+    return orders
+
+
+def honest(repo: Path, size: int = 400, keys: int = 60) -> dict[str, Any]:
+    """Predictions whose vectors are what the definition says, found by looking at every order for every prediction."""
+    orders, people = history(repo, keys=keys), pq.read_table(repo / "people.parquet")["segment"].to_pylist()
+    rng = np.random.default_rng(18)
+    at = START + np.sort(rng.integers(0, 7 * DAY, size))
+    customer = rng.integers(0, keys + 3, size)
+    amount = rng.gamma(2, 30, size).round(2)
+    ts, who, paid = orders["ts"].cast(pa.int64()).to_numpy(), orders["customer_id"].to_numpy(), orders["amount"].to_numpy()
+    windows = [paid[(who == c) & (ts <= t) & (ts > t - 7 * DAY)] for c, t in zip(customer, at, strict=True)]
+    means = [float(np.mean(w)) if len(w) else None for w in windows]
+    computed = context({"amount": amount.tolist(), "mean_7d": means})
+    return {
+        "key.customer_id": customer,
+        "request.amount": amount,
+        "feature.count_7d": [len(w) for w in windows],
+        "feature.mean_7d": pa.array(means, pa.float64()),
+        "feature.segment": pa.array([people[c] if c < keys else None for c in customer], pa.string()),
+        "feature.ratio": pa.array(computed["ratio"], pa.float64()),
+        "feature.big": computed["big"],
+        "score": rng.beta(1, 9, size),
+        "at": at,
+    }

@@ -1,0 +1,254 @@
+"""``asof profile``, ``drift``, ``skew``, ``performance`` and ``drill``: what the prediction log says."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from asof.bundle import Bundle
+from asof.cli import repo_option
+from asof.console import emit, progress
+from asof.errors import UsageError
+from asof.instants import parse_moment
+from asof.repo import Repo
+from monitoring.observed import BEGINNING, END, Log, Window
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def _shared(command: Command) -> Command:
+    """The options that every command over a log has."""
+    for option in reversed(
+        [
+            click.argument("model", metavar="MODEL"),
+            click.option(
+                "--from", "start", metavar="TIME", help="First moment, by the requests' own time; by default all."
+            ),
+            click.option("--to", "end", metavar="TIME", help="The moment after the last; by default all."),
+            click.option(
+                "--version", "version", metavar="VERSION", help="Version of the model; by default the newest."
+            ),
+            click.option(
+                "--log",
+                "folder",
+                metavar="DIR",
+                type=click.Path(path_type=Path),
+                help="Another folder of prediction logs.",
+            ),
+        ]
+    ):
+        command = option(command)
+    return command
+
+
+@click.command()
+@_shared
+@click.option(
+    "--by", "unit", type=click.Choice(["hour", "day"]), default="day", show_default=True, help="What one profile holds."
+)
+@click.pass_context
+def profile(
+    ctx: click.Context,
+    model: str,
+    start: str | None,
+    end: str | None,
+    version: str | None,
+    folder: Path | None,
+    unit: Any,
+) -> None:
+    """Turn the prediction log into whylogs profiles of features and scores, one file for each day or hour.
+
+    Profiles merge, and any whylogs reads them. Days and hours whose log did not change are left alone.
+
+    Example: asof profile fraud --from 2018-08-08 --to 2018-08-15
+    """
+    from monitoring.profiling import profile as run
+
+    repo, log, window = _opened(ctx, model, version, folder, start, end)
+    with progress("profiling") as line:
+        report = run(log, window, repo.settings.profiles, unit, line.advance)
+    emit(report.to_dict(), report.to_text())
+
+
+@click.command()
+@_shared
+@click.option(
+    "--html",
+    "html",
+    metavar="FILE",
+    type=click.Path(path_type=Path),
+    help="Where to write the page; by default in data/reports.",
+)
+@click.option("--alpha", type=click.FloatRange(0, 1), help="Chance of any false alarm in the report (default 0.01).")
+@click.option(
+    "--minimum-effect",
+    type=click.FloatRange(0, 1),
+    help="Hellinger distance from which a change matters (default 0.1).",
+)
+@click.pass_context
+def drift(
+    ctx: click.Context,
+    model: str,
+    start: str | None,
+    end: str | None,
+    version: str | None,
+    folder: Path | None,
+    html: Path | None,
+    alpha: float | None,
+    minimum_effect: float | None,
+) -> None:
+    """Compare what a model was asked and what it answered with its training rows.
+
+    Says for every feature and for the scores whether their values, or how often they are missing, drifted, and writes the same as
+    one HTML page with charts that opens offline. Exit code 1 when something drifted.
+
+    Example: asof drift fraud --from 2018-08-08 --to 2018-08-15
+    """
+    from monitoring.comparison import Rule
+    from monitoring.drift import drift as run
+    from monitoring.report import write_html
+
+    repo, log, window = _opened(ctx, model, version, folder, start, end)
+    given = {"alpha": alpha, "minimum_effect": minimum_effect}
+    rule = Rule(**{name: value for name, value in given.items() if value is not None})
+    with progress("counting") as line:
+        report = run(log, window, rule, line.advance)
+    target = html or repo.settings.reports / f"drift-{log.bundle.model}.html"
+    write_html(report, target)
+    emit({**report.to_dict(), "report": str(target)}, f"{report.to_text()}\n\nReport: {target}")
+    ctx.exit(1 if report.drifted else 0)
+
+
+@click.command()
+@_shared
+@click.pass_context
+def skew(
+    ctx: click.Context, model: str, start: str | None, end: str | None, version: str | None, folder: Path | None
+) -> None:
+    """Recompute every served vector from the offline tables, as they were known at its moment, and count what differs.
+
+    Integers and texts must be equal, floats within 1e-9 relative. Exit code 1 when a value differs.
+
+    Example: asof skew fraud --from 2018-08-08 --to 2018-08-15
+    """
+    from monitoring.skew import offline
+    from monitoring.skew import skew as run
+
+    repo, log, window = _opened(ctx, model, version, folder, start, end)
+    recompute = offline(log.bundle.contract, repo.path, log.bundle.code)
+    with progress("recomputing") as line:
+        report = run(log, window, recompute, line.advance)
+    emit(report.to_dict(), report.to_text())
+    ctx.exit(1 if report.mismatches else 0)
+
+
+@click.command()
+@_shared
+@click.pass_context
+def performance(
+    ctx: click.Context, model: str, start: str | None, end: str | None, version: str | None, folder: Path | None
+) -> None:
+    """Judge served scores by the labels that are known by now, against the model's figures at training.
+
+    Shows area under the ROC curve, average precision and log loss with 95 % intervals, and calibration. Exit code 1 when one of them
+    is worse than at training beyond both intervals.
+
+    Example: asof performance fraud --from 2018-08-08 --to 2018-08-15
+    """
+    from monitoring.performance import performance as run
+
+    repo, log, window = _opened(ctx, model, version, folder, start, end)
+    with progress("matching labels") as line:
+        report = run(log, window, repo.path, repo.settings.data, line.advance)
+    emit(report.to_dict(), report.to_text())
+    ctx.exit(1 if report.worse else 0)
+
+
+@click.command()
+@_shared
+@click.option("--scale", multiple=True, metavar="COLUMN=FACTOR", help="Multiply a request field or a feature.")
+@click.option("--add", multiple=True, metavar="COLUMN=NUMBER", help="Add to a request field or a feature.")
+@click.option(
+    "--set",
+    "replace",
+    multiple=True,
+    metavar="COLUMN=VALUE",
+    help="Replace the values, for example by another category.",
+)
+@click.option("--missing", multiple=True, metavar="COLUMN", help="Remove the values.")
+@click.option(
+    "--share", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of the rows that are changed."
+)
+@click.option("--seed", default=0, show_default=True, help="Changes other rows.")
+@click.option(
+    "-o", "--output", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the copy."
+)
+@click.pass_context
+def drill(
+    ctx: click.Context,
+    model: str,
+    start: str | None,
+    end: str | None,
+    version: str | None,
+    folder: Path | None,
+    scale: tuple[str, ...],
+    add: tuple[str, ...],
+    replace: tuple[str, ...],
+    missing: tuple[str, ...],
+    share: float,
+    seed: int,
+    output: Path,
+) -> None:
+    """Write a copy of the prediction log as it would look after an incident, to see whether the alarm rings.
+
+    On-demand features that read a changed request field are computed again, and the scores too. Then: asof drift MODEL --log DIR
+
+    Example: asof drill fraud --scale tx_amount=5 --share 0.33 -o drill
+    """
+    from dataclasses import asdict
+
+    from monitoring.drill import Change, manipulate
+
+    _, log, window = _opened(ctx, model, version, folder, start, end)
+    changes = [Change(name, "scale", float(value)) for name, value in _pairs("--scale", scale, number=True)]
+    changes += [Change(name, "add", float(value)) for name, value in _pairs("--add", add, number=True)]
+    changes += [Change(name, "set", value) for name, value in _pairs("--set", replace, number=False)]
+    changes += [Change(name, "missing") for name in missing]
+    if not changes:
+        raise UsageError("got nothing to change, expected --scale, --add, --set or --missing")
+    with progress("copying") as line:
+        report = manipulate(log, window, output, changes, share=share, seed=seed, advance=line.advance)
+    said = f"{report.changed:,} of {report.rows:,} rows changed; now run: asof drift {model} --log {output}"
+    emit(asdict(report), said)
+
+
+def _opened(
+    ctx: click.Context, model: str, version: str | None, folder: Path | None, start: str | None, end: str | None
+) -> tuple[Repo, Log, Window]:
+    window = Window(BEGINNING if start is None else parse_moment(start), END if end is None else parse_moment(end))
+    if window.start >= window.end:
+        raise UsageError(f"got --from {start} and --to {end}, expected the first to be earlier")
+    repo = Repo.open(repo_option(ctx))
+    bundle = Bundle.find(repo.settings.models, model, version)
+    return repo, Log(folder or repo.settings.predictions, bundle), window
+
+
+def _pairs(option: str, given: tuple[str, ...], *, number: bool) -> list[tuple[str, str]]:
+    pairs = []
+    for text in given:
+        name, equals, value = text.partition("=")
+        if not name or not equals or (number and not _is_number(value)):
+            raise UsageError(f"got {option} {text!r}, expected COLUMN={'NUMBER' if number else 'VALUE'}")
+        pairs.append((name, value))
+    return pairs
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True

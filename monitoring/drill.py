@@ -1,0 +1,201 @@
+"""Drills: a copy of a prediction log as it would look if something had gone wrong, to see whether the alarm rings.
+
+:func:`manipulate` writes the copy; ``asof drift MODEL --log FOLDER`` and ``asof skew MODEL --log FOLDER`` look at it. A change of a
+request field goes where it would go in truth: on-demand features that read it are computed again (when all that they read is in the
+log), and the model's scores too. So a drill shows what an incident would show, and ``asof skew`` on the copy stays clean. A change of
+a feature is the fault of a feed: only the score follows. Nothing but the copy is written.
+
+From Python::
+
+    manipulate(log, Window(), Path("copy"), [Change("tx_amount", "scale", 5.0)], share=1 / 3)
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from asof import on_demand, prediction_log
+from asof.clusters import hashes
+from asof.contract import Field, OnDemandView
+from asof.errors import NotFoundError, UsageError
+from asof.vectors import as_column, as_python, matrix
+from monitoring.observed import Log, Window
+
+Kind = Literal["scale", "add", "set", "missing"]
+_NULL = 1
+"""Status of a feature whose row exists and whose value is missing."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What happens to a column.
+
+    Attributes:
+        column: A request field, else a feature.
+        kind: ``scale`` multiplies, ``add`` adds, ``set`` replaces (a category shifts to another), ``missing`` removes.
+        value: Factor, summand or new value; nothing for ``missing``.
+    """
+
+    column: str
+    kind: Kind
+    value: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class DrillReport:
+    """What :func:`manipulate` wrote.
+
+    Attributes:
+        folder: The copy; give it to ``asof drift --log``.
+        rows: Rows of the copy.
+        changed: Rows that were changed.
+        computed: On-demand features that were computed again.
+        kept: On-demand features that could not be, because the log lacks something that they read.
+    """
+
+    folder: str
+    rows: int
+    changed: int
+    computed: tuple[str, ...]
+    kept: tuple[str, ...]
+
+
+def manipulate(
+    log: Log,
+    window: Window,
+    folder: Path,
+    changes: Sequence[Change],
+    *,
+    share: float = 1.0,
+    seed: int = 0,
+    advance: Callable[[int], None] = lambda _: None,
+) -> DrillReport:
+    """Write a manipulated copy of a window of the log.
+
+    Args:
+        log: The log.
+        window: The moments to copy.
+        folder: Folder of the copy's prediction logs; it must not hold a log of the model.
+        changes: What happens to the changed rows.
+        share: Share of the rows that are changed, 0 to 1; which ones depends on their request ids and the seed alone.
+        seed: Chooses other rows.
+        advance: Called with the number of rows that were copied, for progress.
+
+    Raises:
+        NotFoundError: There is no log of the model, or a column is neither a request field nor a feature.
+        UsageError: The folder holds a log already, or a change does not fit its column.
+    """
+    if not 0 <= share <= 1:
+        raise UsageError(f"got the share {share:g}, expected a number between 0 and 1")
+    if (folder / log.bundle.model).exists():
+        raise UsageError(f"{folder} holds a log of {log.bundle.model!r} already; name an empty folder")
+    incident = _Incident(log, changes)
+    rows = changed = 0
+    for table in log.batches(window):
+        chosen = _chosen(table, share, seed)
+        prediction_log.write(folder, log.bundle.model, incident.happen(table, chosen))
+        rows, changed = rows + table.num_rows, changed + int(chosen.sum())
+        advance(table.num_rows)
+    return DrillReport(str(folder), rows, changed, incident.computed, incident.kept)
+
+
+def _chosen(table: pa.Table, share: float, seed: int) -> npt.NDArray[np.bool_]:
+    named = pa.array(
+        [f"{seed}/{one}/{row}" for one, row in zip(*(table[c].to_pylist() for c in ("request_id", "row")), strict=True)]
+    )
+    # A hash modulo a prime far larger than any log's share needs, as a number in [0, 1).
+    return np.asarray(hashes(named) % np.uint64(1_000_003) < share * 1_000_003)
+
+
+class _Incident:
+    def __init__(self, log: Log, changes: Sequence[Change]) -> None:
+        self._bundle, self._contract = log.bundle, log.bundle.contract
+        fields = {f.name: f"request.{f.name}" for f in self._contract.request_fields}
+        known = {name: f"feature.{name}" for name in self._contract.feature_names} | fields
+        for change in changes:
+            if change.column not in known:
+                raise NotFoundError("request field or feature", change.column, known)
+        self._changes = [(known[change.column], change) for change in changes]
+        touched = {change.column for change in changes if change.column in fields}
+        affected = [view for view in self._contract.on_demand if touched & {f.name for f in view.request}]
+        logged = {(f.view, f.feature): f.name for f in self._contract.features}
+        self._views = [view for view in affected if all(pair in logged for pair in view.inputs)]
+        self._logged = logged
+        self.computed = self._names(self._views)
+        self.kept = self._names([view for view in affected if view not in self._views])
+        on_demand.add_path(str(log.bundle.code))
+
+    def happen(self, table: pa.Table, chosen: npt.NDArray[np.bool_]) -> pa.Table:
+        """``table`` with the changes in its ``chosen`` rows."""
+        for name, change in self._changes:
+            table = _replaced(table, name, _changed(table[name].combine_chunks(), change, chosen))
+            if change.kind == "missing" and name.startswith("feature."):
+                status = f"status.{change.column}"
+                table = _replaced(
+                    table, status, pa.array(np.where(chosen, _NULL, table[status].to_numpy()), pa.uint8())
+                )
+        for view in self._views:
+            table = self._computed(table, view)
+        return self._scored(table)
+
+    def _names(self, views: Sequence[OnDemandView]) -> tuple[str, ...]:
+        aliases = {view.alias for view in views}
+        return tuple(f.name for f in self._contract.features if f.on_demand and f.view in aliases)
+
+    def _computed(self, table: pa.Table, view: OnDemandView) -> pa.Table:
+        fields = {f.name: f for v in self._contract.views for f in v.features}
+        given = {
+            name: as_python(fields[name], table[f"feature.{self._logged[alias, name]}"].to_pylist())
+            for alias, name in view.inputs
+        }
+        given |= {f.name: as_python(f, table[f"request.{f.name}"].to_pylist()) for f in view.request}
+        for name, values in on_demand.compute_view(view, given).items():
+            if (view.alias, name) in self._logged:
+                column = f"feature.{self._logged[view.alias, name]}"
+                table = _replaced(table, column, pa.array(values, table.schema.field(column).type, from_pandas=True))
+        return table
+
+    def _scored(self, table: pa.Table) -> pa.Table:
+        """With the scores and decisions that the bundle's booster gives now; unchanged where the bundle has none."""
+        names = self._bundle.metadata.get("features")
+        if not names or not self._bundle.booster_file.is_file():
+            return table
+        import lightgbm
+
+        columns = {
+            f.name: as_column(Field(f.name, f.dtype), table[f"feature.{f.name}"].to_pylist()) for f in self._contract.features if f.numeric
+        }
+        booster = lightgbm.Booster(model_str=self._bundle.booster_file.read_text())
+        scores = np.asarray(booster.predict(matrix(self._contract, columns, names)), np.float64)
+        table = _replaced(table, "score", pa.array(scores))
+        threshold = self._bundle.metadata["decision"]["threshold"]
+        return _replaced(table, "decision", pa.array(scores >= threshold))
+
+
+def _replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
+    return table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
+
+
+def _changed(column: pa.Array, change: Change, chosen: npt.NDArray[np.bool_]) -> pa.Array:
+    import pyarrow.compute as pc
+
+    try:
+        if change.kind == "missing":
+            new = pa.scalar(None, column.type)
+        elif change.kind == "set":
+            new = pa.scalar(change.value).cast(column.type)
+        else:
+            operation = pc.multiply if change.kind == "scale" else pc.add
+            new = operation(column.cast(pa.float64()), float(change.value)).cast(column.type, safe=False)
+    except (pa.ArrowException, ValueError, TypeError) as error:
+        raise UsageError(
+            f"{change.kind} {change.value!r} does not fit column {change.column!r} of type {column.type}"
+        ) from error
+    return pc.if_else(pa.array(chosen), new, column)

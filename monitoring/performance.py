@@ -1,0 +1,323 @@
+"""Performance: how good were the served scores, now that labels are known?
+
+A served row gets the label of the table row with the same keys and moment (several of those: the one whose id is the request's id).
+The scores are judged by area under the ROC curve, average precision, log loss and calibration, with 95 % percentile intervals of a
+bootstrap that draws whole keys with replacement, because rows of one key resemble each other (B. Efron, "Bootstrap methods: another
+look at the jackknife", Annals of Statistics 7, 1979). A figure is worse than at training when the two intervals do not touch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+
+from asof.clusters import dense, hashes
+from asof.console import table
+from asof.contract import Source
+from asof.errors import BundleError, SourceError
+from asof.offline.engine import EngineSettings, quoted
+from asof.offline.sources import Files, open_files
+from monitoring.observed import Log, Window
+
+DRAWS = 200
+"""Bootstrap draws."""
+
+GROUPS = 10
+"""Groups of equal size, by score, in which calibration is shown."""
+
+LEAST = 10
+"""Positive and negative labels that figures need."""
+
+SMALLER_IS_BETTER = frozenset({"log_loss"})
+
+Floats = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Figure:
+    """A metric in the window and at training.
+
+    Attributes:
+        name: Name of the metric.
+        value: Its value in the window.
+        low: Lower end of its 95 % interval.
+        high: Upper end.
+        trained: Its value on the test rows at training; None where the bundle has none, likewise for the next two.
+        trained_low: Lower end at training.
+        trained_high: Upper end at training.
+    """
+
+    name: str
+    value: float
+    low: float
+    high: float
+    trained: float | None = None
+    trained_low: float | None = None
+    trained_high: float | None = None
+
+    @property
+    def worse(self) -> bool:
+        """Whether the window is worse than training by more than both intervals."""
+        if self.trained_low is None or self.trained_high is None:
+            return False
+        return self.low > self.trained_high if self.name in SMALLER_IS_BETTER else self.high < self.trained_low
+
+
+@dataclass(frozen=True, slots=True)
+class Group:
+    """Rows of neighbouring scores: how many, their mean score and their share of positives."""
+
+    rows: int
+    score: float
+    rate: float
+
+
+@dataclass(frozen=True, slots=True)
+class PerformanceReport:
+    """What :func:`performance` found.
+
+    Attributes:
+        model: Name of the model.
+        version: Version of its bundle.
+        window: The moments that were asked for.
+        rows: Predictions in the window.
+        labelled: Those whose label is known.
+        ambiguous: Those with several candidate labels that contradict each other; they are left out.
+        positives: Positive labels.
+        figures: Metrics; empty with too few labels of a kind.
+        calibration: Groups of neighbouring scores, lowest first.
+        problems: Files of the log that could not be used.
+    """
+
+    model: str
+    version: str
+    window: Window
+    rows: int
+    labelled: int
+    ambiguous: int
+    positives: int
+    figures: tuple[Figure, ...]
+    calibration: tuple[Group, ...]
+    problems: tuple[str, ...]
+
+    @property
+    def worse(self) -> list[str]:
+        """Metrics that are worse than at training."""
+        return [figure.name for figure in self.figures if figure.worse]
+
+    @property
+    def summary(self) -> str:
+        """The answer in one sentence."""
+        known = f"{self.labelled:,} of {self.rows:,} predictions have labels, {self.positives:,} positive"
+        if not self.figures:
+            return f"{known}: too few to judge (at least {LEAST} of each kind)"
+        return f"{known}: " + (
+            f"worse than at training in {', '.join(self.worse)}" if self.worse else "as good as at training"
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        figures = [{**asdict(figure), "worse": figure.worse} for figure in self.figures]
+        return {**asdict(self), "figures": figures, "worse": self.worse, "summary": self.summary}
+
+    def to_text(self) -> str:
+        """The report for a terminal."""
+        rows = [
+            (f.name, f.value, _interval(f.low, f.high), f.trained, _interval(f.trained_low, f.trained_high), f.worse)
+            for f in self.figures
+        ]
+        lines = [f"{self.model} {self.version}, {self.window}", self.summary]
+        if self.figures:
+            lines += [
+                "",
+                table(("metric", "value", "95 % interval", "trained", "95 % interval", "worse"), rows),
+                "",
+                "Calibration:",
+            ]
+            lines += [
+                table(
+                    ("rows", "mean score", "share of positives"), [(g.rows, g.score, g.rate) for g in self.calibration]
+                )
+            ]
+        return "\n".join([*lines, *(f"- {line}" for line in self.problems)])
+
+
+def performance(
+    log: Log, window: Window, repo: Path, data: Path, advance: Callable[[int], None] = lambda _: None
+) -> PerformanceReport:
+    """Judge the window's scores by the labels that are known today.
+
+    Args:
+        log: The log.
+        window: The moments to look at.
+        repo: Folder of the feature repo.
+        data: Folder of everything that asof wrote; tables that no view reads are looked for in its ``tables``.
+        advance: Called with a number of rows as they are matched, for progress.
+
+    Raises:
+        NotFoundError: There is no log of this model.
+        BundleError: The bundle does not say where labels are.
+        SourceError: A table cannot be read.
+    """
+    labels = _Labels.open(log, repo, data)
+    rows, ambiguous = 0, 0
+    kept: list[tuple[Floats, Floats, npt.NDArray[np.uint64]]] = []
+    for batch in log.batches(window, ["request_id", "at", "score", *(f"key.{name}" for name in labels.keys)]):
+        label, contradictory = labels.of(batch)
+        known = ~np.isnan(label)
+        unit = (
+            hashes(batch[f"key.{labels.keys[0]}"])
+            if labels.keys
+            else np.arange(rows, rows + len(label), dtype=np.uint64)
+        )
+        kept.append((label[known], batch["score"].to_numpy()[known], unit[known]))
+        rows, ambiguous = rows + batch.num_rows, ambiguous + contradictory
+        advance(batch.num_rows)
+    label, score, units = (
+        np.concatenate([np.empty(0), *column]) for column in (zip(*kept, strict=True) if kept else ((), (), ()))
+    )
+    enough = min(label.sum(), (1 - label).sum()) >= LEAST
+    return PerformanceReport(
+        model=log.bundle.model,
+        version=log.bundle.version,
+        window=window,
+        rows=rows,
+        labelled=len(label),
+        ambiguous=ambiguous,
+        positives=int(label.sum()),
+        figures=tuple(_figures(label, score, units, log.bundle.metadata.get("metrics", {}))) if enough else (),
+        calibration=tuple(calibration(label, score)) if len(label) else (),
+        problems=tuple(log.problems),
+    )
+
+
+def evaluate(label: Floats, score: Floats, weight: Floats | None = None) -> dict[str, float]:
+    """Area under the ROC curve (ties count half), average precision and log loss of weighted rows.
+
+    Args:
+        label: float64[n], 0 or 1.
+        score: float64[n].
+        weight: float64[n], 0 or more; 1 each by default.
+    """
+    return _Ranking(label, score).evaluate(np.ones(len(label)) if weight is None else weight)
+
+
+def calibration(label: Floats, score: Floats, groups: int = GROUPS) -> list[Group]:
+    """Mean score and share of positives in groups of equal size, by score."""
+    order = np.argsort(score, kind="stable")
+    parts = [part for part in np.array_split(order, groups) if len(part)]
+    return [Group(len(part), float(score[part].mean()), float(label[part].mean())) for part in parts]
+
+
+class _Ranking:
+    """Rows by falling score, sorted once for all draws."""
+
+    def __init__(self, label: Floats, score: Floats) -> None:
+        self._order = np.argsort(-score, kind="stable")
+        self._label = label[self._order]
+        ordered = score[self._order]
+        self._ends = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
+        certain = np.clip(np.where(self._label > 0, ordered, 1 - ordered), 1e-15, 1.0)
+        self._loss = -np.log(certain)
+
+    def evaluate(self, weight: Floats) -> dict[str, float]:
+        drawn = weight[self._order]
+        hits = np.cumsum(drawn * self._label)[self._ends]
+        misses = np.cumsum(drawn * (1 - self._label))[self._ends]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            gained, lost = np.diff(hits, prepend=0.0), np.diff(misses, prepend=0.0)
+            auc = float((lost * (hits - gained / 2)).sum() / (hits[-1] * misses[-1]))
+            precision = np.where(hits + misses > 0, hits / (hits + misses), 0.0)
+            average = float((gained * precision).sum() / hits[-1])
+        return {"auc": auc, "average_precision": average, "log_loss": float((drawn * self._loss).sum() / drawn.sum())}
+
+
+def _figures(label: Floats, score: Floats, units: npt.NDArray[Any], trained: Mapping[str, Any]) -> Iterator[Figure]:
+    ranking, unit, random = _Ranking(label, score), dense(units), np.random.default_rng(0)
+    count = int(unit.max()) + 1
+    draws = [
+        ranking.evaluate(np.bincount(random.integers(0, count, count), minlength=count)[unit].astype(np.float64))
+        for _ in range(DRAWS)
+    ]
+    for name, value in ranking.evaluate(np.ones(len(label))).items():
+        drawn = np.array([draw[name] for draw in draws])
+        low, high = np.percentile(drawn[np.isfinite(drawn)], (2.5, 97.5))
+        before = trained.get(name, {})
+        yield Figure(name, value, float(low), float(high), *(before.get(part) for part in ("value", "low", "high")))
+
+
+@dataclass(frozen=True)
+class _Labels:
+    """Where the labels of served rows are: SQL over the tables of the bundle's ``rows``."""
+
+    repo: Path
+    keys: tuple[str, ...]
+    sql: str
+
+    @classmethod
+    def open(cls, log: Log, repo: Path, data: Path) -> _Labels:
+        rows = log.bundle.metadata.get("rows")
+        if not rows or not rows.get("label"):
+            raise BundleError(
+                f"the bundle of {log.bundle.model!r} does not say where its labels are; train again with `asof train`"
+            )
+        sources = {view.source.name: view.source for view in log.bundle.contract.views}
+        names = rows["table"], rows.get("label_table") or rows["table"]
+        scored, labels = (open_files(sources.get(name) or _written(name, data), repo) for name in names)
+        keys = tuple(rows["keys"])
+        return cls(repo, keys, _sql(rows, keys, scored, labels))
+
+    def of(self, batch: pa.Table) -> tuple[Floats, int]:
+        """Label of each row of ``batch``, NaN for unknown, and how many are unknown because candidates contradict each other."""
+        served = {f"k{i}": batch[f"key.{name}"] for i, name in enumerate(self.keys)}
+        served |= {
+            "i": pa.array(np.arange(batch.num_rows)),
+            "request_id": batch["request_id"],
+            "at": batch["at"].cast(pa.int64()),
+        }
+        connection = EngineSettings.load(self.repo).connect(self.repo)
+        try:
+            connection.register("served", pa.table(served))
+            found = connection.sql(self.sql).to_arrow_table()
+        finally:
+            connection.close()
+        label = np.full(batch.num_rows, np.nan)
+        label[found["i"].to_numpy()] = found["label"].cast(pa.float64()).to_numpy()
+        return label, int(np.isnan(label[found["i"].to_numpy()]).sum())
+
+
+def _written(name: str, data: Path) -> Source:
+    folder = data / "tables" / name
+    if not folder.is_dir():
+        raise SourceError(
+            f"table {name!r} with the labels is not in {folder.parent}; ingest it with `asof ingest {name} FILE`"
+        )
+    return Source(name, str(folder), "delta", "")
+
+
+def _sql(rows: Mapping[str, Any], keys: tuple[str, ...], scored: Files, labels: Files) -> str:
+    """One row (i, label) for each served row that has candidates; label is null where they contradict each other."""
+    identity, label = quoted(rows["id"]), quoted(rows["label"])
+    apart = scored.source != labels.source
+    own = f"JOIN {labels.scan} l ON l.{identity} = r.{identity}" if apart else ""
+    value = f"{'l' if apart else 'r'}.{label}"
+    named = "".join(f", r.{quoted(name)} AS k{i}" for i, name in enumerate(keys))
+    known = (
+        f"SELECT CAST(r.{identity} AS VARCHAR) AS id, epoch_us(r.{quoted(rows['event_time'])}) AS at, "
+        f"CAST({value} AS DOUBLE) AS label{named} FROM {scored.scan} r {own} WHERE {value} IS NOT NULL"
+    )
+    match = " AND ".join(["s.at = n.at", *(f"s.k{i} = n.k{i}" for i in range(len(keys)))])
+    return (
+        f"WITH n AS ({known}), c AS (SELECT s.i, n.label, n.id = s.request_id AS named FROM served s JOIN n ON {match}) "
+        "SELECT i, coalesce(max(label) FILTER (named), CASE WHEN min(label) = max(label) THEN min(label) END) AS label FROM c GROUP BY i"
+    )
+
+
+def _interval(low: float | None, high: float | None) -> str:
+    return "-" if low is None or high is None else f"{low:.4g} to {high:.4g}"

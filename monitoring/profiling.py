@@ -1,0 +1,143 @@
+"""whylogs profiles of the prediction log: one file for each hour or day, mergeable, made again only when the log changed.
+
+Files are ``<profiles>/<model>/<version>/<YYYY-MM-DD>.bin`` or ``<YYYY-MM-DDTHH>.bin``, in whylogs' own format. A profile remembers in
+its metadata which files of the log it saw; when they are still the same, it is left alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+
+from asof import prediction_log, profiles
+from asof.console import table
+from asof.errors import SourceError
+from asof.instants import DAY, SECOND, format_moment, parse_moment
+from monitoring.observed import END, Log, Window, unused
+
+Unit = Literal["hour", "day"]
+SPANS: dict[Unit, int] = {"hour": 3_600 * SECOND, "day": DAY}
+ROWS = "asof.rows"
+"""Metadata of a profile: how many rows it saw."""
+
+SEEN = "asof.log"
+"""Metadata of a profile: a digest of the names of the log's files that it saw (a file of the log never changes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Profiled:
+    """One profile: where it is, from when, of how many rows (as known when it was written), and whether it was written now."""
+
+    path: str
+    start: str
+    rows: int
+    written: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ProfileReport:
+    """What :func:`profile` did."""
+
+    model: str
+    version: str
+    profiles: tuple[Profiled, ...]
+    problems: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        rows = sum(p.rows for p in self.profiles)
+        return {**asdict(self), "rows": rows, "written": sum(p.written for p in self.profiles)}
+
+    def to_text(self) -> str:
+        """The report for a terminal."""
+        rows = [(p.start, p.rows, "written" if p.written else "unchanged", p.path) for p in self.profiles]
+        lines = [f"{self.model} {self.version}", table(("from", "rows", "profile", "file"), rows)]
+        return "\n".join([*lines, *(f"- {line}" for line in self.problems)])
+
+
+def profile(
+    log: Log, window: Window, folder: Path, unit: Unit = "day", advance: Callable[[int], None] = lambda _: None
+) -> ProfileReport:
+    """Profile the hours or days that overlap the window, whole ones always: a profile never holds half a unit.
+
+    Args:
+        log: The log.
+        window: The moments to look at.
+        folder: Folder of all profiles.
+        unit: How much of the log goes into one profile.
+        advance: Called with the number of rows that were profiled, for progress.
+
+    Raises:
+        NotFoundError: There is no log of this model.
+    """
+    done = []
+    target = folder / log.bundle.model / log.bundle.version
+    log.check()
+    for start in _starts(log, window, unit):
+        part = Window(start, start + SPANS[unit])
+        path = target / f"{format_moment(start)[: 13 if unit == 'hour' else 10]}.bin"
+        seen = _seen(log, part)
+        known = _rows_of(path, seen)
+        rows = _write(log, part, path, seen) if known is None else known
+        if rows:
+            done.append(Profiled(str(path), format_moment(start), rows, known is None))
+        advance(rows)
+    return ProfileReport(log.bundle.model, log.bundle.version, tuple(done), tuple(log.problems))
+
+
+def _starts(log: Log, window: Window, unit: Unit) -> list[int]:
+    """First moments of the units that the log has files of."""
+    span = SPANS[unit]
+    first = window.start // span * span
+    last = min(END, -(-window.end // span) * span)
+    files = prediction_log.files(log.folder, log.bundle.model, first, last)
+    hours = {parse_moment(f"{file.parent.name.removeprefix('hour=')}:00") for file in files}
+    return sorted({hour // span * span for hour in hours})
+
+
+def _seen(log: Log, part: Window) -> str:
+    files = prediction_log.files(log.folder, log.bundle.model, part.start, part.end)
+    return hashlib.sha256("\n".join(f"{f.parent.name}/{f.name}" for f in files).encode()).hexdigest()[:16]
+
+
+def _rows_of(path: Path, seen: str) -> int | None:
+    """Rows of the profile at ``path`` if it is of the same files; else None."""
+    try:
+        view = profiles.read(path)
+    except (OSError, SourceError):
+        return None
+    return int(view.metadata.get(ROWS, 0)) if view.metadata.get(SEEN) == seen else None
+
+
+def _write(log: Log, part: Window, path: Path, seen: str) -> int:
+    contract = log.bundle.contract
+    counted = _Counted(log, part)
+    first = next(counted, None)
+    if first is None:
+        return 0
+    tags = {"model": log.bundle.model, "version": log.bundle.version, SEEN: seen}
+    extra = {counted.score: "float64"}
+    view = profiles.profile(chain([first], counted), contract, extra=extra, moment=part.start, metadata=tags)
+    profiles.write(path, profiles.tagged(view, {ROWS: str(counted.rows)}))
+    return counted.rows
+
+
+class _Counted(Iterator[pa.Table]):
+    """Batches of features and scores under their own names, counted as they pass."""
+
+    def __init__(self, log: Log, part: Window) -> None:
+        names = log.bundle.contract.feature_names
+        self.score, self.rows = unused("score", names), 0
+        self._names = {"score": self.score, **{f"feature.{name}": name for name in names}}
+        self._batches = log.batches(part, list(self._names))
+
+    def __next__(self) -> pa.Table:
+        batch = next(self._batches)
+        self.rows += batch.num_rows
+        return pa.table({name: batch[logged] for logged, name in self._names.items()})
