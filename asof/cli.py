@@ -9,6 +9,7 @@ import importlib
 import json
 import os
 import sys
+import warnings
 from typing import Any
 
 import click
@@ -23,10 +24,12 @@ COMMANDS = {
     "demo": "asof.commands.demo:demo",
     "doctor": "asof.commands.doctor:doctor",
     "drift": "monitoring.commands:drift",
+    "drill": "monitoring.commands:drill",
     "get": "asof.commands.features:get",
     "ingest": "asof.commands.tables:ingest",
     "materialize": "asof.commands.features:materialize",
     "models": "training.commands:models",
+    "performance": "monitoring.commands:performance",
     "plan": "asof.commands.contract:plan",
     "profile": "monitoring.commands:profile",
     "push": "asof.commands.tables:push",
@@ -94,6 +97,8 @@ def cli(ctx: click.Context, repo: str | None, as_json: bool) -> None:
 def main() -> None:
     """Entry point of the ``asof`` console script; ``ASOF_DEBUG=1`` shows the traceback of what failed unexpectedly."""
     arguments = sys.argv[1:]
+    if not sys.warnoptions:
+        warnings.filterwarnings("ignore", module="feast")  # its words to the author of a feature repo, said once at apply
     try:
         code = cli.main(args=arguments, prog_name="asof", standalone_mode=False)
         sys.stdout.flush()

@@ -15,16 +15,16 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import click
 
 from asof.console import table
-from asof.errors import AsofError, UsageError
+from asof.errors import AsofError, SettingsError, UsageError
 
 MARKER = ".asof-demo"
 """File that says that a folder is a demo's, and may be cleared by the next one."""
@@ -36,6 +36,46 @@ _STOP_WITHIN = 15.0
 _KEPT_OUT = ("data", "__pycache__", ".git", ".venv", ".*_cache")
 
 
+@dataclass(frozen=True, slots=True)
+class Script:
+    """What a feature repo says about its demo, in its ``demo.yaml``.
+
+    Attributes:
+        model: Model that is trained and served.
+        tables: Tables that are filled, all from the same file.
+        test_start: First day of the test span, which is also replayed, as ISO date.
+        simulate: Options of ``asof simulate`` where no file is given.
+        simulate_small: The same for a demo in a hurry.
+        manipulate: Request field -> factor, for the manipulated copy of the replayed span.
+    """
+
+    model: str
+    tables: tuple[str, ...]
+    test_start: str
+    simulate: Mapping[str, Any]
+    simulate_small: Mapping[str, Any]
+    manipulate: Mapping[str, float]
+
+    @classmethod
+    def load(cls, repo: Path) -> Self:
+        """The script of ``repo``.
+
+        Raises:
+            SettingsError: The repo has none, or it says something else than is expected.
+        """
+        import yaml
+
+        path = repo / "demo.yaml"
+        try:
+            given = yaml.safe_load(path.read_text())
+            return cls(**{**given, "tables": tuple(given["tables"]), "test_start": str(given["test_start"])})
+        except FileNotFoundError:
+            raise SettingsError(f"{repo} has no demo.yaml, so there is no demo of it; name another repo with --repo") from None
+        except (TypeError, KeyError, yaml.YAMLError) as error:
+            names = ", ".join(f.name for f in fields(cls))
+            raise SettingsError(f"{path}: expected the keys {names}; {' '.join(str(error).split())}") from error
+
+
 @dataclass(slots=True)
 class Step:
     """One line of the final table."""
@@ -44,6 +84,10 @@ class Step:
     happened: str = ""
     seconds: float = 0.0
     fine: bool = True
+
+    def to_dict(self) -> dict[str, Any]:
+        """The step as JSON-ready data."""
+        return asdict(self)
 
 
 @dataclass

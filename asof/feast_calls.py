@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import io
+import sys
 import traceback
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import AbstractContextManager, contextmanager, nullcontext, redirect_stderr, redirect_stdout
 from pathlib import Path
+from typing import Any
 
 import click
 
@@ -32,7 +34,10 @@ def feast_call(doing: str, *, repo: Path | None = None) -> Iterator[None]:
     """
     import feast.repo_operations  # noqa: F401  # sets warning filters of its own when it is imported
 
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    silent: AbstractContextManager[Any] = (
+        nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
+    )  # progress bars are for people
+    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), silent:
         warnings.simplefilter("ignore")
         try:
             yield

@@ -319,5 +319,4 @@ def _register_left_out(repo: Repo, contents: RepoContents) -> None:
 
 def _remember(repo: Repo) -> None:
     """Keep what the next `asof ingest` needs, while Feast is there."""
-    with feast_call("reading the registry"):
-        declarations(Repo.open(repo.path))
+    declarations(Repo.open(repo.path))

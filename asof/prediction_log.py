@@ -37,7 +37,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from asof.contract import Contract
-from asof.instants import SECOND, from_micros
+from asof.instants import SECOND, from_micros, to_micros
 
 MOMENT = pa.timestamp("us", tz="UTC")
 HOUR = 3_600 * SECOND
@@ -47,6 +47,10 @@ _log = logging.getLogger("asof.prediction_log")
 _ARROW = {
     "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
     "string": pa.string(), "bytes": pa.binary(), "unixtimestamp": MOMENT,
+}  # fmt: skip
+
+_NUMPY: dict[str, Any] = {
+    "int32": np.int32, "int64": np.int64, "float32": np.float32, "float64": np.float64, "bool": np.bool_,
 }  # fmt: skip
 
 _HEAD = (
@@ -108,15 +112,17 @@ def schema(contract: Contract) -> pa.Schema:
 def to_table(contract: Contract, model: str, version: str, entries: Sequence[Entry]) -> pa.Table:
     """The entries as rows of the log, in their order."""
     counts = [len(e.at) for e in entries]
-    rows = sum(counts)
+    ids = [e.request_id.encode() for e, n in zip(entries, counts, strict=True) for _ in range(n)]
+    served = np.repeat(np.array([e.served_at for e in entries], dtype=np.int64), counts)
+    positions = _joined([np.arange(n, dtype=np.int32) for n in counts], np.int32)
     columns: list[pa.Array] = [
-        pa.array(np.repeat(np.array([e.request_id for e in entries], dtype=object), counts), pa.string()),
-        pa.array(np.concatenate([np.arange(n, dtype=np.int32) for n in counts] or [np.empty(0, np.int32)])),
-        *(pa.repeat(pa.scalar(text, pa.string()), rows) for text in (model, version, contract.fingerprint)),
-        _moments(np.repeat(np.array([e.served_at for e in entries], dtype=np.int64), counts)),
+        _texts(ids, pa.string()),
+        _plain(positions, pa.int32()),
+        *(_texts([text.encode()] * len(ids), pa.string()) for text in (model, version, contract.fingerprint)),
+        _moments(served),
         _moments(_joined([e.at for e in entries])),
-        pa.array(_joined([e.scores for e in entries], np.float64)),
-        pa.array(_joined([e.decisions for e in entries], np.bool_)),
+        _plain(_joined([e.scores for e in entries], np.float64), pa.float64()),
+        _plain(_joined([e.decisions for e in entries], np.bool_), pa.bool_()),
     ]
     columns += [_listed([e.keys[f.name] for e in entries], f.dtype) for f in contract.keys]
     columns += [_listed([e.request[f.name] for e in entries], f.dtype) for f in contract.request_fields]
@@ -137,7 +143,7 @@ def write(predictions: Path, model: str, table: pa.Table) -> list[Path]:
     Raises:
         OSError: The disk is full or not writable.
     """
-    hours = pc.cast(table["at"], pa.int64()).to_numpy() // HOUR
+    hours = _integers(table["at"]) // HOUR
     work: dict[Path, Path] = {}
     try:
         for hour in np.unique(hours).tolist():
@@ -145,7 +151,7 @@ def write(predictions: Path, model: str, table: pa.Table) -> list[Path]:
             folder.mkdir(parents=True, exist_ok=True)
             name = f"part-{time.time_ns() // 1_000}-{os.getpid()}-{secrets.token_hex(4)}"
             work[folder / f".{name}.tmp"] = folder / f"{name}.parquet"
-            pq.write_table(table.filter(pa.array(hours == hour)), folder / f".{name}.tmp", compression="zstd")
+            pq.write_table(table.filter(_plain(hours == hour, pa.bool_())), folder / f".{name}.tmp", compression="zstd")
         for temporary, target in work.items():
             os.replace(temporary, target)
     finally:
@@ -229,8 +235,8 @@ def _features(contract: Contract, entries: Sequence[Entry]) -> list[pa.Array]:
     ]
     return [
         *values,
-        *(pa.array(np.ascontiguousarray(statuses[:, i])) for i in range(width)),
-        *(_moments(np.ascontiguousarray(times[:, i]), missing=-1) for i in range(len(contract.views))),
+        *(_plain(statuses[:, i], pa.uint8()) for i in range(width)),
+        *(_moments(times[:, i], missing=-1) for i in range(len(contract.views))),
     ]
 
 
@@ -243,19 +249,56 @@ def _stacked(parts: Sequence[NDArray[Any]], width: int, dtype: Any) -> NDArray[A
 
 
 def _moments(micros: NDArray[np.int64], missing: int | None = None) -> pa.Array:
-    return pa.array(micros, pa.int64(), mask=None if missing is None else micros == missing).cast(MOMENT)
+    return _plain(micros, MOMENT, None if missing is None else micros == missing)
 
 
 def _numbers(values: NDArray[np.float64], dtype: str) -> pa.Array:
     missing = np.isnan(values)
-    target = arrow_type(dtype)
-    if dtype.startswith("float"):
-        return pa.array(values, pa.float64(), mask=missing).cast(target, safe=False)
-    return pa.array(np.where(missing, 0, values), pa.float64(), mask=missing).cast(pa.int64(), safe=False).cast(target)
+    filled = np.where(missing, 0.0, values)
+    return _plain(filled.astype(_NUMPY[dtype]), arrow_type(dtype), missing)
 
 
 def _listed(parts: Iterable[Sequence[Any]], dtype: str) -> pa.Array:
-    kind, values = arrow_type(dtype), list(chain.from_iterable(parts))
-    if dtype in _ARROW or pa.types.is_list(kind):
-        return pa.array(values, kind)
-    return pa.array([None if v is None else str(v) for v in values], kind)
+    """Python values, None for missing, as a column of the log."""
+    values = list(chain.from_iterable(parts))
+    missing = np.array([v is None for v in values], dtype=bool)
+    if dtype in _NUMPY:
+        return _plain(np.array([0 if v is None else v for v in values], _NUMPY[dtype]), arrow_type(dtype), missing)
+    if dtype == "unixtimestamp":
+        micros = [0 if v is None else to_micros(v) for v in values]
+        return _plain(np.array(micros, np.int64), MOMENT, missing)
+    if dtype.startswith("array("):
+        return pa.array(values, arrow_type(dtype))
+    kind = pa.binary() if dtype == "bytes" else pa.string()
+    return _texts([b"" if v is None else v if isinstance(v, bytes) else str(v).encode() for v in values], kind, missing)
+
+
+# pa.array() and to_numpy() import pandas, to ask whether it was given or asked for. A serving worker has no other use for
+# pandas, and the second that the import takes would be a second in the way of answers. So columns are made of buffers.
+
+
+def _integers(moments: pa.ChunkedArray) -> NDArray[np.int64]:
+    """A column of moments without nulls as microseconds."""
+    parts = [np.frombuffer(c.buffers()[1], np.int64, len(c), 8 * c.offset) for c in moments.chunks if len(c)]
+    return _joined(parts)
+
+
+def _plain(values: NDArray[Any], kind: pa.DataType, missing: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Numbers, moments or bools as a column."""
+    data = _bits(values) if kind == pa.bool_() else pa.py_buffer(np.ascontiguousarray(values))
+    return pa.Array.from_buffers(kind, len(values), [_validity(missing), data])
+
+
+def _texts(values: Sequence[bytes], kind: pa.DataType, missing: NDArray[np.bool_] | None = None) -> pa.Array:
+    """Texts in UTF-8, or bytes, as a column."""
+    ends = np.cumsum([0, *map(len, values)], dtype=np.int32)
+    buffers = [_validity(missing), pa.py_buffer(ends), pa.py_buffer(b"".join(values))]
+    return pa.Array.from_buffers(kind, len(values), buffers)
+
+
+def _validity(missing: NDArray[np.bool_] | None) -> pa.Buffer | None:
+    return _bits(~missing) if missing is not None and missing.any() else None
+
+
+def _bits(flags: NDArray[Any]) -> pa.Buffer:
+    return pa.py_buffer(np.packbits(flags.astype(bool), bitorder="little"))

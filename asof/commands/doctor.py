@@ -26,7 +26,9 @@ def doctor(ctx: click.Context) -> None:
     findings = list(examine(repo_option(ctx)))
     wrong = [f for f in findings if not f.fine]
     rows = [("ok" if f.fine else "WRONG", f.check, f.found, f.advice) for f in findings]
-    verdict = f"{len(wrong)} of {len(findings)} findings need attention" if wrong else f"all {len(findings)} checks are fine"
+    verdict = (
+        f"{len(wrong)} of {len(findings)} findings need attention" if wrong else f"all {len(findings)} checks are fine"
+    )
     payload = {"fine": not wrong, "findings": [f.to_dict() for f in findings]}
     emit(payload, table(("", "check", "found", "what to do"), rows) + f"\n\n{verdict}")
     ctx.exit(1 if wrong else 0)

@@ -11,7 +11,7 @@ import click
 import numpy as np
 
 from asof.cli import repo_option
-from asof.console import emit, progress, table
+from asof.console import emit, table
 from asof.contract import Contract, Field, View
 from asof.errors import NotFoundError, RequestError, UsageError
 from asof.feast_calls import feast_call
@@ -158,13 +158,11 @@ def _start(view: View, end: int) -> int:
 
 def _materialize(repo: Repo, spans: list[Span]) -> list[tuple[Span, float]]:
     done = []
-    with progress("materializing", len(spans)) as line:
-        for span in spans:
-            began = time.monotonic()
-            with feast_call(f"materializing {span.view.name}", repo=repo.path):
-                repo.store.materialize(from_micros(span.start), from_micros(span.end), feature_views=[span.view.name])
-            done.append((span, round(time.monotonic() - began, 3)))
-            line.advance()
+    for span in spans:
+        began = time.monotonic()
+        with feast_call(f"materializing {span.view.name}", repo=repo.path):
+            repo.store.materialize(from_micros(span.start), from_micros(span.end), feature_views=[span.view.name])
+        done.append((span, round(time.monotonic() - began, 3)))
     declarations(repo)  # Feast notes every materialization in the registry; keep what was read from it up to date
     return done
 

@@ -18,6 +18,7 @@ from typing import Any
 from asof import __version__
 from asof.contract import Contract, View
 from asof.errors import AsofError, NotFoundError, SourceError
+from asof.feast_calls import feast_call
 from asof.repo import Repo
 from asof.settings import RepoSettings
 from asof.tables.schema import TableDeclaration
@@ -94,8 +95,8 @@ def _compile(repo: Repo) -> Declarations:
     from feast import FileSource, PushSource
     from feast.data_format import DeltaFormat
 
-    views = repo.views()
-    sources = repo.store.list_data_sources()
+    with feast_call("reading the registry", repo=repo.path):
+        views, sources = repo.views(), repo.store.list_data_sources()
     pushes: dict[str, list[str]] = {}
     for source in sources:
         if isinstance(source, PushSource) and source.batch_source is not None:
