@@ -12,8 +12,10 @@ import json
 import logging
 import re
 import time
+import traceback
 import uuid
 from collections.abc import Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from asof.errors import AsofError, OnlineStoreError
@@ -74,7 +76,7 @@ class Front:
         except ProblemError as problem:
             await _refuse(answered, problem, None)
         except Exception as error:  # noqa: BLE001 - outside this frame the client would get no answer at all
-            _log.error("%s %s failed: %s", scope["method"], _known(scope["path"]), type(error).__name__)
+            _log.error("%s %s failed: %s", scope["method"], _known(scope["path"]), described(error))
             await _refuse(answered, from_status(500), None)
         finally:
             self._worker.metrics.requests.labels(_known(scope["path"]), str(answered.status)).inc()
@@ -152,6 +154,13 @@ def _reshaped(scope: Scope, send: Send, problem: Callable[[str, int], ProblemErr
             await _refuse(send, replaced[0], None)
 
     return reshaping
+
+
+def described(error: BaseException) -> str:
+    """Type and place of an error; not its message and no source lines, which may hold values of a request."""
+    frames = traceback.extract_tb(error.__traceback__)[-4:]
+    places = " > ".join(f"{Path(f.filename).parent.name}/{Path(f.filename).name}:{f.lineno}" for f in frames)
+    return f"{type(error).__name__} at {places}"
 
 
 def _known(path: str) -> str:
