@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asof.contract import Contract, Source
-from asof.errors import SchemaError, SourceError
+from asof.errors import SchemaError, SettingsError, SourceError
 from asof.offline.engine import EngineSettings, quoted
 from asof.offline.sources import Files, open_files
 from training.model import Model
@@ -83,22 +83,32 @@ class Tables:
 
         Raises:
             NotFoundError: A table is not declared.
+            SettingsError: The model's keys are not those of the contract.
             SourceError: A table cannot be read, or is empty.
             SchemaError: A table lacks a column.
         """
         from asof.tables import declarations
 
         declared = declarations(repo)
-        scored = declared.table(model.rows.table)
-        labels = declared.table(model.rows.label_table or model.rows.table)
+        labels = model.rows.label_table or model.rows.table
+        return cls.of(model, contract, repo.path, declared.table(model.rows.table), declared.table(labels))
+
+    @classmethod
+    def of(
+        cls, model: Model, contract: Contract, repo: Path, scored: TableDeclaration, labels: TableDeclaration
+    ) -> Tables:
+        """As :meth:`open`, with the declarations of the two tables at hand; ``repo`` is where relative paths start."""
+        if missing := [k.name for k in contract.keys if k.name not in model.rows.keys]:
+            raise SettingsError(
+                f"model {model.name!r} names the keys {', '.join(model.rows.keys) or 'none'}, "
+                f"but service {contract.service!r} needs {missing[0]!r}"
+            )
         sources = {v.source.name: v.source for v in contract.views}
         for table in (scored, labels):
             sources.setdefault(table.name, Source(table.name, table.path, table.format, table.timestamp_field))
-        opened = {name: open_files(source, repo.path) for name, source in sources.items()}
-        versions = {name: files.version for name, files in opened.items() if files.version is not None}
-        found = cls(
-            model, contract, repo.path, opened[scored.name], opened[labels.name], labels, dict(sorted(versions.items()))
-        )
+        opened = {name: open_files(source, repo) for name, source in sources.items()}
+        versions = {name: files.version for name, files in sorted(opened.items()) if files.version is not None}
+        found = cls(model, contract, repo, opened[scored.name], opened[labels.name], labels, versions)
         found._check()
         return found
 

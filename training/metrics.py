@@ -182,14 +182,14 @@ def _precision_at(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:
     days = [_ranked_day(codes[rows], scored.score[rows], scored.label[rows], rows) for rows in _by_day(scored.time)]
 
     def compute(weights: Floats) -> Floats:
-        caught = np.zeros((len(weights), entities), bool)
+        caught = np.zeros((len(weights), entities))
         precision = np.full((len(weights), len(days)), np.nan)
         for position, (entity, positive, row) in enumerate(days):
-            weight = np.where(caught[:, entity], 0.0, weights[:, row])
+            weight = weights[:, row] - caught[:, entity]
             taken = np.clip(metric.k - (np.cumsum(weight, axis=1) - weight), 0, weight)
             with np.errstate(invalid="ignore"):
                 precision[:, position] = (taken @ positive) / taken.sum(axis=1)
-            caught[:, entity] |= (taken > 0) & (positive == 1)
+            caught[:, entity] += taken * positive
         return _mean_over_days(precision)
 
     return compute

@@ -12,7 +12,6 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from asof.bundle import Bundle
-from asof.errors import SettingsError
 from training import fit as fitting
 from training import leak, metrics
 from training import split as splitting
@@ -46,16 +45,13 @@ class Material:
     parts: splitting.Parts
 
 
-def gather(
-    repo: Repo, model: Model, given: splitting.Given | None = None, *, knowledge: bool = True, say: Say = lambda _: None
-) -> Material:
+def gather(repo: Repo, model: Model, given: splitting.Given | None = None, *, say: Say = lambda _: None) -> Material:
     """The rows, labels and features of ``model``.
 
     Args:
         repo: The feature repo; its definitions are applied and its tables filled.
         model: The declaration.
         given: What the command line fixes about the spans.
-        knowledge: False computes the features as if everything had been known at its event time: a leak, to see what it is worth.
         say: Told what is being done.
 
     Raises:
@@ -65,21 +61,30 @@ def gather(
         SchemaError: A table lacks a column, or labels are not 0 or 1.
         UsageError: The spans do not fit the rows.
     """
-    contract = repo.contract(model.service)
-    if missing := [k.name for k in contract.keys if k.name not in model.rows.keys]:
-        raise SettingsError(
-            f"model {model.name!r} names the keys {model.rows.keys}, but service {model.service!r} needs {missing} too"
-        )
+    say("reading definitions")
+    return assemble(Tables.open(repo, model, repo.contract(model.service)), given, say=say)
+
+
+def assemble(
+    tables: Tables, given: splitting.Given | None = None, *, knowledge: bool = True, say: Say = lambda _: None
+) -> Material:
+    """What :func:`gather` returns, from tables that are open already.
+
+    Args:
+        tables: The tables.
+        given: What is fixed about the spans.
+        knowledge: False computes features as if all had been known at its event time: a leak on purpose, to see what it is worth.
+        say: Told what is being done.
+    """
+    model = tables.model
     say("reading labelled rows")
-    tables = Tables.open(repo, model, contract)
     spans = splitting.resolve(model, *tables.extent(), given)
     labelled = tables.labelled(spans.train_start, spans.test_end)
     known = model.split.leave_out_known
     entity = labelled.codes(known) if known else None
     parts = splitting.divide(spans, labelled.time, labelled.label, labelled.usable, entity)
     say(f"computing features of {len(labelled):,} rows")
-    features = tables.features(labelled.rows, knowledge=knowledge)
-    return Material(tables, labelled, features, spans, parts)
+    return Material(tables, labelled, tables.features(labelled.rows, knowledge=knowledge), spans, parts)
 
 
 def learn(material: Material, *, say: Say = lambda _: None, started: float | None = None) -> tuple[Run, Reference]:

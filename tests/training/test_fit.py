@@ -1,0 +1,115 @@
+"""Fitting: equal rows give equal bytes, and the decision follows its rule."""
+
+from __future__ import annotations
+
+import hashlib
+import subprocess
+import sys
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asof.errors import SettingsError, UsageError
+from asof.instants import DAY
+from tests.training.machines import MODEL
+from training.fit import decide, fit
+from training.model import Decision, Fit
+
+NAMES = ("load", "age", "spins")
+PARAMETERS = {
+    "num_leaves": 7,
+    "min_data_in_leaf": 5,
+    "bagging_fraction": 0.7,
+    "bagging_freq": 1,
+    "feature_fraction": 0.6,
+}
+OTHER_PROCESS = """
+import hashlib
+from tests.training.test_fit import learned
+print(hashlib.sha256(learned().text.encode()).hexdigest())
+"""
+
+
+def rows(size: int = 2_000) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Matrix, labels and times of ten days; some values are missing."""
+    random = np.random.default_rng(3)
+    matrix = random.normal(size=(size, 3))
+    label = (matrix[:, 0] + random.normal(size=size) > 1.5).astype(float)
+    matrix[random.random(matrix.shape) < 0.05] = np.nan
+    return matrix, label, np.sort(random.integers(0, 10 * DAY, size))
+
+
+def learned(**options):
+    """A model fitted on these rows."""
+    matrix, label, time = rows()
+    declared = replace(
+        MODEL, fit=Fit(**{"parameters": PARAMETERS, "rounds": 60, "patience": 10, "hold_out": "2 days", **options})
+    )
+    return fit(declared, NAMES, matrix, label, time)
+
+
+def test_equal_rows_give_equal_bytes_in_another_process(root):
+    """Two processes that fit the same rows write boosters that are equal byte for byte."""
+    other = subprocess.run(
+        [sys.executable, "-c", OTHER_PROCESS], cwd=root, capture_output=True, text=True, timeout=120, check=True
+    ).stdout.strip()
+
+    assert other == hashlib.sha256(learned().text.encode()).hexdigest()
+
+
+def test_another_seed_gives_another_booster():
+    """The bytes depend on the seed: what is repeatable is not merely constant."""
+    assert learned().text != learned(parameters={**PARAMETERS, "seed": 8}).text
+
+
+def test_the_most_recent_part_decides_when_to_stop():
+    """The held-out rows are the last two days of the training span, and the final booster has as many trees as they wanted."""
+    _, _, time = rows()
+    found = learned()
+
+    assert found.held_out.tolist() == (time > time.max() - 2 * DAY).tolist()
+    assert 1 <= found.rounds < 60
+    assert len(found.held_out_score) == found.held_out.sum()
+    assert sum(found.importance.values()) == pytest.approx(1)
+    assert next(iter(found.importance)) == "load"
+
+
+def test_without_a_held_out_span_a_fifth_of_the_time_is_held_out():
+    """A declaration that names no held-out span holds out the last fifth of the training span."""
+    _, _, time = rows()
+
+    assert learned(hold_out=None).held_out.sum() == pytest.approx(len(time) / 5, rel=0.15)
+
+
+@given(st.lists(st.tuples(st.integers(0, 1), st.integers(0, 9)), min_size=1, max_size=40))
+def test_the_f1_rule_finds_the_best_threshold(pairs):
+    """No threshold has a better F1 on the held-out rows than the one that the rule finds."""
+    label = np.array([1.0, *(p[0] for p in pairs)])
+    score = np.array([0.5, *(p[1] / 10 for p in pairs)])
+
+    def f1(threshold: float) -> float:
+        return 2 * label[score >= threshold].sum() / ((score >= threshold).sum() + label.sum())
+
+    assert f1(decide(Decision("f1"), label, score, score)) == pytest.approx(max(f1(s) for s in score))
+
+
+def test_the_share_rule_lets_so_many_rows_through():
+    """The share rule puts the threshold where that share of unseen rows scores as high, the fixed rule where it says."""
+    unseen = np.random.default_rng(0).random(10_000)
+    threshold = decide(Decision("share", 0.03), np.empty(0), np.empty(0), unseen)
+
+    assert np.mean(unseen >= threshold) == pytest.approx(0.03, abs=1e-3)
+    assert decide(Decision("fixed", 0.25), np.empty(0), np.empty(0), unseen) == 0.25
+
+
+def test_parts_with_one_label_and_wrong_parameters_are_refused():
+    """A part of the training span with one kind of label, or a parameter that LightGBM refuses, is one line."""
+    matrix, label, time = rows(200)
+    label[time > time.max() - 2 * DAY] = 0
+    with pytest.raises(UsageError, match="held-out part of the training span has 0 positives"):
+        fit(replace(MODEL, fit=Fit(hold_out="2 days")), NAMES, matrix, label, time)
+    with pytest.raises(SettingsError, match="LightGBM says"):
+        learned(parameters={"num_leaves": 1})

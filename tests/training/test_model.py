@@ -1,0 +1,113 @@
+"""Declarations: what they may say, and where they are found."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+
+from asof.errors import AsofError, NotFoundError, SettingsError
+from tests.training.machines import MODEL
+from training import catalog
+from training.model import Decision, Fit, Metric, Model, Rows, Split
+
+DECLARATION = """
+from training.model import Model, Rows
+
+churn = Model(name={name!r}, service="churn_v1",
+              rows=Rows(table="visits", event_time="at", id="visit_id", keys=("visitor",), label="left"))
+"""
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        ({"name": "Break Down"}, "lower-case identifier"),
+        ({"objective": "ranking"}, "objective 'ranking', expected one of binary"),
+        ({"label_delay": "soon"}, "span 'soon'"),
+        ({"split": Split(train="7 lightyears")}, "span '7 lightyears'"),
+        ({"split": Split(leave_out_known="factory_id")}, "'factory_id' is used as a key"),
+        ({"fit": Fit(rounds=0)}, "0 rounds"),
+        ({"thresholds": {"accuracy": 0.9}}, "threshold for 'accuracy'"),
+        ({"metrics": (Metric("auc"), Metric("auc"))}, "share a name"),
+        ({"unit": None}, "expected unit='machine_id'"),
+    ],
+)
+def test_wrong_declarations_are_refused_in_one_line(change, problem):
+    """A declaration that cannot be kept is refused when it is made, in one line that names the model."""
+    with pytest.raises(SettingsError, match=problem) as caught:
+        replace(MODEL, **change)
+
+    assert str(caught.value).startswith("model ")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("make", "problem"),
+    [
+        (lambda: Metric("accuracy"), "metric 'accuracy', expected one of auc"),
+        (lambda: Metric("precision_at", k=10), "needs k"),
+        (lambda: Decision("guess"), "rule 'guess'"),
+        (lambda: Decision("share", 2), "between 0 and 1"),
+    ],
+)
+def test_wrong_parts_are_refused(make, problem):
+    """A metric or a decision rule that does not exist is refused by name."""
+    with pytest.raises(SettingsError, match=problem):
+        make()
+
+
+def test_only_name_service_and_rows_are_needed():
+    """A model needs no split, delay, exclusion, threshold or parameter."""
+    rows = Rows(table="visits", event_time="at", id="visit_id", keys=("visitor",), label="left")
+    model = Model(name="churn", service="churn_v1", rows=rows)
+
+    assert (model.delay, model.split, dict(model.thresholds)) == (0, Split(), {})
+    assert [m.name for m in model.metrics] == ["auc", "average_precision", "log_loss"]
+
+
+def test_models_are_found_in_three_places(tmp_path):
+    """Models come from the project, from the repo, and from a named folder; the last one wins."""
+    for folder, name in ((tmp_path / "repo" / "models", "churn"), (tmp_path / "extra", "churn")):
+        folder.mkdir(parents=True)
+        (folder / "churn.py").write_text(DECLARATION.format(name=name).replace("visits", folder.name))
+    found = catalog.declared(tmp_path / "repo", tmp_path / "extra")
+
+    assert {"fraud", "churn"} <= set(found)
+    assert found["churn"].rows.table == "extra"
+    assert catalog.find("churn", tmp_path / "repo").rows.table == "models"
+
+
+def test_an_unknown_model_is_answered_with_the_closest():
+    """Asking for a model that nobody declared names the one that was probably meant."""
+    with pytest.raises(NotFoundError, match="did you mean 'fraud'"):
+        catalog.find("fraude", catalog.OWN)
+
+
+@pytest.mark.parametrize(
+    ("text", "problem"),
+    [
+        ("import nothing_like_this", "ModuleNotFoundError"),
+        ("def (", "SyntaxError"),
+        (DECLARATION.format(name="Not A Name"), "lower-case identifier"),
+    ],
+)
+def test_files_that_cannot_be_read_are_named(tmp_path, text, problem):
+    """A file of declarations that fails is named in one line with the reason."""
+    (tmp_path / "broken.py").write_text(text)
+    with pytest.raises(AsofError, match=problem) as caught:
+        catalog.declared(tmp_path / "repo", tmp_path)
+
+    assert "broken.py" in str(caught.value)
+    assert caught.value.exit_code == 2
+    assert "\n" not in str(caught.value)
+
+
+def test_two_files_with_one_name_are_refused(tmp_path):
+    """Two files of a folder that declare different models under one name are refused, a folder that is none as well."""
+    (tmp_path / "one.py").write_text(DECLARATION.format(name="churn"))
+    (tmp_path / "two.py").write_text(DECLARATION.format(name="churn").replace("visits", "calls"))
+    with pytest.raises(SettingsError, match="another file"):
+        catalog.declared(tmp_path / "repo", tmp_path)
+    with pytest.raises(SettingsError, match="no folder"):
+        catalog.declared(tmp_path / "repo", tmp_path / "one.py")
