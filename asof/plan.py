@@ -24,7 +24,7 @@ from asof.errors import AsofError
 from asof.feast_calls import feast_call
 from asof.instants import format_span
 from asof.repo import Repo
-from asof.tables.declarations import declarations, registry_file
+from asof.tables.declarations import compile_tables, declarations, registry_file
 
 if TYPE_CHECKING:
     from feast.repo_contents import RepoContents
@@ -208,7 +208,9 @@ def _compile(repo: Repo, contents: RepoContents) -> Declared:
     stored = [*contents.feature_views, *contents.stream_feature_views]
     every: list[Any] = [*stored, *contents.on_demand_feature_views]
     services = {s.name: compile_service(s, every, repo.settings.project, repo.path) for s in contents.feature_services}
-    return Declared(contents, {v.name: compile_view(v) for v in stored}, services)
+    views = {v.name: compile_view(v) for v in stored}
+    compile_tables(contents.data_sources, views.values())
+    return Declared(contents, views, services)
 
 
 def _applied_views(repo: Repo) -> dict[str, View | None]:

@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -91,35 +92,53 @@ def registry_file(settings: RepoSettings) -> Path | None:
     return settings.path / path
 
 
-def _compile(repo: Repo) -> Declarations:
-    from feast import FileSource, PushSource
-    from feast.data_format import DeltaFormat
+def compile_tables(sources: Iterable[Any], views: Iterable[View]) -> dict[str, TableDeclaration]:
+    """The tables that Feast data sources declare, sorted by name.
 
-    with feast_call("reading the registry", repo=repo.path):
-        views, sources = repo.views(), repo.store.list_data_sources()
+    Args:
+        sources: Data sources of any kind; those that are files are tables.
+        views: All stored views.
+
+    Raises:
+        SettingsError: A source has a tag that is not of the grammar (see :mod:`asof.tables.schema`).
+    """
+    from feast import FileSource, PushSource
+
+    listed, readers = list(sources), list(views)
     pushes: dict[str, list[str]] = {}
-    for source in sources:
+    for source in listed:
         if isinstance(source, PushSource) and source.batch_source is not None:
             pushes.setdefault(source.batch_source.name, []).append(source.name)
-    tables = {
-        s.name: TableDeclaration(
-            name=s.name,
-            path=s.path,
-            format="delta" if isinstance(s.file_format, DeltaFormat) else "parquet",
-            timestamp_field=s.timestamp_field,
-            knowledge_field=s.created_timestamp_column or None,
-            keys=_keys(s.name, views.values()),
-            push_names=tuple(sorted(pushes.get(s.name, []))),
-            field_mapping=dict(s.field_mapping or {}),
-            tags=dict(s.tags or {}),
-        )
-        for s in sources
-        if isinstance(s, FileSource)
-    }
-    return Declarations(dict(sorted(tables.items())), tuple(views[name] for name in sorted(views)))
+    tables = {s.name: _table(s, pushes.get(s.name, []), readers) for s in listed if isinstance(s, FileSource)}
+    for table in tables.values():
+        table.check()
+    return dict(sorted(tables.items()))
 
 
-def _keys(table: str, views: Any) -> tuple[str, ...]:
+def _compile(repo: Repo) -> Declarations:
+    with feast_call("reading the registry", repo=repo.path):
+        views = repo.views()
+        tables = compile_tables(repo.store.list_data_sources(), views.values())
+    return Declarations(tables, tuple(views[name] for name in sorted(views)))
+
+
+def _table(source: Any, pushes: Iterable[str], views: Iterable[View]) -> TableDeclaration:
+    from feast.data_format import DeltaFormat
+
+    return TableDeclaration(
+        name=source.name,
+        path=source.path,
+        format="delta" if isinstance(source.file_format, DeltaFormat) else "parquet",
+        timestamp_field=source.timestamp_field,
+        knowledge_field=source.created_timestamp_column or None,
+        keys=_keys(source.name, views),
+        push_names=tuple(sorted(pushes)),
+        field_mapping=dict(source.field_mapping or {}),
+        tags=dict(source.tags or {}),
+    )
+
+
+def _keys(table: str, views: Iterable[View]) -> tuple[str, ...]:
     readers = [v for v in views if v.source.name == table]
     return tuple(sorted({v.source.column(k.column) for v in readers for k in v.join_keys}))
 

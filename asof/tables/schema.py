@@ -47,6 +47,10 @@ _CONSTRAINT = re.compile(
 _DERIVATION = re.compile(r"\s*(?P<source>\w+)\s*(?P<sign>[+-])\s*(?P<span>.+)")
 
 
+_TAGS = ("asof.id", "asof.future")
+_PREFIXES = ("asof.column.", "asof.derive.")
+
+
 @dataclass(frozen=True, slots=True)
 class Column:
     """A declared column.
@@ -193,13 +197,31 @@ class TableDeclaration:
     @cached_property
     def tolerance(self) -> int:
         """Microseconds that a moment may be ahead of the wall clock."""
-        return parse_span(self.tags["asof.future"]) if "asof.future" in self.tags else HOUR
+        text = self.tags.get("asof.future")
+        try:
+            return HOUR if text is None else parse_span(text)
+        except UsageError:
+            raise SettingsError(
+                f"source {self.name!r}, tag asof.future: got {text!r}, expected a span such as '1 hour'"
+            ) from None
 
     @property
     def required(self) -> frozenset[str]:
         """Columns that must not be null whatever their tag says."""
         named = {self.id, self.timestamp_field, self.knowledge_field, *self.keys}
         return frozenset(name for name in named if name)
+
+    def check(self) -> None:
+        """Read every tag.
+
+        Raises:
+            SettingsError: A tag is not of the grammar, unknown, or names a column that is not declared.
+        """
+        for tag in sorted(self.tags):
+            if tag.startswith("asof.") and tag not in _TAGS and not tag.startswith(_PREFIXES):
+                known = ", ".join((*_TAGS, *(f"{prefix}<name>" for prefix in _PREFIXES)))
+                raise SettingsError(f"source {self.name!r} has the unknown tag {tag!r}; known: {known}")
+        _ = self.columns, self.derivations, self.tolerance
 
     def order(self, names: Iterable[str]) -> list[str]:
         """``names`` in the order of the table's columns."""

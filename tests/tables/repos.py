@@ -34,7 +34,9 @@ PAYMENTS = TableDeclaration(
     },
 )
 
-READINGS = TableDeclaration(name="readings", path="data/tables/readings", format="delta", timestamp_field="ts", keys=("sensor",))
+READINGS = TableDeclaration(
+    name="readings", path="data/tables/readings", format="delta", timestamp_field="ts", keys=("sensor",)
+)
 """A table that declares nothing but its times and keys: no id, no columns."""
 
 ZONED = TableDeclaration(
@@ -80,4 +82,3 @@ def set_aside(repo: Repo, name: str) -> list[dict]:
     """Everything in a table's quarantine."""
     table = delta.open_table(repo.path / "data" / "quarantine" / name)
     return [] if table is None else delta.scan(table, delta.schema(table).names).to_pylist()
-

@@ -3,6 +3,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -35,7 +36,7 @@ except AsofError as error:
 def start(repo, *files, limit=0):
     """A process that has imported everything and waits for a line."""
     command = [sys.executable, "-c", INGEST, str(repo.path), str(limit), str(NOW), *map(str, files)]
-    environment = {**os.environ, "PYTHONPATH": str(os.getcwd())}
+    environment = {**os.environ, "PYTHONPATH": str(Path.cwd())}
     return subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment)
 
 

@@ -14,7 +14,10 @@ from tests.tables.test_ingest import payments
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
 CONTRACT = Contract(
-    "tests", "service", (Feature("count_1d", "spending", "count_1d", "int64"), Feature("mean_1d", "spending", "mean_1d", "float64")), (SPENDING,)
+    "tests",
+    "service",
+    (Feature("count_1d", "spending", "count_1d", "int64"), Feature("mean_1d", "spending", "mean_1d", "float64")),
+    (SPENDING,),
 )
 
 
@@ -98,9 +101,14 @@ def test_a_pusher_is_online_at_once_and_commits_in_larger_parts(repo, store, wri
 
 def test_a_pusher_commits_what_it_has_when_its_block_fails(repo, writer):
     """Leaving the block by an exception commits what was pushed before."""
-    with pytest.raises(RuntimeError, match="stop"), Pusher(repo, ["payments"], writer=writer) as pusher:
-        pusher.push("payments", payments(3))
-        raise RuntimeError("stop")
+
+    def fail():
+        with Pusher(repo, ["payments"], writer=writer) as pusher:
+            pusher.push("payments", payments(3))
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert states(repo)[0].rows == 3
 
 

@@ -24,7 +24,17 @@ def test_a_column_tag_says_type_and_constraints(text, expected):
 
 @pytest.mark.parametrize(
     "text",
-    ["", "decimal", "int64 => 0", "int64 >= ten", "float64 in 0-1", "string >= 0", "int64 in {a}", "int64 zoned", "int64 requird"],
+    [
+        "",
+        "decimal",
+        "int64 => 0",
+        "int64 >= ten",
+        "float64 in 0-1",
+        "string >= 0",
+        "int64 in {a}",
+        "int64 zoned",
+        "int64 requird",
+    ],
 )
 def test_a_wrong_column_tag_is_refused_by_name(text):
     """A tag that is not of the grammar, or does not fit its type, names the source and the column."""
