@@ -1,6 +1,6 @@
 """How much a row is worth when rows of one key resemble each other.
 
-A test that takes the 14 payments of one customer for 14 independent looks at the world finds drift everywhere: with features
+A test that takes 14 rows of one key for 14 independent looks at the world finds drift everywhere: with features
 that stay with the key, two samples of the same process differ "significantly" nearly always. The design effect of a column is the
 factor by which clusters inflate the variance of its cell shares; n rows are worth n / design effect independent ones.
 

@@ -170,7 +170,9 @@ class _Incident:
         import lightgbm
 
         columns = {
-            f.name: as_column(Field(f.name, f.dtype), table[f"feature.{f.name}"].to_pylist()) for f in self._contract.features if f.numeric
+            f.name: as_column(Field(f.name, f.dtype), table[f"feature.{f.name}"].to_pylist())
+            for f in self._contract.features
+            if f.numeric
         }
         booster = lightgbm.Booster(model_str=self._bundle.booster_file.read_text())
         scores = np.asarray(booster.predict(matrix(self._contract, columns, names)), np.float64)

@@ -1,7 +1,7 @@
 """Skew: is every value that was served the value that the offline store gives for the same key and moment?
 
-:func:`skew` reads the prediction log in batches, asks the offline store for the same rows with knowledge time on, under the
-contract in the model's bundle, and compares value by value: integers, booleans and texts equal, floats within 1e-9 relative (single
+:func:`skew` reads the prediction log in batches, asks the offline store for the same rows with knowledge time on, each as
+of the moment whose values its vector had seen, under the contract in the model's bundle, and compares value by value: integers, booleans and texts equal, floats within 1e-9 relative (single
 precision within its own last digit), missing with missing. The number of mismatches is a product figure, and its goal is 0.
 """
 
@@ -168,7 +168,7 @@ def entity_rows(contract: Contract, served: pa.Table) -> tuple[pa.Table, str]:
     names |= {f"request.{f.name}": f.name for f in contract.request_fields}
     at = unused("at", {*names.values(), *contract.feature_names})
     columns = {name: served[logged] for logged, name in names.items()}
-    return pa.table({**columns, at: served["at"]}), at
+    return pa.table({**columns, at: served["as_of"]}), at
 
 
 def _columns(contract: Contract) -> list[str]:
@@ -177,7 +177,7 @@ def _columns(contract: Contract) -> list[str]:
         ("request", (f.name for f in contract.request_fields)),
         ("feature", contract.feature_names),
     ]
-    return ["request_id", "row", "at", *(f"{part}.{name}" for part, names in parts for name in names)]
+    return ["request_id", "row", "at", "as_of", *(f"{part}.{name}" for part, names in parts for name in names)]
 
 
 def _compare(found: FeatureSkew, feature: Feature, served: pa.Table, fresh: pa.Array) -> None:

@@ -127,12 +127,14 @@ def log_table(columns: dict[str, Any], version: str) -> pa.Table:
     return pa.Table.from_arrays(arrays, schema=schema)
 
 
-def train(models: Path, size: int = 20_000, version: str = "v1", **metadata: Any) -> Bundle:
-    """A bundle whose reference is ``size`` rows of seed 0."""
+def train(models: Path, size: int = 20_000, version: str = "v1", booster: str = "", **metadata: Any) -> Bundle:
+    """A bundle whose reference is ``size`` rows of seed 0, with a booster if its text is given."""
     columns = rows(size, seed=0)
     features = {name: columns[f"feature.{name}"] for name in CONTRACT.feature_names}
     table = pa.table({name: log_table(columns, version)[f"feature.{name}"] for name in CONTRACT.feature_names})
     with bundle.writing(models, MODEL, version) as folder:
+        if booster:
+            (folder / "model.txt").write_text(booster)
         (folder / "contract.json").write_text(CONTRACT.to_json())
         made = histograms.reference(CONTRACT, features, columns["score"], {"customer_id": columns["key.customer_id"]})
         bundle.write_json(folder / "reference.json", made)
@@ -179,7 +181,11 @@ def honest(repo: Path, size: int = 400, keys: int = 60) -> dict[str, Any]:
     at = START + np.sort(rng.integers(0, 7 * DAY, size))
     customer = rng.integers(0, keys + 3, size)
     amount = rng.gamma(2, 30, size).round(2)
-    ts, who, paid = orders["ts"].cast(pa.int64()).to_numpy(), orders["customer_id"].to_numpy(), orders["amount"].to_numpy()
+    ts, who, paid = (
+        orders["ts"].cast(pa.int64()).to_numpy(),
+        orders["customer_id"].to_numpy(),
+        orders["amount"].to_numpy(),
+    )
     windows = [paid[(who == c) & (ts <= t) & (ts > t - 7 * DAY)] for c, t in zip(customer, at, strict=True)]
     means = [float(np.mean(w)) if len(w) else None for w in windows]
     computed = context({"amount": amount.tolist(), "mean_7d": means})

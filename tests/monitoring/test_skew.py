@@ -58,13 +58,17 @@ def test_a_planted_mismatch_is_found_with_its_keys_and_moment(honest: tuple[Path
     assert json.loads(json.dumps(report.to_dict(), default=str))["mismatches"] == 1
 
 
-def test_floats_within_the_tolerance_are_the_same_and_integers_never_nearly(honest: tuple[Path, dict], tmp_path: Path) -> None:
+def test_floats_within_the_tolerance_are_the_same_and_integers_never_nearly(
+    honest: tuple[Path, dict], tmp_path: Path
+) -> None:
     """A relative difference of 1e-10 is rounding, a count that is off by one is not."""
     repo, columns = honest
     means = columns["feature.mean_7d"].to_numpy(zero_copy_only=False) * (1 + 1e-10)
     counts = np.array(columns["feature.count_7d"])
     counts[::100] += 1
-    report = compared(repo, tmp_path, {**columns, "feature.mean_7d": pa.array(means, from_pandas=True), "feature.count_7d": counts})
+    report = compared(
+        repo, tmp_path, {**columns, "feature.mean_7d": pa.array(means, from_pandas=True), "feature.count_7d": counts}
+    )
     found = {f.name: f.mismatches for f in report.features}
     assert found == {"count_7d": 4, "mean_7d": 0, "segment": 0, "ratio": 0, "big": 0}
     assert len(report.features[0].examples) == 3
@@ -83,7 +87,9 @@ def test_missing_on_one_side_and_other_texts_are_mismatches(honest: tuple[Path, 
     assert (found["mean_7d"].mismatches, found["mean_7d"].one_missing, found["mean_7d"].largest) == (1, 1, 0.0)
 
 
-def test_the_log_is_recomputed_in_batches_of_bounded_size(honest: tuple[Path, dict], tmp_path: Path, monkeypatch) -> None:
+def test_the_log_is_recomputed_in_batches_of_bounded_size(
+    honest: tuple[Path, dict], tmp_path: Path, monkeypatch
+) -> None:
     """However long the log, no question to the offline store holds more than a batch and a file."""
     repo, columns = honest
     log = served.log(tmp_path, columns, size=500)
@@ -127,7 +133,9 @@ def test_lists_single_precision_and_infinities_compare_as_they_should() -> None:
 
     nan, inf = float("nan"), float("inf")
     nested = pa.list_(pa.float64())
-    assert same([[1.0, nan], [1.0], [1.0], None], [[1.0 + 1e-12, nan], [1.1], [1.0, 2.0], None], nested, "array(float64)") == [True, False, False, True]
+    assert same(
+        [[1.0, nan], [1.0], [1.0], None], [[1.0 + 1e-12, nan], [1.1], [1.0, 2.0], None], nested, "array(float64)"
+    ) == [True, False, False, True]
     assert same([1.0, 1.0], [1.0 + 1e-7, 1.0 + 1e-5], pa.float32(), "float32") == [True, False]
     assert same([inf, inf, 0.0, nan], [inf, -inf, -0.0, None], pa.float64(), "float64") == [True, False, True, True]
     big = 2**60

@@ -1,0 +1,108 @@
+"""The monitoring verbs on the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from click.testing import CliRunner, Result
+
+from asof.cli import cli
+from asof.errors import NotFoundError, UsageError
+from tests.monitoring import served
+
+
+@pytest.fixture(scope="module")
+def repo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repo with a history, a trained model and an honest log."""
+    folder = tmp_path_factory.mktemp("repo")
+    served.serve(folder / "data" / "predictions", served.honest(folder, size=1_500))
+    served.train(folder / "data" / "models")
+    return folder
+
+
+def asof(repo: Path, *arguments: str) -> Result:
+    return CliRunner().invoke(cli, ["--repo", str(repo), *arguments])
+
+
+def answer(result: Result) -> dict:
+    loaded: dict = json.loads(result.stdout)
+    return loaded
+
+
+def test_drift_answers_in_text_json_and_html_with_an_exit_code(repo: Path, tmp_path: Path) -> None:
+    """The three forms say the same, and drift is exit code 1."""
+    page = tmp_path / "page.html"
+    result = asof(repo, "drift", served.MODEL, "--html", str(page), "--json")
+    data = answer(result)
+    assert result.exit_code == 1
+    assert data["drift"] is True
+    assert data["report"] == str(page)
+    assert "Drift found" in page.read_text()
+    text = asof(repo, "drift", served.MODEL)
+    assert text.exit_code == 1
+    assert data["summary"] in text.stdout
+    assert (repo / "data" / "reports" / "drift-shop.html").is_file()
+
+
+def test_a_quiet_log_and_an_empty_window_are_exit_code_0(repo: Path, tmp_path: Path) -> None:
+    """No drift and no data are no alarms."""
+    served.serve(tmp_path / "quiet", served.rows(4_000, seed=1))
+    assert asof(repo, "drift", served.MODEL, "--log", str(tmp_path / "quiet")).exit_code == 0
+    empty = asof(repo, "drift", served.MODEL, "--to", "2001-01-01", "--json")
+    assert (empty.exit_code, answer(empty)["rows"]) == (0, 0)
+
+
+def test_a_drill_rings_the_alarm(repo: Path, tmp_path: Path) -> None:
+    """A quiet log, manipulated on the command line, drifts on the command line."""
+    served.serve(tmp_path / "quiet", served.rows(4_000, seed=2))
+    logs = ["--log", str(tmp_path / "quiet")]
+    made = asof(
+        repo, "drill", served.MODEL, *logs, "--scale", "amount=5", "--share", "0.33", "-o", str(tmp_path / "copy")
+    )
+    assert made.exit_code == 0
+    assert f"asof drift shop --log {tmp_path / 'copy'}" in made.stdout
+    assert asof(repo, "drift", served.MODEL, "--log", str(tmp_path / "copy")).exit_code == 1
+
+
+def test_skew_is_clean_on_an_honest_log_and_loud_on_a_wrong_one(repo: Path, tmp_path: Path) -> None:
+    """No mismatch is exit code 0; a wrong value is exit code 1 and an example."""
+    clean = asof(repo, "skew", served.MODEL, "--json")
+    assert (clean.exit_code, answer(clean)["mismatches"], answer(clean)["rows"]) == (0, 0, 1_500)
+    asof(repo, "drill", served.MODEL, "--add", "count_7d=1", "--share", "0.01", "-o", str(tmp_path / "wrong"))
+    wrong = asof(repo, "skew", served.MODEL, "--log", str(tmp_path / "wrong"))
+    assert wrong.exit_code == 1
+    assert "- count_7d: customer_id=" in wrong.stdout
+
+
+def test_profile_writes_files_below_the_repo(repo: Path) -> None:
+    """One file for each day, named in the answer."""
+    result = asof(repo, "profile", served.MODEL, "--from", "2024-05-07", "--to", "2024-05-09", "--json")
+    assert result.exit_code == 0
+    assert [Path(p["path"]).name for p in answer(result)["profiles"]] == ["2024-05-07.bin", "2024-05-08.bin"]
+    assert (repo / "data" / "profiles" / "shop" / "v1" / "2024-05-07.bin").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        (["drift", "shpo"], NotFoundError, "did you mean 'shop'"),
+        (["drift", "shop", "--version", "v9"], NotFoundError, "no version of model 'shop' named 'v9'"),
+        (["skew", "shop", "--from", "yesterday"], UsageError, "expected ISO 8601"),
+        (
+            ["drift", "shop", "--from", "2024-05-08", "--to", "2024-05-07"],
+            UsageError,
+            "expected the first to be earlier",
+        ),
+        (["profile", "shop", "--log", "nowhere"], NotFoundError, "no prediction log in nowhere"),
+        (["drill", "shop", "-o", "x"], UsageError, "nothing to change"),
+        (["drill", "shop", "--scale", "amount", "-o", "x"], UsageError, "expected COLUMN=NUMBER"),
+        (["drill", "shop", "--scale", "amount=five", "-o", "x"], UsageError, "expected COLUMN=NUMBER"),
+    ],
+)
+def test_wrong_use_is_one_line(repo: Path, arguments: list[str], error: type, message: str) -> None:
+    """A mistyped model, version, time, window, folder or change is told in one line."""
+    result = asof(repo, *arguments)
+    assert isinstance(result.exception, error)
+    assert message in str(result.exception)
