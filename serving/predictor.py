@@ -101,6 +101,7 @@ class Predictor:
             request_id=request_id,
             served_at=time.time_ns() // 1_000,
             at=rows.at,
+            as_of=stored.as_of,
             keys=rows.keys,
             request=rows.request,
             vector=_numbers(self.contract, columns, len(rows.at)),

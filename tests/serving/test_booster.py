@@ -48,7 +48,7 @@ def test_a_matrix_of_another_width_is_refused(model: tuple[Booster, lgb.Booster]
 def test_text_that_is_no_model_is_refused(tmp_path: Path, text: str) -> None:
     """A damaged model file is one error line, not a crash of the process."""
     (tmp_path / "model.txt").write_text(text)
-    with pytest.raises(BundleError, match="LightGBM refused|scores for each row"):
+    with pytest.raises(BundleError, match=r"LightGBM refused|scores for each row"):
         Booster(tmp_path / "model.txt").predict(np.zeros((1, 1)))
 
 

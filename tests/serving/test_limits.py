@@ -25,5 +25,5 @@ def test_a_limit_that_is_no_positive_number_is_refused(monkeypatch: pytest.Monke
 def test_a_mistyped_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """A limit that nobody knows is an error, not a limit that silently does not hold."""
     monkeypatch.setenv("ASOF_SERVE_MAXROWS", "7")
-    with pytest.raises(SettingsError, match="unknown.*ASOF_SERVE_MAXROWS"):
+    with pytest.raises(SettingsError, match=r"unknown.*ASOF_SERVE_MAXROWS"):
         Limits.from_environment()

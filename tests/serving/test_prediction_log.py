@@ -31,7 +31,7 @@ def entry(contract: Contract, at: list[int], request_id: str = "r") -> Entry:
     vector[:, contract.feature_names.index("load_mean_1d")] = np.nan
     vector[:, contract.feature_names.index("open")] = 1.0
     return Entry(
-        request_id=request_id, served_at=START + 5, at=np.array(at, dtype=np.int64),
+        request_id=request_id, served_at=START + 5, at=np.array(at, dtype=np.int64), as_of=np.array(at, dtype=np.int64),
         keys={"machine_id": [7] * rows, "site": [None] * rows},
         request={"load": [1.5] * rows, "read_at": [datetime(2018, 8, 8, tzinfo=UTC)] * rows},
         vector=vector, objects={"grade": ["A"] * rows}, statuses=np.zeros((rows, width), dtype=np.uint8),

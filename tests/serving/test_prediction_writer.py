@@ -21,6 +21,7 @@ class Counted(Counter[str]):
     """Counts rows by outcome."""
 
     def __call__(self, outcome: str, rows: int) -> None:
+        """Count."""
         self[outcome] += rows
 
 

@@ -6,7 +6,7 @@ import asyncio
 import dataclasses
 import functools
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -55,14 +55,14 @@ def wayward(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> Wayward:
 
 
 @pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., None]]:
+def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
     """Sets limits for the services made after."""
 
     def set_limits(**changed: float) -> None:
         monkeypatch.setattr(Limits, "from_environment", lambda: Limits(**changed))  # type: ignore[arg-type]
 
     set_limits(log_seconds=0.05, check_every=0.05)
-    yield set_limits
+    return set_limits
 
 
 @asynccontextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta, timezone
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from asof import vectors
 from asof.contract import Contract, Field
 from asof.errors import ContractError, SchemaError
 
-STORED = {
+STORED: dict[tuple[str, str], Any] = {
     ("machine_loads", "load_count_1d"): np.array([2.0, 0.0]),
     ("machine_loads", "load_mean_1d"): np.array([4.0, np.nan]),
     ("machine_loads", "load_max_7d"): np.array([7.5, np.nan]),
@@ -21,8 +22,8 @@ STORED = {
     ("site_state", "grade"): ["A", None],
     ("site_state", "open"): np.array([1.0, np.nan]),
 }
-MOMENTS = [datetime(2024, 5, 1, 13, 30, tzinfo=UTC), datetime(2024, 5, 1, 13, 30)]
-REQUEST = {"load": [8.0, 8.0], "read_at": MOMENTS}
+MOMENTS = [datetime(2024, 5, 1, 13, 30, tzinfo=UTC), datetime.fromisoformat("2024-05-01T13:30:00")]
+REQUEST: dict[str, list[Any]] = {"load": [8.0, 8.0], "read_at": MOMENTS}
 
 
 def test_features_come_in_the_order_of_the_service(contract: Contract) -> None:
