@@ -90,11 +90,13 @@ class DuckDBComputeEngine(ComputeEngine):
     def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Entity]) -> None:
         """There is nothing to take down."""
 
-    def _materialize_one(self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any) -> DuckDBMaterializationJob:
+    def _materialize_one(
+        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
+    ) -> DuckDBMaterializationJob:
         job = DuckDBMaterializationJob(task)
         try:
             job.written = self._run(task)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - a job carries its error to whoever started it
             job.failure = error
         return job
 
@@ -136,10 +138,14 @@ def materialize(
         return 0
     connection = EngineSettings.load(repo).connect(repo)
     try:
-        total = connection.sql(f"SELECT count(*) FROM ({_selection(view, files.scan, files.schema, interval)})").fetchall()
+        total = connection.sql(
+            f"SELECT count(*) FROM ({_selection(view, files.scan, files.schema, interval)})"
+        ).fetchall()
         bar = progress(int(total[0][0])) if progress else None
         written = 0
-        for table in _portions(view, connection.sql(_query(view, files.scan, files.schema, interval)).to_arrow_reader(BATCH)):
+        for table in _portions(
+            view, connection.sql(_query(view, files.scan, files.schema, interval)).to_arrow_reader(BATCH)
+        ):
             written += writer.write(view, table)
             if bar is not None:
                 bar.update(table.num_rows)

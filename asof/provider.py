@@ -36,9 +36,13 @@ class AsofProvider(PassthroughProvider):
         view = compile_view(declared_view(feature_view))
         table = _table(view.name, df)
         mapping = view.source.field_mapping if field_mapping is None else field_mapping
-        self.online_store.writer(self.repo_config).write(view, table.rename_columns([mapping.get(c, c) for c in table.column_names]))
+        self.online_store.writer(self.repo_config).write(
+            view, table.rename_columns([mapping.get(c, c) for c in table.column_names])
+        )
 
-    async def ingest_df_async(self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None) -> None:
+    async def ingest_df_async(
+        self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None
+    ) -> None:
         """As :meth:`ingest_df`, in a thread."""
         await asyncio.to_thread(self.ingest_df, feature_view, df, field_mapping)
 

@@ -63,7 +63,9 @@ def parse(connection_string: str) -> Address:
             raise SettingsError("online_store.connection_string: expected host:port[,key=value...] or embedded")
         hosts.append((host.strip("[]"), int(port)))
     if not hosts:
-        raise SettingsError("online_store.connection_string names no host; expected host:port[,key=value...] or embedded")
+        raise SettingsError(
+            "online_store.connection_string names no host; expected host:port[,key=value...] or embedded"
+        )
     return Address(tuple(hosts), options)
 
 
@@ -79,12 +81,13 @@ def connect(settings: OnlineSettings) -> Client:
         return redis.Redis(unix_socket_path=_started(settings), **options)
     address = parse(settings.connection_string)
     options |= address.options
-    with translated(settings):
+    with translated(settings), _understood():
         if settings.redis_type == "redis_cluster":
             del options["retry"]
-            return RedisCluster(startup_nodes=[ClusterNode(h, p) for h, p in address.hosts], **options)
+            return RedisCluster(startup_nodes=[ClusterNode(h, p) for h, p in address.hosts], **options)  # type: ignore[no-untyped-call]
         if settings.redis_type == "redis_sentinel":
-            master: redis.Redis = Sentinel(list(address.hosts), **_sentinel(options)).master_for(settings.sentinel_master)
+            sentinel: Any = Sentinel(list(address.hosts), **_sentinel(options))  # type: ignore[no-untyped-call]
+            master: redis.Redis = sentinel.master_for(settings.sentinel_master)
             return master
         return redis.Redis(host=address.hosts[0][0], port=address.hosts[0][1], **options)
 
@@ -96,14 +99,15 @@ def connect_async(settings: OnlineSettings) -> AsyncClient:
         return redis.asyncio.Redis(unix_socket_path=_started(settings), **options)
     address = parse(settings.connection_string)
     options |= address.options
-    if settings.redis_type == "redis_cluster":
-        del options["retry"]
-        return AsyncRedisCluster(startup_nodes=[AsyncClusterNode(h, p) for h, p in address.hosts], **options)
-    if settings.redis_type == "redis_sentinel":
-        sentinel = AsyncSentinel(list(address.hosts), **_sentinel(options))
-        master: redis.asyncio.Redis = sentinel.master_for(settings.sentinel_master)
-        return master
-    return redis.asyncio.Redis(host=address.hosts[0][0], port=address.hosts[0][1], **options)
+    with translated(settings), _understood():
+        if settings.redis_type == "redis_cluster":
+            del options["retry"]
+            return AsyncRedisCluster(startup_nodes=[AsyncClusterNode(h, p) for h, p in address.hosts], **options)
+        if settings.redis_type == "redis_sentinel":
+            sentinel: Any = AsyncSentinel(list(address.hosts), **_sentinel(options))  # type: ignore[no-untyped-call]
+            master: redis.asyncio.Redis = sentinel.master_for(settings.sentinel_master)
+            return master
+        return redis.asyncio.Redis(host=address.hosts[0][0], port=address.hosts[0][1], **options)
 
 
 @contextmanager
@@ -125,6 +129,18 @@ def translated(settings: OnlineSettings) -> Iterator[None]:
         raise _error(settings, f"refused a command ({str(error)[:120]})", "see its log") from error
     except redis.RedisError as error:
         raise _error(settings, f"failed ({type(error).__name__})", "see its log") from error
+
+
+@contextmanager
+def _understood() -> Iterator[None]:
+    """redis-py takes options as keyword arguments, so an option it does not know is a ``TypeError`` there."""
+    try:
+        yield
+    except TypeError as error:
+        unknown = str(error).rpartition(" ")[2]
+        raise SettingsError(
+            f"online_store.connection_string has the unknown option {unknown}; see redis-py's options"
+        ) from None
 
 
 def _error(settings: OnlineSettings, what: str, advice: str) -> OnlineStoreError:

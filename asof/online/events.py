@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -54,9 +55,7 @@ class Pruning:
         return cls(view.horizon, min(max(view.horizon // 8, _MINUTE), _DAY))
 
 
-def pack(
-    layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints, ids: Ids, bounds: Ints
-) -> list[bytes]:
+def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints, ids: Ids, bounds: Ints) -> list[bytes]:
     """The events of each key as bytes.
 
     Args:
@@ -75,7 +74,7 @@ def pack(
         return _pack_loose(layout, columns, fixed, bounds)
     packed, size = fixed.tobytes(), layout.fixed.itemsize
     cuts = (bounds * size).tolist()
-    return [packed[a:b] for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [packed[a:b] for a, b in pairwise(cuts)]
 
 
 def _pack_loose(layout: Layout, columns: Mapping[str, pa.Array], fixed: NDArray[np.void], bounds: Ints) -> list[bytes]:
@@ -87,7 +86,7 @@ def _pack_loose(layout: Layout, columns: Mapping[str, pa.Array], fixed: NDArray[
     packed, size = fixed.tobytes(), layout.fixed.itemsize
     events = [packed[i * size : (i + 1) * size] + tail for i, tail in enumerate(joined)]
     cuts = bounds.tolist()
-    return [b"".join(events[a:b]) for a, b in zip(cuts[:-1], cuts[1:], strict=True)]
+    return [b"".join(events[a:b]) for a, b in pairwise(cuts)]
 
 
 @dataclass(frozen=True, slots=True)

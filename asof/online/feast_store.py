@@ -118,7 +118,9 @@ class RedisOnlineStore(OnlineStore):
         """
         view = compile_view(declared_view(table))
         if view.windowed:
-            raise SchemaError(f"view {view.name!r} is windowed: push its raw events, or materialize it, instead of values")
+            raise SchemaError(
+                f"view {view.name!r} is windowed: push its raw events, or materialize it, instead of values"
+            )
         if data:
             self.writer(config).write(view, protos.table_of(view, data))
         if progress:
@@ -133,7 +135,11 @@ class RedisOnlineStore(OnlineStore):
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
     def online_read(
-        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
     ) -> list[Found]:
         """The values of some keys as of now: (event time, feature -> value) per key, (None, None) for an unknown one."""
         view, names = self._wanted(table, requested_features)
@@ -142,7 +148,11 @@ class RedisOnlineStore(OnlineStore):
         return protos.found_rows(table, names, vectors)
 
     async def online_read_async(
-        self, config: RepoConfig, table: FeatureView, entity_keys: list[EntityKey], requested_features: list[str] | None = None
+        self,
+        config: RepoConfig,
+        table: FeatureView,
+        entity_keys: list[EntityKey],
+        requested_features: list[str] | None = None,
     ) -> list[Found]:
         """As :meth:`online_read`."""
         view, names = self._wanted(table, requested_features)
@@ -211,7 +221,14 @@ class RedisOnlineStore(OnlineStore):
         keys, rows = protos.keys_of_request(plan, join_key_values)
         vectors = self._read(config, plan, keys, rows)
         for table, names in grouped_refs:
-            protos.fill(online_features_response, table, names, vectors, full_feature_names, include_feature_view_version_metadata)
+            protos.fill(
+                online_features_response,
+                table,
+                names,
+                vectors,
+                full_feature_names,
+                include_feature_view_version_metadata,
+            )
 
     async def _read_features_per_fv_async(
         self, config: RepoConfig, grouped_refs: list[Any], join_key_values: dict[str, list[Value]],
@@ -222,7 +239,14 @@ class RedisOnlineStore(OnlineStore):
         keys, rows = protos.keys_of_request(plan, join_key_values)
         vectors = await self._read_async(config, plan, keys, rows)
         for table, names in grouped_refs:
-            protos.fill(online_features_response, table, names, vectors, full_feature_names, include_feature_view_version_metadata)
+            protos.fill(
+                online_features_response,
+                table,
+                names,
+                vectors,
+                full_feature_names,
+                include_feature_view_version_metadata,
+            )
 
     def _is_versioned_read_supported(self) -> bool:
         """Feast's answer imports a dozen stores to find out."""
@@ -246,7 +270,9 @@ class RedisOnlineStore(OnlineStore):
         self._remember(plan, fresh)
         return vectors
 
-    async def _read_async(self, config: RepoConfig, plan: ReadPlan, keys: Mapping[str, list[Any]], rows: int) -> Vectors:
+    async def _read_async(
+        self, config: RepoConfig, plan: ReadPlan, keys: Mapping[str, list[Any]], rows: int
+    ) -> Vectors:
         vectors, fresh = await read_async(plan, self._async_store(config), keys, _now(rows))
         self._remember(plan, fresh)
         return vectors
@@ -278,5 +304,3 @@ def _identity(table: FeatureView, names: Sequence[str]) -> tuple[Any, ...]:
 
 def _now(rows: int) -> np.ndarray[Any, np.dtype[np.int64]]:
     return np.full(rows, time.time_ns() // 1000, np.int64)
-
-

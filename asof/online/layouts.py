@@ -79,7 +79,7 @@ class Layout:
         mask = [("mask", "u1", ((len(self.fields) + 7) // 8,))] if self.kind == "row" and self.fields else []
         blocks = [(block, _NUMPY[block], (len(names),)) for block, names in self.blocks.items()]
         lengths = [("lengths", "<u4", (len(self.loose),))] if self.loose else []
-        return np.dtype([*head, *mask, *blocks, *lengths])  # type: ignore[list-item]
+        return np.dtype([*head, *mask, *blocks, *lengths])
 
     def to_json(self) -> str:
         """The layout as JSON, the same text for the same layout."""
@@ -96,7 +96,9 @@ class Layout:
             payload = json.loads(text)
             return cls(payload["kind"], payload["view"], tuple((name, dtype) for name, dtype in payload["fields"]))
         except (KeyError, TypeError, ValueError) as error:
-            raise OnlineStoreError(f"a layout in Redis cannot be read ({error}); was it written by another program?") from error
+            raise OnlineStoreError(
+                f"a layout in Redis cannot be read ({error}); was it written by another program?"
+            ) from error
 
 
 _ROW_HEAD = [("layout", "<u4"), ("size", "<u4"), ("ts", "<i8"), ("kt", "<i8")]

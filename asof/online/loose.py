@@ -68,13 +68,15 @@ def decode(dtype: str, stored: bytes) -> Any:
             return stored
         value, end = _read(stored, 0)
     except (struct.error, IndexError, ValueError, UnicodeDecodeError, decimal.InvalidOperation) as error:
-        raise OnlineStoreError(f"a stored {dtype} is damaged ({type(error).__name__}); materialize its view again") from error
+        raise OnlineStoreError(
+            f"a stored {dtype} is damaged ({type(error).__name__}); materialize its view again"
+        ) from error
     if end != len(stored):
         raise OnlineStoreError(f"a stored {dtype} has {len(stored) - end} bytes too many; materialize its view again")
     return value
 
 
-def _parts(value: Any) -> Iterable[bytes]:
+def _parts(value: Any) -> Iterable[bytes]:  # noqa: PLR0912 - one case for each type that Feast knows
     match value:
         case None:
             yield b"n"
@@ -162,11 +164,13 @@ class _Sized(dict[bytes, Any]):
         raise ValueError(tag)
 
 
-_SIZED = _Sized({
-    b"s": bytes.decode,
-    b"b": bytes,
-    b"u": lambda b: uuid.UUID(bytes=b),
-    b"D": lambda b: decimal.Decimal(b.decode()),
-    b"I": lambda b: int(b.decode()),
-    b"z": lambda b: datetime.fromisoformat(b.decode()),
-})
+_SIZED = _Sized(
+    {
+        b"s": bytes.decode,
+        b"b": bytes,
+        b"u": lambda b: uuid.UUID(bytes=b),
+        b"D": lambda b: decimal.Decimal(b.decode()),
+        b"I": lambda b: int(b.decode()),
+        b"z": lambda b: datetime.fromisoformat(b.decode()),
+    }
+)

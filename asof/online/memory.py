@@ -11,14 +11,14 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from asof.online.events import HEAD, Pruning
 from asof.online.events import split as split_events
 from asof.online.layouts import Layout, field_of
 from asof.online.names import project_prefix
-from asof.online.redis_store import Fetched, Request
 from asof.online.rows import split as split_rows
+from asof.online.stores import Fetched, Request
 
 
 class MemoryStore:
@@ -51,7 +51,7 @@ class MemoryStore:
         """What was registered for each view."""
         return dict(self._views.get(project, {}))
 
-    def set_views(self, project: str, views: dict[str, str]) -> None:
+    def set_views(self, project: str, views: Mapping[str, str]) -> None:
         """Register what readers compare their contract with."""
         self._views.setdefault(project, {}).update(views)
 
@@ -107,8 +107,9 @@ class MemoryStore:
             keys = [k for k in self._hashes if k.startswith(project_prefix(project))]
             for key in keys:
                 del self._hashes[key]
-            for kept in (self._layouts, self._views, self._revisions):
-                kept.pop(project, None)  # type: ignore[attr-defined]
+            self._layouts.pop(project, None)
+            self._views.pop(project, None)
+            self._revisions.pop(project, None)
         return len(keys)
 
     def close(self) -> None:

@@ -11,7 +11,6 @@ from datetime import datetime
 from typing import Any
 from urllib.parse import quote
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -33,6 +32,16 @@ def layouts_key(project: str) -> bytes:
 def views_key(project: str) -> bytes:
     """The hash: view name -> definition, for a project."""
     return f"asof/{quote(project, safe='')}#views".encode()
+
+
+def watermarks_key(project: str) -> bytes:
+    """The hash: table -> its watermark, for a project; see :mod:`asof.streams.watermarks`."""
+    return f"{{asof/{quote(project, safe='')}}}#watermarks".encode()
+
+
+def inflight_key(project: str, table: str) -> bytes:
+    """The sorted set of events under way into a table; on a cluster beside the watermarks."""
+    return f"{{asof/{quote(project, safe='')}}}#inflight/{quote(table, safe='')}".encode()
 
 
 def project_prefix(project: str) -> bytes:
@@ -84,14 +93,13 @@ def table_keys(keys: Sequence[JoinKey], table: pa.Table) -> pa.Array:
 
 
 def _column_text(key: JoinKey, values: Sequence[Any]) -> list[str | None]:
-    if isinstance(values, np.ndarray):
-        values = values.tolist()
+    listed: Sequence[Any] = values.tolist() if hasattr(values, "tolist") else values
     write = _TEXT.get(key.dtype, str)
     try:
-        return [None if v is None or v != v else write(v) for v in values]
+        return [None if v is None or v != v else write(v) for v in listed]
     except (TypeError, ValueError, OverflowError, UnicodeDecodeError):
-        row = next(i for i, v in enumerate(values) if not _fits(write, v))
-        raise RequestError(row, key.request, f"got a {type(values[row]).__name__}, expected {key.dtype}") from None
+        row = next(i for i, v in enumerate(listed) if not _fits(write, v))
+        raise RequestError(row, key.request, f"got a {type(listed[row]).__name__}, expected {key.dtype}") from None
 
 
 def _fits(write: Callable[[Any], str], value: Any) -> bool:

@@ -19,7 +19,13 @@ if TYPE_CHECKING:
     from asof.online.plan import Vectors
 
 Ints = NDArray[np.int64]
-_NUMBER: dict[str, Callable[[Any], Any]] = {"int32": int, "int64": int, "float32": float, "float64": float, "bool": bool}
+_NUMBER: dict[str, Callable[[Any], Any]] = {
+    "int32": int,
+    "int64": int,
+    "float32": float,
+    "float64": float,
+    "bool": bool,
+}
 _WHOLE = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63)}
 
 
@@ -35,14 +41,18 @@ class PlainDecoder:
         exact: Whether numbers are wanted as Python values as well.
     """
 
-    def __init__(self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice, *, exact: bool) -> None:
+    def __init__(
+        self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice, *, exact: bool
+    ) -> None:
         self.view, self.features, self.start = view, tuple(features), start
         self.others = [name for name in features if exact or not view.feature(name).numeric]
         self._layouts = {x.id: x for x in layouts}
         self._copies: dict[int, _Copies] = {}
         self._field = fields.start
 
-    def decode(self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors) -> None:
+    def decode(
+        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
+    ) -> None:
         """Fill this view's columns of ``answer``.
 
         Args:
@@ -77,7 +87,9 @@ class PlainDecoder:
         try:
             return self._layouts[one]
         except KeyError:
-            raise OnlineStoreError(f"a row of view {self.view.name!r} has the unknown layout {one:08x}; materialize it again") from None
+            raise OnlineStoreError(
+                f"a row of view {self.view.name!r} has the unknown layout {one:08x}; materialize it again"
+            ) from None
 
     def _fill(self, decoded: Rows, owner: Ints | None, row: Ints, at: Ints, member: int, answer: Vectors) -> None:
         if owner is None:
@@ -121,7 +133,9 @@ class _Copies:
         self.all = len(usable) == self.count
         numbers = [(i, name, dtype) for i, name, dtype in usable if dtype in NUMERIC_TYPES]
         self.blocks = [_block(layout, block, numbers) for block in layout.blocks]
-        self.whole = [(i, _WHOLE[t]) for i, name, t in numbers if t in _WHOLE and layout.dtypes[name].startswith("float")]
+        self.whole = [
+            (i, _WHOLE[t]) for i, name, t in numbers if t in _WHOLE and layout.dtypes[name].startswith("float")
+        ]
         self.changed = {name: dtype for _, name, dtype in numbers if layout.dtypes[name] != dtype}
         self.place_of = {name: i for i, name, _ in usable}
 
@@ -153,7 +167,10 @@ class _Copies:
             return decoded.objects(name)
         convert = _NUMBER[self.changed[name]]
         gone = self.missing(decoded)[:, self.place_of[name]]
-        return [None if g else convert(v) for g, v in zip(gone, self.values(decoded)[:, self.place_of[name]].tolist(), strict=True)]
+        return [
+            None if g else convert(v)
+            for g, v in zip(gone, self.values(decoded)[:, self.place_of[name]].tolist(), strict=True)
+        ]
 
 
 def _readable(stored: str | None, declared: str) -> bool:

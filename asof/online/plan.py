@@ -16,10 +16,10 @@ from numpy.typing import NDArray
 from asof.contract import View
 from asof.errors import RequestError
 from asof.online.layouts import Layout, field_of
-from asof.online.names import entity_prefix, ordered_keys, request_keys
+from asof.online.names import entity_prefix, ordered_keys, request_keys, watermarks_key
 from asof.online.plain import PlainDecoder
-from asof.online.redis_store import Fetched, Request
 from asof.online.status import NOT_FOUND
+from asof.online.stores import Fetched, Request
 from asof.online.windowed import WindowDecoder
 
 Ints = NDArray[np.int64]
@@ -36,6 +36,7 @@ class Vectors:
         statuses: uint8[n, S], see :class:`asof.online.Status`.
         views: Alias of each of the V views.
         event_times: int64[n, V]: event time of the newest row or event that was known, microseconds UTC; -1 for none.
+        as_of: int64[n]: the moment whose values these are: the one asked for, or an earlier one where events are under way.
     """
 
     columns: tuple[tuple[str, str], ...]
@@ -44,6 +45,7 @@ class Vectors:
     statuses: NDArray[np.uint8]
     views: tuple[str, ...]
     event_times: Ints
+    as_of: Ints
 
     def column(self, alias: str, feature: str) -> NDArray[np.float64] | list[Any]:
         """The n values of one feature: float64 with NaN, or Python values with None."""
@@ -95,6 +97,7 @@ class ReadPlan:
         self.project, self.wanted, self.revision, self.exact = project, tuple(wanted), revision, exact
         self.columns = tuple((w.view.alias, name) for w in wanted for name in w.features)
         self._groups = _groups(project, self.wanted)
+        self._tables = sorted({w.view.source.name.encode() for w in self.wanted})
         self._decoders: dict[int, PlainDecoder | WindowDecoder] = {}
         self._fields: list[list[bytes]] = []
         starts = np.cumsum([0, *(len(w.features) for w in wanted)]).tolist()
@@ -134,16 +137,18 @@ class ReadPlan:
         return asked
 
     def requests(self, asked: Sequence[Asked]) -> list[Request]:
-        """What to fetch from the store."""
-        return [(a.keys, fields) for a, fields in zip(asked, self._fields, strict=True)]
+        """What to fetch from the store: watermarks first, so that nothing fetched after them is older than they promise."""
+        watermarks: Request = ([watermarks_key(self.project)], self._tables)
+        return [watermarks, *((a.keys, fields) for a, fields in zip(asked, self._fields, strict=True))]
 
     def vectors(self, asked: Sequence[Asked], fetched: Fetched, at: Ints) -> Vectors:
-        """The values of n rows as of the moments ``at`` (int64[n], microseconds UTC).
+        """The values of n rows as of the moments ``at`` (int64[n], microseconds UTC), or of the watermark where it is earlier.
 
         Raises:
             OnlineStoreError: What is stored is damaged.
         """
-        rows = len(at)
+        rows, (watermarks, *found) = len(at), fetched.values
+        at = _held_back(at, watermarks[0])
         answer = Vectors(
             columns=self.columns,
             values=np.full((rows, len(self.columns)), np.nan),
@@ -151,8 +156,9 @@ class ReadPlan:
             statuses=np.full((rows, len(self.columns)), NOT_FOUND, np.uint8),
             views=tuple(w.view.alias for w in self.wanted),
             event_times=np.full((rows, len(self.wanted)), -1, np.int64),
+            as_of=at,
         )
-        for group, a, values in zip(self._groups, asked, fetched.values, strict=True):
+        for group, a, values in zip(self._groups, asked, found, strict=True):
             for member in group.members:
                 self._decoders[member].decode(values, a.row, at, member, answer)
         return answer
@@ -179,3 +185,7 @@ def _check_column(keys: Mapping[str, Sequence[Any]], name: str, rows: int) -> No
         raise RequestError(None, name, f"has {len(keys[name])} values, expected {rows}")
 
 
+def _held_back(at: Ints, watermarks: Sequence[bytes | None]) -> Ints:
+    """``at``, but no later than what every table promises to be complete."""
+    known = [int(w) for w in watermarks if w is not None]
+    return np.minimum(at, min(known)) if known else at

@@ -117,7 +117,12 @@ def found_rows(
 
 
 def fill(
-    response: GetOnlineFeaturesResponse, table: FeatureView, names: Sequence[str], vectors: Vectors, full_names: bool, versions: bool
+    response: GetOnlineFeaturesResponse,
+    table: FeatureView,
+    names: Sequence[str],
+    vectors: Vectors,
+    full_names: bool,
+    versions: bool,
 ) -> None:
     """Append one view's features to Feast's response: values, statuses and event times, in the order of ``names``."""
     alias = table.projection.name_to_use()

@@ -8,39 +8,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asof.contract import NUMERIC_TYPES, Contract, View, view_fingerprint
-from asof.online.layouts import Layout
 from asof.online.plan import ReadPlan, Vectors, Wanted
-from asof.online.redis_store import AsyncRedisStore, Fetched, RedisStore, Request
+from asof.online.redis_store import AsyncRedisStore, RedisStore
+from asof.online.stores import AsyncReadableStore, ReadableStore
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
 Keys = Mapping[str, Sequence[Any]]
-
-
-class ReadableStore(Protocol):
-    """What a reader needs of a store; the methods are described at :class:`asof.online.redis_store.RedisStore`."""
-
-    def ping(self) -> None: ...
-    def layouts(self, project: str) -> dict[int, Layout]: ...
-    def views(self, project: str) -> dict[str, str]: ...
-    def fetch(self, project: str, requests: Sequence[Request]) -> Fetched: ...
-    def close(self) -> None: ...
-
-
-class AsyncReadableStore(Protocol):
-    """As :class:`ReadableStore`, for ``asyncio``."""
-
-    async def ping(self) -> None: ...
-    async def layouts(self, project: str) -> dict[int, Layout]: ...
-    async def views(self, project: str) -> dict[str, str]: ...
-    async def fetch(self, project: str, requests: Sequence[Request]) -> Fetched: ...
-    async def close(self) -> None: ...
 
 
 class Reader:
@@ -174,11 +154,13 @@ def _view_differences(view: View, needed: Sequence[str], applied: Mapping[str, A
             theirs = windows.get(name)
             now = theirs and (theirs["column"], theirs["function"], theirs["window"])
             if now != (mine.column, mine.function, mine.window):
-                lines.append(f"feature {view.name}:{name}: was {mine.function} of {mine.column} over {mine.window} us, is {now}")
+                lines.append(
+                    f"feature {view.name}:{name}: was {mine.function} of {mine.column} over {mine.window} us, is {now}"
+                )
     keys = [(k["column"], k["dtype"]) for k in applied["join_keys"]]
     if sorted(keys) != sorted((k.column, k.dtype) for k in view.join_keys):
-        lines.append(f"view {view.name}: the keys were {sorted(k.column for k in view.join_keys)}, are {sorted(k for k, _ in keys)}")
-    for what in ("ttl", "hop"):
-        if applied[what] != getattr(view, what):
-            lines.append(f"view {view.name}: {what} was {getattr(view, what)} us, is {applied[what]} us")
-    return lines
+        lines.append(
+            f"view {view.name}: the keys were {sorted(k.column for k in view.join_keys)}, are {sorted(k for k, _ in keys)}"
+        )
+    changed = [what for what in ("ttl", "hop") if applied[what] != getattr(view, what)]
+    return lines + [f"view {view.name}: {what} was {getattr(view, what)} us, is {applied[what]} us" for what in changed]

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import hiredis
 import redis
+from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
 from asof.errors import OnlineStoreError
@@ -22,21 +22,10 @@ from asof.online.events import Pruning
 from asof.online.layouts import Layout, field_of
 from asof.online.names import layouts_key, project_prefix, views_key
 from asof.online.scripts import ADD_LAYOUT, PUT_EVENTS, PUT_ROWS
+from asof.online.stores import Fetched, Request
 from asof.settings import OnlineSettings
 
 T = TypeVar("T")
-
-Request = tuple[Sequence[bytes], Sequence[bytes]]
-"""Keys, and the fields to read of each."""
-
-
-@dataclass(frozen=True, slots=True)
-class Fetched:
-    """What a store answered: the revision of its layouts; per request, per key, per field the value or None."""
-
-    revision: int
-    values: list[list[list[bytes | None]]]
-
 
 ROWS_AT_ONCE = 256
 """Keys that one call of a script writes: Redis serves nobody else during it, about a millisecond."""
@@ -50,7 +39,6 @@ REVISION = b"revision"
 _RECEIVE = 1 << 18
 
 
-
 class RedisStore:
     """The store in Redis.
 
@@ -61,7 +49,7 @@ class RedisStore:
 
     def __init__(self, settings: OnlineSettings, client: Client | None = None) -> None:
         self.settings = settings
-        self.client: Client = client if client is not None else connect(settings)
+        self.client: Any = client if client is not None else connect(settings)
 
     def ping(self) -> None:
         """Raise unless the store answers.
@@ -75,7 +63,7 @@ class RedisStore:
     def layouts(self, project: str) -> dict[int, Layout]:
         """Every layout that was ever written in ``project``, by id."""
         with translated(self.settings):
-            found = self.client.hgetall(layouts_key(project))
+            found: Any = self.client.hgetall(layouts_key(project))
         return parsed_layouts(found)
 
     def add_layout(self, project: str, layout: Layout) -> int:
@@ -88,20 +76,22 @@ class RedisStore:
         with translated(self.settings):
             stored, revision = self.client.eval(ADD_LAYOUT, 1, layouts_key(project), f"{layout.id:08x}", text)
         if stored != text.encode():
-            raise OnlineStoreError(f"two layouts share the id {layout.id:08x}; rename a feature of view {layout.view!r}")
+            raise OnlineStoreError(
+                f"two layouts share the id {layout.id:08x}; rename a feature of view {layout.view!r}"
+            )
         return int(revision)
 
     def views(self, project: str) -> dict[str, str]:
         """What was registered for each view."""
         with translated(self.settings):
-            found = self.client.hgetall(views_key(project))
+            found: Any = self.client.hgetall(views_key(project))
         return {name.decode(): text.decode() for name, text in found.items()}
 
-    def set_views(self, project: str, views: dict[str, str]) -> None:
+    def set_views(self, project: str, views: Mapping[str, str]) -> None:
         """Register what readers compare their contract with."""
         with translated(self.settings):
             if views:
-                self.client.hset(views_key(project), mapping=views)
+                self.client.hset(views_key(project), mapping=dict(views))
 
     def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
         """What is stored for every request, in one round trip.
@@ -110,26 +100,17 @@ class RedisStore:
             OnlineStoreError: Redis does not answer after ``settings.retries`` further tries.
         """
         with translated(self.settings):
-            asked = [([layouts_key(project)], [REVISION]), *((k, f or [REVISION]) for k, f in requests)]  # HMGET needs a field
+            asked = [
+                ([layouts_key(project)], [REVISION]),
+                *((k, f or [REVISION]) for k, f in requests),
+            ]  # HMGET needs a field
             if isinstance(self.client, RedisCluster):
-                return _fetched(asked, self._cluster_replies(asked))
+                # Nodes answer side by side: what comes first (watermarks) has to be there before the rest is asked for.
+                return _fetched(asked, self._cluster_replies(asked[:2]) + self._cluster_replies(asked[2:]))
             return _fetched(asked, self._retried(lambda: self._replies(asked)))
 
-    def put_rows(
-        self, field: bytes, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0
-    ) -> int:
-        """Write rows, each one unless the store has a newer one; see :data:`PUT_ROWS`.
-
-        Args:
-            field: Field of the entities' hashes.
-            keys: n keys.
-            rows: n packed rows.
-            now: Moment that decides which rows are known, microseconds UTC.
-            live: Seconds after which a key may be forgotten, 0 for never.
-
-        Returns:
-            How many rows were news.
-        """
+    def put_rows(self, field: bytes, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
+        """Write rows, each one unless the store has a newer one; returns how many were news. See :data:`PUT_ROWS`."""
         head = [field, now.to_bytes(8, "little", signed=True), str(live).encode()]
         answers = self._run(PUT_ROWS, head, keys, rows)
         return sum(answers)
@@ -138,20 +119,7 @@ class RedisStore:
         self, layout: Layout, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
         now: int, live: int = 0,
     ) -> tuple[int, int]:  # fmt: skip
-        """Add events, each id once; see :data:`PUT_EVENTS`.
-
-        Args:
-            layout: Layout of the events.
-            siblings: Other layouts of the same view that events were written under.
-            pruning: What may be forgotten.
-            keys: n distinct keys.
-            blobs: Packed events of each key, sorted by event time.
-            now: The writer's clock, microseconds UTC.
-            live: Seconds after which a key may be forgotten, 0 for never.
-
-        Returns:
-            How many events were new, and how many keys were refused because their value would grow too large.
-        """
+        """Add events, each id once; returns how many were new and how many keys were refused. See :data:`PUT_EVENTS`."""
         numbers = [pruning.horizon, pruning.slack, now, pruning.limit, live, len(siblings)]
         head = [field_of(layout), _width(layout), *(str(n).encode() for n in numbers)]
         head += [part for other in siblings for part in (field_of(other), _width(other))]
@@ -218,8 +186,7 @@ class RedisStore:
         return attempt()
 
     def _replies(self, requests: Sequence[Request]) -> list[Any]:
-        assert isinstance(self.client, redis.Redis)
-        pool = self.client.connection_pool
+        pool: Any = self.client.connection_pool
         connection = pool.get_connection()
         try:
             connection.send_packed_command([packed(requests)], check_health=False)
@@ -251,13 +218,15 @@ class RedisStore:
                 answers += self._retried(lambda some=some: self._call(script, some))  # type: ignore[misc]
             return answers
 
-    def _call(self, script: str, calls: Sequence[tuple[bytes, Sequence[bytes], list[bytes], Sequence[bytes]]]) -> list[Any]:
-        assert isinstance(self.client, redis.Redis)
-        pool = self.client.connection_pool
+    def _call(
+        self, script: str, calls: Sequence[tuple[bytes, Sequence[bytes], list[bytes], Sequence[bytes]]]
+    ) -> list[Any]:
+        pool: Any = self.client.connection_pool
         connection = pool.get_connection()
         try:
             connection.send_packed_command(
-                [hiredis.pack_command((b"EVALSHA", sha, len(k), *k, *head, *v)) for sha, k, head, v in calls], check_health=False
+                [_packed_call(*call) for call in calls],
+                check_health=False,
             )
             answers = _received(connection, len(calls), raising=False)
         except BaseException:
@@ -279,33 +248,43 @@ class AsyncRedisStore:
 
     def __init__(self, settings: OnlineSettings, client: AsyncClient | None = None) -> None:
         self.settings = settings
-        self.client: AsyncClient = client if client is not None else connect_async(settings)
+        self.client: Any = client if client is not None else connect_async(settings)
 
     async def ping(self) -> None:
         """As :meth:`RedisStore.ping`."""
         with translated(self.settings):
-            await self.client.ping()  # type: ignore[misc]
+            await self.client.ping()
 
     async def layouts(self, project: str) -> dict[int, Layout]:
         """As :meth:`RedisStore.layouts`."""
         with translated(self.settings):
-            return parsed_layouts(await self.client.hgetall(layouts_key(project)))  # type: ignore[misc]
+            found: Any = await self.client.hgetall(layouts_key(project))
+        return parsed_layouts(found)
 
     async def views(self, project: str) -> dict[str, str]:
         """As :meth:`RedisStore.views`."""
         with translated(self.settings):
-            found = await self.client.hgetall(views_key(project))  # type: ignore[misc]
+            found: Any = await self.client.hgetall(views_key(project))
         return {name.decode(): text.decode() for name, text in found.items()}
 
     async def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
         """As :meth:`RedisStore.fetch`."""
         with translated(self.settings):
-            pipe = self.client.pipeline(transaction=False)  # type: ignore[call-arg]
-            asked = [([layouts_key(project)], [REVISION]), *((k, f or [REVISION]) for k, f in requests)]  # HMGET needs a field
-            for keys, fields in asked:
-                for key in keys:
-                    pipe.hmget(key, list(fields))  # type: ignore[arg-type]
-            return _fetched(asked, await pipe.execute())
+            asked = [
+                ([layouts_key(project)], [REVISION]),
+                *((k, f or [REVISION]) for k, f in requests),
+            ]  # HMGET needs a field
+            if isinstance(self.client, AsyncRedisCluster):
+                return _fetched(asked, await self._replies(asked[:2]) + await self._replies(asked[2:]))
+            return _fetched(asked, await self._replies(asked))
+
+    async def _replies(self, requests: Sequence[Request]) -> list[Any]:
+        pipe = self.client.pipeline(transaction=False)
+        for keys, fields in requests:
+            for key in keys:
+                pipe.hmget(key, list(fields))
+        replies: list[Any] = await pipe.execute()
+        return replies
 
     async def close(self) -> None:
         """Give back all connections."""
@@ -320,6 +299,12 @@ def packed(requests: Sequence[Request]) -> bytes:
         tail = b"".join(b"\r\n$%d\r\n%b" % (len(f), f) for f in fields) + b"\r\n"
         parts += [b"%b%d\r\n%b%b" % (head, len(key), key, tail) for key in keys]
     return b"".join(parts)
+
+
+def _packed_call(sha: bytes, keys: Sequence[bytes], head: Sequence[bytes], values: Sequence[bytes]) -> bytes:
+    command: Any = (b"EVALSHA", sha, len(keys), *keys, *head, *values)
+    packed_command: bytes = hiredis.pack_command(command)
+    return packed_command
 
 
 def parsed_layouts(found: dict[bytes, bytes]) -> dict[int, Layout]:
@@ -341,7 +326,8 @@ def _portions(values: Sequence[bytes]) -> Iterator[tuple[int, int]]:
 
 def _received(connection: Any, count: int, *, raising: bool = True) -> list[Any]:
     """``count`` replies, straight from the socket into hiredis."""
-    reader, replies = hiredis.Reader(), []
+    reader = hiredis.Reader()
+    replies: list[Any] = []
     try:
         while len(replies) < count:
             reply = reader.gets()

@@ -27,7 +27,7 @@ ENCODED = pa.large_binary()
 
 
 def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) -> list[bytes]:
-    """n rows as bytes.
+    """N rows as bytes.
 
     Args:
         layout: The layout of the rows.
@@ -56,7 +56,7 @@ def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) ->
 
 
 def fixed_values(column: pa.Array, dtype: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """n values of a fixed-width type as numpy, and which are missing; a missing float is NaN, others are 0."""
+    """N values of a fixed-width type as numpy, and which are missing; a missing float is NaN, others are 0."""
     absent = np.asarray(column.is_null())
     if dtype == "bool":
         return np.asarray(pc.fill_null(column, False).cast(pa.uint8())), absent
@@ -76,7 +76,9 @@ def _tail(dtype: str, column: pa.Array) -> pa.Array:
     if column.type == ENCODED:
         return column.cast(pa.binary())
     listed = column.to_pylist()
-    return pa.array([None if v is None else loose.encode(dtype, loose.from_arrow(dtype, v)) for v in listed], pa.binary())
+    return pa.array(
+        [None if v is None else loose.encode(dtype, loose.from_arrow(dtype, v)) for v in listed], pa.binary()
+    )
 
 
 def _joined(fixed: NDArray[np.void], tails: list[pa.Array]) -> list[bytes]:
@@ -136,7 +138,10 @@ class Rows:
         dtype = self.layout.dtypes[name]
         absent = self.missing()[:, self.layout.place[name]]
         if block_of(dtype) is None:
-            return [None if gone else loose.decode(dtype, part) for gone, part in zip(absent, self._parts(name), strict=True)]
+            return [
+                None if gone else loose.decode(dtype, part)
+                for gone, part in zip(absent, self._parts(name), strict=True)
+            ]
         convert = from_micros if dtype == "unixtimestamp" else bool if dtype == "bool" else None
         values = self.fixed_column(name).tolist()
         return [None if gone else convert(v) if convert else v for gone, v in zip(absent, values, strict=True)]

@@ -25,9 +25,7 @@ class Status(IntEnum):
 PRESENT, NULL, OUTSIDE_MAX_AGE, NOT_FOUND = (int(s) for s in Status)
 
 
-def statuses(
-    found: NDArray[np.bool_], stale: NDArray[np.bool_], missing: NDArray[np.bool_]
-) -> NDArray[np.uint8]:
+def statuses(found: NDArray[np.bool_], stale: NDArray[np.bool_], missing: NDArray[np.bool_]) -> NDArray[np.uint8]:
     """uint8[n, f] from found[n], stale[n] (both by row) and missing[n, f] (by value)."""
     result: NDArray[Any] = missing.astype(np.uint8)
     result[stale] = OUTSIDE_MAX_AGE

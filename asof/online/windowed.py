@@ -35,17 +35,22 @@ class WindowDecoder:
         exact: Whether numbers are wanted as Python values as well.
     """
 
-    def __init__(self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice, *, exact: bool) -> None:
+    def __init__(
+        self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice, *, exact: bool
+    ) -> None:
         self.view, self.features, self.start = view, tuple(features), start
         self.aggregations = [next(a for a in view.aggregations if a.name == name) for name in features]
         self.numeric = [view.feature(name).numeric for name in features]
         self._layouts, self._fields, self._exact = list(layouts), fields, exact
 
-    def decode(self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors) -> None:
+    def decode(
+        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
+    ) -> None:
         """Fill this view's columns of ``answer``; see :meth:`asof.online.plain.PlainDecoder.decode`."""
         positions = range(self._fields.start, self._fields.stop)
         parts = [
-            Stored.of(layout, [fields[p] for fields in fetched]) for layout, p in zip(self._layouts, positions, strict=True)
+            Stored.of(layout, [fields[p] for fields in fetched])
+            for layout, p in zip(self._layouts, positions, strict=True)
         ]
         events, questions = _events(parts, {a.column for a in self.aggregations}), windows.Questions(row, at)
         newest = windows.newest(events, questions)
@@ -55,7 +60,9 @@ class WindowDecoder:
         stale = found & (at - ts > self.view.ttl) if self.view.ttl else np.zeros(len(at), bool)
         self._place(windows.aggregate(events, questions, self.aggregations, self.view.hop), found, stale, answer)
 
-    def _place(self, table: dict[str, NDArray[Any]], found: NDArray[np.bool_], stale: NDArray[np.bool_], answer: Vectors) -> None:
+    def _place(
+        self, table: dict[str, NDArray[Any]], found: NDArray[np.bool_], stale: NDArray[np.bool_], answer: Vectors
+    ) -> None:
         missing = np.zeros((len(found), len(self.features)), bool)
         for position, (name, numeric) in enumerate(zip(self.features, self.numeric, strict=True)):
             column = table[name]
@@ -96,5 +103,10 @@ def _column(parts: Sequence[Stored], name: str) -> NDArray[Any]:
     if not kinds:
         return np.full(sum(len(p.ts) for p in parts), np.nan)
     kind = kinds[-1]
-    absent: Any = None if kind == object else np.nan
-    return np.concatenate([p.columns[name] if name in p.columns and p.columns[name].dtype == kind else np.full(len(p.ts), absent, kind) for p in parts])
+    absent: Any = None if kind.hasobject else np.nan
+    return np.concatenate(
+        [
+            p.columns[name] if name in p.columns and p.columns[name].dtype == kind else np.full(len(p.ts), absent, kind)
+            for p in parts
+        ]
+    )

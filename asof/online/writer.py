@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -19,12 +19,12 @@ from numpy.typing import NDArray
 
 from asof.contract import View, view_fingerprint
 from asof.errors import OnlineStoreError, SchemaError
-from asof.instants import SECOND
 from asof.online import events, rows
 from asof.online.events import Pruning
 from asof.online.layouts import Layout, events_layout, field_of, row_layout
 from asof.online.names import entity_prefix, ordered_keys, table_keys
 from asof.online.redis_store import RedisStore
+from asof.online.stores import WritableStore
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
@@ -35,22 +35,6 @@ ARROW_TYPES = {
     "pdfbytes": pa.binary(), "imagebytes": pa.binary(),
 }  # fmt: skip
 """Arrow type of a column of each Feast type that has one; columns of other types are taken as they come."""
-
-
-class WritableStore(Protocol):
-    """What a writer needs of a store; the methods are described at :class:`asof.online.redis_store.RedisStore`."""
-
-    def layouts(self, project: str) -> dict[int, Layout]: ...
-    def add_layout(self, project: str, layout: Layout) -> int: ...
-    def views(self, project: str) -> dict[str, str]: ...
-    def set_views(self, project: str, views: dict[str, str]) -> None: ...
-    def put_rows(self, field: bytes, keys: list[bytes], rows: list[bytes], now: int, live: int = 0) -> int: ...
-    def put_events(
-        self, layout: Layout, siblings: list[Layout], pruning: Pruning, keys: list[bytes], blobs: list[bytes], now: int, live: int = 0
-    ) -> tuple[int, int]: ...
-    def drop(self, project: str, view: str) -> int: ...
-    def drop_project(self, project: str) -> int: ...
-    def close(self) -> None: ...
 
 
 class Writer:
@@ -141,7 +125,9 @@ class Writer:
         columns = {name: _event_column(view, name, table.column(name)).take(order) for name in view.event_columns}
         blobs = events.pack(layout, columns, ts[order], kt[order], ids[order], bounds)
         owners = self._keys(view, keys.take(order[bounds[:-1]]))
-        siblings = [x for x in self._layouts.values() if x.kind == "events" and x.view == view.name and x.id != layout.id]
+        siblings = [
+            x for x in self._layouts.values() if x.kind == "events" and x.view == view.name and x.id != layout.id
+        ]
         added, refused = self.store.put_events(layout, siblings, Pruning.of(view), owners, blobs, now, self.live)
         if refused:
             raise OnlineStoreError(
@@ -154,7 +140,11 @@ class Writer:
         """The layout of the table's events; a column without any value takes the type that it had before."""
         types = {name: _event_type(view, name, table.column(name).type) for name in view.event_columns}
         if None in types.values():
-            before = [x.dtypes for x in self.store.layouts(self.project).values() if x.kind == "events" and x.view == view.name]
+            before = [
+                x.dtypes
+                for x in self.store.layouts(self.project).values()
+                if x.kind == "events" and x.view == view.name
+            ]
             for name in (n for n, t in types.items() if t is None):
                 types[name] = next((d[name] for d in before if name in d), "float64")
         layout = events_layout(view.name, [(name, dtype or "float64") for name, dtype in types.items()])
@@ -181,7 +171,9 @@ def _taken(view: View, table: pa.Table) -> pa.Table:
     needed = {k.column: k.dtype for k in view.join_keys}
     needed |= {_in_view(mapping, source.timestamp_field): "unixtimestamp"}
     if view.windowed:
-        needed |= dict.fromkeys(view.event_columns, "") | ({_in_view(mapping, source.event_id): ""} if source.event_id else {})
+        needed |= dict.fromkeys(view.event_columns, "") | (
+            {_in_view(mapping, source.event_id): ""} if source.event_id else {}
+        )
     else:
         needed |= {f.name: f.dtype for f in view.features}
     if missing := sorted(set(needed) - set(table.column_names)):
@@ -190,10 +182,14 @@ def _taken(view: View, table: pa.Table) -> pa.Table:
         if dtype in ARROW_TYPES:
             column = _cast(view, name, table.column(name), dtype)
             table = table.set_column(table.column_names.index(name), name, column)
-    absent = [table.column(n).is_null() for n in (*(k.column for k in view.join_keys), _in_view(mapping, source.timestamp_field))]
-    if any(column.null_count for column in (table.column(k.column) for k in view.join_keys)) or table.column(
-        _in_view(mapping, source.timestamp_field)
-    ).null_count:
+    absent = [
+        table.column(n).is_null()
+        for n in (*(k.column for k in view.join_keys), _in_view(mapping, source.timestamp_field))
+    ]
+    if (
+        any(column.null_count for column in (table.column(k.column) for k in view.join_keys))
+        or table.column(_in_view(mapping, source.timestamp_field)).null_count
+    ):
         keep = pc.invert(_any(absent))
         table = table.filter(keep)
     return table
@@ -271,7 +267,9 @@ def _once(codes: Ints, ids: NDArray[np.uint64], ts: Ints, kt: Ints) -> Ints:
 
 def _ids(view: View, table: pa.Table) -> NDArray[np.uint64]:
     if view.source.event_id:
-        return events.ids_of_column(table.column(_in_view(view.source.field_mapping, view.source.event_id)).combine_chunks())
+        return events.ids_of_column(
+            table.column(_in_view(view.source.field_mapping, view.source.event_id)).combine_chunks()
+        )
     return events.ids_of_rows(table)
 
 
@@ -282,10 +280,18 @@ def _event_type(view: View, name: str, arrow: pa.DataType) -> str | None:
         return "string"
     if pa.types.is_binary(arrow) or pa.types.is_large_binary(arrow):
         return "bytes"
-    numeric = (pa.types.is_integer, pa.types.is_floating, pa.types.is_boolean, pa.types.is_decimal, pa.types.is_timestamp)
+    numeric = (
+        pa.types.is_integer,
+        pa.types.is_floating,
+        pa.types.is_boolean,
+        pa.types.is_decimal,
+        pa.types.is_timestamp,
+    )
     if any(fits(arrow) for fits in numeric):
         return "float64"
-    raise SchemaError(f"view {view.name!r}: column {name!r} is {arrow}; windows aggregate numbers, times, text and bytes")
+    raise SchemaError(
+        f"view {view.name!r}: column {name!r} is {arrow}; windows aggregate numbers, times, text and bytes"
+    )
 
 
 def _event_column(view: View, name: str, column: pa.ChunkedArray) -> pa.Array:
@@ -296,5 +302,3 @@ def _event_column(view: View, name: str, column: pa.ChunkedArray) -> pa.Array:
     if pa.types.is_timestamp(whole.type):
         whole = whole.cast(pa.timestamp("us", whole.type.tz), safe=False).cast(pa.int64())
     return whole.cast(pa.float64(), safe=False)
-
-

@@ -51,7 +51,12 @@ VIEWS = (
     plain("rows"), plain("fresh", 3 * TICK), windowed("spans"), windowed("tiled", hop=TICK), windowed("young", ttl=TICK),
     windowed("words", functions=TEXTS, column="s"),
 )  # fmt: skip
-CONTRACT = Contract("laws", "all", tuple(Feature(f"{v.name}_{f.name}", v.name, f.name, f.dtype) for v in VIEWS for f in v.features), VIEWS)
+CONTRACT = Contract(
+    "laws",
+    "all",
+    tuple(Feature(f"{v.name}_{f.name}", v.name, f.name, f.dtype) for v in VIEWS for f in v.features),
+    VIEWS,
+)
 
 
 @dataclass(frozen=True)
@@ -68,10 +73,12 @@ class Row:
 
     @property
     def known(self) -> int:
+        """From when on it is known."""
         return max(self.ts, self.ts if self.kt is None else self.kt)
 
     @property
     def age(self) -> tuple[int, int, int]:
+        """What decides which of two rows is newer."""
         return self.ts, self.ts if self.kt is None else self.kt, self.id
 
 
@@ -82,7 +89,9 @@ def history(rng: random.Random, key: int) -> list[Row]:
         ts = START + rng.randint(0, 12) * TICK // rng.choice([1, 1, 3])
         kt = None if rng.random() < 0.2 else ts + rng.choice([0, 1, number + 2, TICK + number, 4 * TICK + number])
         x = rng.choice([None, float("nan"), rng.uniform(-9, 9), 1.5, 1e9])
-        rows.append(Row(key, 1000 * key + number, ts, kt, x, rng.choice([None, "", "a", "ü", "zz"]), rng.choice([None, 3])))
+        rows.append(
+            Row(key, 1000 * key + number, ts, kt, x, rng.choice([None, "", "a", "ü", "zz"]), rng.choice([None, 3]))
+        )
     return list({r.age[:2]: r for r in rows}.values())
 
 
@@ -161,6 +170,7 @@ def store(request: pytest.FixtureRequest, redis_settings: OnlineSettings) -> Any
 
 def deliver(store: Any, deliveries: list[Row], now: int, writers: int) -> None:
     """Write every delivery to every view, from several writers at once, in small batches."""
+
     def one(share: list[Row]) -> None:
         writer = Writer("laws", store)
         for start in range(0, len(share), 97):
@@ -187,7 +197,9 @@ def mismatches(
                 missing = wanted is None or wanted != wanted
                 meant = status if status is not None else Status.NULL if missing else Status.PRESENT
                 if not same(got, wanted) or said != meant:
-                    wrong.append(f"{view.name}:{name} of {key} at {t - START}: got {got!r} {said!r}, expected {wanted!r} {meant!r}")
+                    wrong.append(
+                        f"{view.name}:{name} of {key} at {t - START}: got {got!r} {said!r}, expected {wanted!r} {meant!r}"
+                    )
     return wrong
 
 
@@ -210,7 +222,7 @@ def test_reads_follow_a_clock_that_moves(store: Any) -> None:
     histories = {key: history(rng, key) for key in range(60)}
     waiting = sorted((row for rows in histories.values() for row in rows), key=lambda r: r.known)
     seen: dict[int, list[Row]] = {}
-    for tick in range(0, 18):
+    for tick in range(18):
         now = START + tick * TICK
         due = [row for row in waiting if row.known <= now]
         waiting = [row for row in waiting if row.known > now]

@@ -27,7 +27,9 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     made = template_repo(tmp_path_factory.mktemp("template") / "x")
     with inside(made):
         feast("apply", "--skip-source-validation")
-        after_creation = datetime.now(UTC) + timedelta(seconds=2)  # the template's rows are created now, in whole seconds
+        after_creation = datetime.now(UTC) + timedelta(
+            seconds=2
+        )  # the template's rows are created now, in whole seconds
         feast("materialize-incremental", after_creation.strftime("%Y-%m-%dT%H:%M:%S"))
         yield made
     EmbeddedRedis(made / "data" / "redis").stop()
@@ -95,7 +97,9 @@ def test_push_is_seen_at_once_and_ttl_applies(store: FeatureStore) -> None:
         {"driver_id": 5002, "event_timestamp": now - pd.Timedelta(days=2), "created": now, **row},
     ]).assign(driver_metadata=[{"k": "v"}] * 2, driver_profile=[{"name": "n", "age": "3"}] * 2)  # fmt: skip
     store.push("driver_stats_push_source", frame)
-    wanted = [f"driver_hourly_stats_fresh:{name}" for name in ("conv_rate", "acc_rate", "avg_daily_trips", "driver_metadata")]
+    wanted = [
+        f"driver_hourly_stats_fresh:{name}" for name in ("conv_rate", "acc_rate", "avg_daily_trips", "driver_metadata")
+    ]
     answer = store.get_online_features(wanted, [{"driver_id": 5001}, {"driver_id": 5002}])
     assert statuses(answer)["conv_rate"] == [FieldStatus.PRESENT, FieldStatus.OUTSIDE_MAX_AGE]
     assert statuses(answer)["acc_rate"] == [FieldStatus.NULL_VALUE, FieldStatus.OUTSIDE_MAX_AGE]
@@ -109,8 +113,19 @@ def test_an_older_push_changes_nothing(store: FeatureStore) -> None:
 
     def push(age: int, rate: float) -> None:
         moment = now - pd.Timedelta(minutes=age)
-        columns = {"driver_id": [6001], "event_timestamp": [moment], "created": [now], "conv_rate": [rate], "acc_rate": [rate]}
-        rest = {"avg_daily_trips": [1], "driver_metadata": [{"a": "b"}], "driver_config": ["{}"], "driver_profile": [{"name": "n"}]}
+        columns = {
+            "driver_id": [6001],
+            "event_timestamp": [moment],
+            "created": [now],
+            "conv_rate": [rate],
+            "acc_rate": [rate],
+        }
+        rest = {
+            "avg_daily_trips": [1],
+            "driver_metadata": [{"a": "b"}],
+            "driver_config": ["{}"],
+            "driver_profile": [{"name": "n"}],
+        }
         store.push("driver_stats_push_source", pd.DataFrame({**columns, **rest}))
 
     push(1, 0.25)

@@ -46,9 +46,9 @@ def repo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """The repo with its tables, applied."""
     made = windows_repo(tmp_path_factory.mktemp("windows") / "repo")
     write(made, sales((1, 1, 30, 30, 10.0), (2, 1, 90, 90, 20.0), (3, 1, 3000, 3000, 99.0), (4, 2, 3000, 3000, 5.0)))
-    profiles((1, 10, "Oslo", 4.5), (1, 500, "Rome", 1.0), (2, 60 * 24 * 40, "Lima", 2.0), (3, 5, None, None)).to_parquet(
-        made / "data" / "profiles.parquet"
-    )
+    profiles(
+        (1, 10, "Oslo", 4.5), (1, 500, "Rome", 1.0), (2, 60 * 24 * 40, "Lima", 2.0), (3, 5, None, None)
+    ).to_parquet(made / "data" / "profiles.parquet")
     with inside(made):
         feast("apply")
         yield made
@@ -113,7 +113,7 @@ def test_pushed_raw_events_are_counted_once(repo: Path, store: FeatureStore) -> 
 
 
 def test_reader_and_feast_agree(repo: Path, store: FeatureStore) -> None:
-    """asof's reader, from the compiled contract, gives what Feast's API gives."""
+    """Asof's reader, from the compiled contract, gives what Feast's API gives."""
     opened = Repo.open(repo)
     reader = Reader(opened.contract("shops"), opened.settings.online)
     assert reader.check() == []

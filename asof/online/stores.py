@@ -1,0 +1,118 @@
+"""What a store has to do: the interface behind which Redis and memory are alike.
+
+A store holds bytes and keeps two promises about them: of a plain view's rows the newest known one of each key is kept, and
+of a windowed view's events each is kept once. What the bytes mean is not its business.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from asof.online.events import Pruning
+from asof.online.layouts import Layout
+
+Request = tuple[Sequence[bytes], Sequence[bytes]]
+"""Keys, and the fields to read of each."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fetched:
+    """What a store answered: the revision of its layouts; per request, per key, per field the value or None."""
+
+    revision: int
+    values: list[list[list[bytes | None]]]
+
+
+class ReadableStore(Protocol):
+    """What a reader needs of a store."""
+
+    def ping(self) -> None:
+        """Raise :class:`asof.errors.OnlineStoreError` unless the store answers."""
+
+    def layouts(self, project: str) -> dict[int, Layout]:
+        """Every layout that was ever written in ``project``, by id."""
+
+    def views(self, project: str) -> dict[str, str]:
+        """What was registered for each view."""
+
+    def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
+        """What is stored for every request, in one round trip."""
+
+    def close(self) -> None:
+        """Give back all connections."""
+
+
+class AsyncReadableStore(Protocol):
+    """As :class:`ReadableStore`, for ``asyncio``."""
+
+    async def ping(self) -> None:
+        """As :meth:`ReadableStore.ping`."""
+
+    async def layouts(self, project: str) -> dict[int, Layout]:
+        """As :meth:`ReadableStore.layouts`."""
+
+    async def views(self, project: str) -> dict[str, str]:
+        """As :meth:`ReadableStore.views`."""
+
+    async def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
+        """As :meth:`ReadableStore.fetch`."""
+
+    async def close(self) -> None:
+        """As :meth:`ReadableStore.close`."""
+
+
+class WritableStore(Protocol):
+    """What a writer needs of a store."""
+
+    def layouts(self, project: str) -> dict[int, Layout]:
+        """Every layout that was ever written in ``project``, by id."""
+
+    def add_layout(self, project: str, layout: Layout) -> int:
+        """Make ``layout`` known to all readers; must come before the first value that uses it. Returns the revision."""
+
+    def set_views(self, project: str, views: Mapping[str, str]) -> None:
+        """Register what readers compare their contract with."""
+
+    def put_rows(self, field: bytes, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
+        """Write rows, each one unless the store has a newer one.
+
+        Args:
+            field: Field of the entities' hashes.
+            keys: n keys.
+            rows: n packed rows.
+            now: Moment that decides which rows are known, microseconds UTC.
+            live: Seconds after which a key may be forgotten, 0 for never.
+
+        Returns:
+            How many rows were news.
+        """
+
+    def put_events(
+        self, layout: Layout, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
+        now: int, live: int = 0,
+    ) -> tuple[int, int]:  # fmt: skip
+        """Add events, each id once.
+
+        Args:
+            layout: Layout of the events.
+            siblings: Other layouts of the same view that events were written under.
+            pruning: What may be forgotten.
+            keys: n distinct keys.
+            blobs: Packed events of each key, sorted by event time.
+            now: The writer's clock, microseconds UTC.
+            live: Seconds after which a key may be forgotten, 0 for never.
+
+        Returns:
+            How many events were new, and how many keys were refused because their value would grow too large.
+        """
+
+    def drop(self, project: str, view: str) -> int:
+        """Delete what is stored of one view; returns how many keys were visited."""
+
+    def drop_project(self, project: str) -> int:
+        """Delete everything that is stored for a project; returns how many keys there were."""
+
+    def close(self) -> None:
+        """Give back all connections."""
