@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import importlib
 import json
+import logging
 import os
 import sys
-import warnings
 from typing import Any
 
 import click
@@ -97,8 +97,7 @@ def cli(ctx: click.Context, repo: str | None, as_json: bool) -> None:
 def main() -> None:
     """Entry point of the ``asof`` console script; ``ASOF_DEBUG=1`` shows the traceback of what failed unexpectedly."""
     arguments = sys.argv[1:]
-    if not sys.warnoptions:
-        warnings.filterwarnings("ignore", module="feast")  # its words to the author of a feature repo, said once at apply
+    _quiet()
     try:
         code = cli.main(args=arguments, prog_name="asof", standalone_mode=False)
         sys.stdout.flush()
@@ -116,6 +115,13 @@ def main() -> None:
             raise
         sys.exit(_fail(_unexpected(error), 3, arguments))
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _quiet() -> None:
+    """Keep the warnings of libraries, which resist filters, from the user's terminal; ``ASOF_DEBUG=1`` and ``-W`` let them through."""
+    if not sys.warnoptions and os.environ.get("ASOF_DEBUG") != "1":
+        logging.captureWarnings(True)
+        logging.getLogger("py.warnings").addHandler(logging.NullHandler())
 
 
 def _unexpected(error: Exception) -> str:

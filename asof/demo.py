@@ -14,6 +14,7 @@ import signal
 import socket
 import subprocess
 import sys
+import textwrap
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ MARKER = ".asof-demo"
 
 READY_WITHIN = 90.0
 """Seconds that the service has to become ready."""
+
+WIDTH = 84
+"""Characters of the middle column of the final table."""
 
 _STOP_WITHIN = 15.0
 _KEPT_OUT = ("data", "__pycache__", ".git", ".venv", ".*_cache")
@@ -142,10 +146,14 @@ class Stage:
         return {**answer, "exit_code": done.returncode}
 
     def table(self) -> str:
-        """The steps as text."""
-        rows = [(s.name, s.happened if s.fine else f"UNEXPECTED: {s.happened}", f"{s.seconds:.1f}") for s in self.steps]
-        total = ("total", "", f"{sum(s.seconds for s in self.steps):.1f}")
-        return table(("step", "what happened", "seconds"), [*rows, total])
+        """The steps as text, what happened wrapped to :data:`WIDTH`."""
+        rows: list[tuple[str, str, str]] = []
+        for step in self.steps:
+            told = step.happened if step.fine else f"UNEXPECTED: {step.happened}"
+            first, *more = textwrap.wrap(told, WIDTH, break_on_hyphens=False) or [""]
+            rows += [(step.name, first, f"{step.seconds:.1f}"), *(("", line, "") for line in more)]
+        rows.append(("total", "", f"{sum(s.seconds for s in self.steps):.1f}"))
+        return table(("step", "what happened", "seconds"), rows)
 
 
 def prepare(folder: Path, source: Path) -> tuple[Stage, bool]:
