@@ -16,9 +16,9 @@ from asof import demo as stages
 from asof.cli import repo_option
 from asof.console import emit
 from asof.demo import Script, Stage
-from asof.errors import UsageError
-from asof.instants import DAY, format_moment, parse_moment
-from asof.settings import RepoSettings, SettingsError, find_repo
+from asof.errors import SettingsError, UsageError
+from asof.instants import DAY, parse_moment
+from asof.settings import find_repo
 
 TOTAL = 13
 """Steps of a demo."""
@@ -46,6 +46,9 @@ class Play:
     options: dict[str, Any] | None
     small: bool = False
     span: tuple[str, str] = ("", "")
+
+
+Act = Callable[[Play, stages.Step], None]
 
 
 @click.command()
