@@ -11,6 +11,6 @@ overtaken by a later one are *stragglers*: each is seen by one contiguous range 
 """
 
 from asof.windows.kernel import Events, Questions, aggregate
-from asof.windows.newest import newest
+from asof.windows.staircase import newest
 
 __all__ = ["Events", "Questions", "aggregate", "newest"]

@@ -1,0 +1,185 @@
+"""The laws, kept by the offline store; and, for each of them, changes to the code that it notices."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given, settings
+
+from asof.offline import EngineSettings, columns, loading, retrieve, values
+from asof.offline import keys as key_codes
+from asof.windows import kernel, order, plan, ranges, staircase, stragglers
+from tests.laws import laws
+from tests.laws.worlds import Shape, World, random_shape, world, worlds
+
+CASES = int(os.environ.get("ASOF_LAW_CASES", "2000"))
+"""Cases (keys with their history and questions) of the long run; ``make laws`` asks for 100,000 and more."""
+KEYS = 500
+"""Cases of one world in the long run."""
+
+
+@pytest.fixture(scope="session")
+def store(tmp_path_factory: pytest.TempPathFactory) -> laws.Store:
+    """The offline store, on a Parquet file written for each world."""
+    folder = tmp_path_factory.mktemp("laws")
+    engine = EngineSettings(threads=1)
+
+    def answers(asked: World) -> pa.Table:
+        pq.write_table(asked.rows, folder / "rows.parquet")
+        found = retrieve(asked.contract, asked.asked, at="at", repo=folder, knowledge=asked.knowledge, settings=engine)
+        return found.select([f.name for f in asked.view.features])
+
+    return answers
+
+
+def has_rows(candidate: World) -> bool:
+    """An empty source is an error, not a world."""
+    return bool(candidate.rows.num_rows)
+
+
+@pytest.mark.parametrize("law", laws.LAWS, ids=lambda law: law.__name__.removeprefix("check_"))
+@settings(max_examples=15, deadline=None)
+@given(asked=worlds().filter(has_rows))
+def test_law(law: Callable[[laws.Store, World], None], asked: World, store: laws.Store) -> None:
+    """The offline store keeps every law in every world that hypothesis thinks of."""
+    law(store, asked)
+
+
+@pytest.mark.parametrize("direct", [0, ranges.DIRECT], ids=["blocks", "one_by_one"])
+def test_many_cases_equal_the_definition(direct: int, store: laws.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many cases are tried, plain and windowed, with either way of folding ranges: no value differs from the oracle's."""
+    monkeypatch.setattr(ranges, "DIRECT", direct)
+    rng = np.random.default_rng([20, direct])
+    for number in range(max(CASES // 2 // KEYS, 1)):
+        laws.check_definition(store, world(1_000 * direct + number, random_shape(rng, KEYS)))
+
+
+# Each mutation: the law that must notice, a world in which it can, and the change to the code.
+BUSY = Shape(keys=40, events=12, questions=8, span=20, late=0.5, missing=0.2)
+WINDOWS = Shape(keys=40, events=12, questions=8, span=20, late=0.5, missing=0.2, windows=(3, 15))
+
+
+def _searched_left(known: np.ndarray, at: np.ndarray) -> Any:
+    return known.searchsorted(at, "left") - 1
+
+
+def _without_late(known: np.ndarray) -> tuple[Any, np.ndarray]:
+    return plan_stragglers(known)[0], np.empty(0, dtype=np.int64)
+
+
+def _codes_by_last_key(stored: Any, asked: Any, rows: Any) -> Any:
+    return codes(stored[-1:], asked[-1:], rows)
+
+
+def _one_code(stored: Any, asked: Any, rows: Any) -> Any:
+    left, right = codes(stored, asked, rows)
+    return left * 0, np.where(right < 0, right, 0)
+
+
+def _nulls_as_zero(stored: Any, asked: Any, rows: Any) -> Any:
+    left, right = codes(stored, asked, rows)
+    return left, np.maximum(right, 0)
+
+
+def _as_old_is_too_old(view: Any, loaded: Any, found: np.ndarray) -> np.ndarray:
+    return (
+        (found >= 0) & (loaded.questions.t - loaded.events.ts[found] >= view.ttl)
+        if view.ttl
+        else too_old(view, loaded, found)
+    )
+
+
+def _never_too_old(view: Any, loaded: Any, found: np.ndarray) -> np.ndarray:
+    return np.zeros(len(found), dtype=bool)
+
+
+def _null_as_zero(column: pa.ChunkedArray) -> np.ndarray:
+    return event_values(pc.fill_null(column, 0.0) if pa.types.is_floating(column.type) else column)
+
+
+def _counted(kind: Any, seen: Any, questions: int) -> np.ndarray:
+    return stragglers.counts(seen, questions)
+
+
+def _last_of_all(column: Any, picked: list[int]) -> Any:
+    return np.maximum(column.end[picked] - 1, 0)
+
+
+def _known_at_once(*given: Any, knowledge: bool) -> Any:
+    return coded(*given, knowledge=False)
+
+
+def _sorted_answers(events: Any, questions: Any) -> np.ndarray:
+    return np.sort(newest_row(events, questions))
+
+
+def _no_spread(left: Any, right: Any) -> Any:
+    total, mean, _ = merge(left, right)
+    return total, mean, left[2] + right[2]
+
+
+def _first_of_ties(codes_: np.ndarray, kt: np.ndarray) -> np.ndarray | None:
+    return order.stable_order(codes_)
+
+
+def _no_order(codes_: np.ndarray, kt: np.ndarray) -> None:
+    return None
+
+
+def _hop_ignored(moments: np.ndarray, hop: int) -> np.ndarray:
+    return moments
+
+
+def _hop_twice(moments: np.ndarray, hop: int) -> np.ndarray:
+    return floored(moments, 2 * hop)
+
+
+codes, too_old, event_values, coded = key_codes.codes, values._too_old, columns.event_values, loading._coded
+newest_row, merge, floored, plan_stragglers = staircase.newest, ranges.merge, plan._floor, plan._stragglers
+
+MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
+    (laws.check_definition, BUSY, staircase, "_newest_rank", _searched_left),
+    (laws.check_definition, BUSY, order, "stable_order", lambda _: None),
+    (laws.check_definition, WINDOWS, plan, "_stragglers", _without_late),
+    (laws.check_definition, WINDOWS, plan, "event_order", _no_order),
+    (laws.check_definition, Shape(**{**WINDOWS.__dict__, "hop": 5}), plan, "_floor", _hop_ignored),
+    (laws.check_definition, WINDOWS, ranges, "merge", _no_spread),
+    (laws.check_definition, Shape(**{**WINDOWS.__dict__, "missing": 0.0}), kernel, "_last_position", _last_of_all),
+    (laws.check_definition, Shape(**{**BUSY.__dict__, "two_keys": True}), loading, "codes", _codes_by_last_key),
+    (laws.check_definition, WINDOWS, kernel, "covered", _counted),
+    (laws.check_future_is_unknown, BUSY, loading, "_coded", _known_at_once),
+    (laws.check_each_question_is_alone, BUSY, values, "newest", _sorted_answers),
+    (laws.check_keys_are_apart, BUSY, loading, "codes", _one_code),
+    (laws.check_ties, BUSY, staircase, "event_order", _first_of_ties),
+    (laws.check_ttl, BUSY, values, "_too_old", _as_old_is_too_old),
+    (laws.check_ttl, BUSY, values, "_too_old", _never_too_old),
+    (laws.check_moment_of_knowledge, BUSY, staircase, "_newest_rank", _searched_left),
+    (laws.check_moment_of_knowledge, BUSY, loading, "_coded", _known_at_once),
+    (laws.check_not_a_number_is_missing, WINDOWS, values, "event_values", _null_as_zero),
+    (laws.check_rows_out_are_rows_in, BUSY, loading, "codes", _nulls_as_zero),
+    (laws.check_shifted_time_is_the_same_time, Shape(**{**WINDOWS.__dict__, "hop": 5}), plan, "_floor", _hop_twice),
+]
+
+
+@pytest.mark.parametrize(("law", "shape", "module", "name", "change"), MUTATIONS)
+def test_law_notices(
+    law: Any, shape: Shape, module: Any, name: str, change: Any, store: laws.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A law that no change to the code can break says nothing: each of these is noticed."""
+    asked = world(5, shape)
+    law(store, asked)
+    monkeypatch.setattr(module, name, change)
+    with pytest.raises(AssertionError):
+        law(store, asked)
+
+
+def test_every_law_has_a_mutation() -> None:
+    """No law goes without a change to the code that it must notice."""
+    assert {law for law, *_ in MUTATIONS} == set(laws.LAWS)
