@@ -9,6 +9,7 @@ by rename and never changes, so a reader needs no lock and a crash leaves nothin
     fingerprint
     served_at                when the answer was made, by the server's clock
     at                       the moment that the features were read for
+    as_of                    the moment whose values they are: ``at``, or the watermark of a stream where it was earlier
     score, decision          what was answered
     key.<name>               the entity keys                              as declared
     request.<name>           the request fields                           as declared
@@ -55,7 +56,7 @@ _NUMPY: dict[str, Any] = {
 
 _HEAD = (
     ("request_id", pa.string()), ("row", pa.int32()), ("model", pa.string()), ("model_version", pa.string()),
-    ("fingerprint", pa.string()), ("served_at", MOMENT), ("at", MOMENT), ("score", pa.float64()),
+    ("fingerprint", pa.string()), ("served_at", MOMENT), ("at", MOMENT), ("as_of", MOMENT), ("score", pa.float64()),
     ("decision", pa.bool_()),
 )  # fmt: skip
 
@@ -68,6 +69,7 @@ class Entry:
         request_id: As given or made.
         served_at: Microseconds, wall clock.
         at: ``int64[n]`` microseconds, the moment of each row.
+        as_of: ``int64[n]`` microseconds, the moment whose stored features were seen, see :class:`asof.online.Vectors`.
         keys: Key -> n values.
         request: Request field -> n values.
         vector: ``float64[n, F]``, one column for each feature of the service; NaN for missing, and where not numeric.
@@ -81,6 +83,7 @@ class Entry:
     request_id: str
     served_at: int
     at: NDArray[np.int64]
+    as_of: NDArray[np.int64]
     keys: Mapping[str, Sequence[Any]]
     request: Mapping[str, Sequence[Any]]
     vector: NDArray[np.float64]
@@ -121,6 +124,7 @@ def to_table(contract: Contract, model: str, version: str, entries: Sequence[Ent
         *(_texts([text.encode()] * len(ids), pa.string()) for text in (model, version, contract.fingerprint)),
         _moments(served),
         _moments(_joined([e.at for e in entries])),
+        _moments(_joined([e.as_of for e in entries])),
         _plain(_joined([e.scores for e in entries], np.float64), pa.float64()),
         _plain(_joined([e.decisions for e in entries], np.bool_), pa.bool_()),
     ]

@@ -20,7 +20,7 @@ from asof.errors import OnlineStoreError
 from asof.online.connections import BACKOFF_BASE, BACKOFF_CAP, AsyncClient, Client, connect, connect_async, translated
 from asof.online.events import Pruning
 from asof.online.layouts import Layout, field_of
-from asof.online.names import layouts_key, project_prefix, views_key
+from asof.online.names import layouts_key, project_prefix, views_key, watermarks_key
 from asof.online.scripts import ADD_LAYOUT, PUT_EVENTS, PUT_ROWS
 from asof.online.stores import Fetched, Request
 from asof.settings import OnlineSettings
@@ -146,7 +146,7 @@ class RedisStore:
                     for key in keys:
                         pipe.unlink(key)
                     deleted += sum(pipe.execute())
-            for key in (layouts_key(project), views_key(project)):
+            for key in (layouts_key(project), views_key(project), watermarks_key(project)):
                 self.client.delete(key)
         return deleted
 

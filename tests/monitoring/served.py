@@ -111,6 +111,7 @@ def log_table(columns: dict[str, Any], version: str) -> pa.Table:
         "model_version": [version] * size,
         "fingerprint": [CONTRACT.fingerprint] * size,
         "served_at": columns["at"],
+        "as_of": columns["at"],
         "decision": np.zeros(size, bool),
         "event_time.spending": columns["at"] - 1,
         "event_time.people": columns["at"] - 1,
