@@ -118,7 +118,7 @@ def check(rows: Rows, declaration: TableDeclaration, columns: Sequence[Column], 
             values[column.name] = array
     given = set(values)
     for column in columns:
-        _fill(column.name, declaration, values, rows.table.num_rows)
+        _fill(column.name, declaration, values, rows.table.num_rows, now)
     for column in columns:
         _check_values(column, values[column.name], declaration, verdict)
         if column.moment and column.name in given:
@@ -146,7 +146,7 @@ def _check_columns(rows: Rows, declaration: TableDeclaration, columns: Sequence[
         )
 
 
-def _fill(name: str, declaration: TableDeclaration, values: dict[str, pa.Array], rows: int) -> None:
+def _fill(name: str, declaration: TableDeclaration, values: dict[str, pa.Array], rows: int, now: int) -> None:
     """Derive what is missing of the column ``name``; a knowledge time that nobody declares a rule for is the event time."""
     derivation = declaration.derivations.get(name)
     if derivation is None and name in values:
@@ -154,8 +154,12 @@ def _fill(name: str, declaration: TableDeclaration, values: dict[str, pa.Array],
     source = derivation.source if derivation else declaration.timestamp_field
     if name in values and not values[name].null_count:
         return
+    if not source:
+        moment = pa.scalar(now, pa.int64()).cast(pa.timestamp("us", "UTC"))
+        values[name] = pc.fill_null(values[name], moment) if name in values else pa.repeat(moment, rows)
+        return
     if source not in values:
-        _fill(source, declaration, values, rows)
+        _fill(source, declaration, values, rows, now)
     micros = pc.add(pc.cast(values[source], pa.int64()), derivation.shift if derivation else 0)
     derived = pc.cast(micros, values[source].type)
     values[name] = pc.coalesce(values[name], derived) if name in values else derived

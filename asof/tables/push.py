@@ -85,7 +85,7 @@ def push(
         repo, declaration, columns, checked, clock, files=0 if isinstance(batch, pa.Table) else len(checked)
     )
     good = pa.concat_tables([c.good for c in checked])
-    rows = _as_held(path, good, declaration.id) if report.duplicates else good
+    rows = as_held(path, good, declaration.id) if report.duplicates else good
     return PushReport(report, _send(writer or _writer(repo), declared, declaration, rows))
 
 
@@ -217,10 +217,10 @@ def _send(
     writer: OnlineWriter, declared: Declarations, declaration: TableDeclaration, rows: pa.Table
 ) -> dict[str, int]:
     views = [v for v in declared.readers(declaration.name) if v.online]
-    return {view.name: writer.write(view, _spelled(view, declaration, rows)) if rows.num_rows else 0 for view in views}
+    return {view.name: writer.write(view, spelled(view, declaration, rows)) if rows.num_rows else 0 for view in views}
 
 
-def _spelled(view: View, declaration: TableDeclaration, rows: pa.Table) -> pa.Table:
+def spelled(view: View, declaration: TableDeclaration, rows: pa.Table) -> pa.Table:
     """The columns of ``rows`` that ``view`` needs, as the view spells them."""
     needed = [k.column for k in view.join_keys]
     needed += view.event_columns if view.windowed else [f.name for f in view.features]
@@ -234,7 +234,7 @@ def _mapped(view: View, raw: Iterable[str | None]) -> list[str]:
     return [view.source.field_mapping.get(name, name) for name in raw if name]
 
 
-def _as_held(path: Path, rows: pa.Table, key: str | None) -> pa.Table:
+def as_held(path: Path, rows: pa.Table, key: str | None) -> pa.Table:
     """``rows``, with those that the table held already as it holds them."""
     held = delta.open_table(path)
     if held is None or key is None:

@@ -5,6 +5,7 @@ The grammar::
     asof.id              <column>                       the column that identifies an event
     asof.column.<name>   <type> [<constraint> ...]      a column of the table
     asof.derive.<name>   <timestamp column> + <span>    how to fill a column that the file does not have ("-" works too)
+    asof.derive.<name>   arrival                        ... with the moment at which asof took the row in (the knowledge time of live data)
     asof.future          <span>                         how far ahead of the wall clock a moment may be; one hour by default
 
     type        int8 int16 int32 int64 float32 float64 bool string timestamp
@@ -33,6 +34,8 @@ from asof.errors import SettingsError, UsageError
 from asof.instants import SECOND, parse_span
 
 HOUR = 3_600 * SECOND
+ARRIVAL = "arrival"
+"""The derivation whose moment is the wall clock when a row is taken in."""
 
 TYPES: dict[str, pa.DataType] = {
     "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(),
@@ -121,7 +124,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """How to fill the timestamp ``column`` where a file lacks it: ``source`` plus ``shift`` microseconds."""
+    """How to fill the timestamp ``column`` where a file lacks it: ``source`` plus ``shift`` microseconds; no source means arrival."""
 
     column: str
     source: str
@@ -134,6 +137,8 @@ class Derivation:
         Raises:
             SettingsError: ``text`` is not of the grammar.
         """
+        if text.strip() == ARRIVAL:
+            return cls(column, "", 0)
         match = _DERIVATION.fullmatch(text)
         try:
             if match is not None:
@@ -142,7 +147,7 @@ class Derivation:
         except UsageError:
             pass
         raise SettingsError(
-            f"source {owner!r}, tag asof.derive.{column}: got {text!r}, expected a timestamp column, + or -, and a span such as '7 days'"
+            f"source {owner!r}, tag asof.derive.{column}: got {text!r}, expected a timestamp column, + or -, and a span such as '7 days', or arrival"
         )
 
 
@@ -194,6 +199,12 @@ class TableDeclaration:
         """Column -> how to derive it."""
         return {name: Derivation.parse(name, text, self.name) for name, text in _tagged(self.tags, "asof.derive.")}
 
+    @property
+    def stamped(self) -> bool:
+        """Whether knowledge time is the moment of arrival."""
+        derivation = self.derivations.get(self.knowledge_field or "")
+        return derivation is not None and not derivation.source
+
     @cached_property
     def tolerance(self) -> int:
         """Microseconds that a moment may be ahead of the wall clock."""
@@ -239,7 +250,7 @@ class TableDeclaration:
         return cls(**{**payload, "keys": tuple(payload["keys"]), "push_names": tuple(payload["push_names"])})
 
     def _check(self, declared: Mapping[str, Column]) -> None:
-        needed = {*self.required, *(d.source for d in self.derivations.values()), *self.derivations}
+        needed = {*self.required, *(d.source for d in self.derivations.values() if d.source), *self.derivations}
         if missing := sorted(needed - set(declared)):
             raise SettingsError(
                 f"source {self.name!r} needs the columns {missing} but has no tag asof.column.<name> for them"
@@ -248,7 +259,7 @@ class TableDeclaration:
             self.timestamp_field,
             self.knowledge_field,
             *self.derivations,
-            *(d.source for d in self.derivations.values()),
+            *(d.source for d in self.derivations.values() if d.source),
         }
         if wrong := sorted(n for n in times if n and not declared[n].moment):
             raise SettingsError(f"source {self.name!r}: the columns {wrong} hold moments, declare them as 'timestamp'")
