@@ -36,6 +36,7 @@ from asof.contract import (
 )
 from asof.errors import NotFoundError, SettingsError
 from asof.instants import MICROSECOND, span_micros
+from asof.on_demand import add_path, load
 
 if TYPE_CHECKING:
     from feast.feature_view_projection import FeatureViewProjection
@@ -63,7 +64,9 @@ def compile_view(view: FeatureView, projection: FeatureViewProjection | None = N
     used = projection if projection is not None else view.projection
     aggregations = _aggregations(view)
     keys = {c.name for c in view.entity_columns}
-    fields = tuple(_field(f) for f in view.features if f.name not in keys)  # a registered stream view lists its keys again
+    fields = tuple(
+        _field(f) for f in view.features if f.name not in keys
+    )  # a registered stream view lists its keys again
     _check_features(view.name, fields, aggregations)
     return View(
         name=view.name,
@@ -79,7 +82,10 @@ def compile_view(view: FeatureView, projection: FeatureViewProjection | None = N
 
 
 def compile_on_demand(
-    view: OnDemandFeatureView, repo: Path | None, aliases: Mapping[str, str], projection: FeatureViewProjection | None = None
+    view: OnDemandFeatureView,
+    repo: Path | None,
+    aliases: Mapping[str, str],
+    projection: FeatureViewProjection | None = None,
 ) -> OnDemandView:
     """The plain data of one on-demand feature view.
 
@@ -101,10 +107,12 @@ def compile_on_demand(
         alias=used.name_to_use() if used else view.name,
         function=f"{module.__name__}:{attribute}",
         source_hash=source_hash(module, attribute),
-        mode=view.mode,
+        mode="pandas" if view.mode == "pandas" else "python",
         singleton=bool(view.singleton),
         inputs=tuple(
-            (aliases.get(p.name, p.name_to_use()), f.name) for p in view.source_feature_view_projections.values() for f in p.features
+            (aliases.get(p.name, p.name_to_use()), f.name)
+            for p in view.source_feature_view_projections.values()
+            for f in p.features
         ),
         request=tuple(_field(f) for s in view.source_request_sources.values() for f in s.schema),
         features=tuple(_field(f) for f in view.features),
@@ -135,14 +143,16 @@ def compile_service(
         if projection.name not in by_name:
             raise NotFoundError("feature view", projection.name, by_name)
         view = by_name[projection.name]
-        is_on_demand = isinstance(view, OnDemandFeatureView)
-        if is_on_demand:
+        if isinstance(view, OnDemandFeatureView):
             on_demand.append(compile_on_demand(view, repo, aliases, projection))
             _add_sources(stored, view, by_name, aliases)
         else:
             stored[projection.name_to_use()] = compile_view(view, projection)
         features += [
-            Feature(f.name, projection.name_to_use(), f.name, _dtype(f), on_demand=is_on_demand) for f in projection.features
+            Feature(
+                f.name, projection.name_to_use(), f.name, _dtype(f), on_demand=isinstance(view, OnDemandFeatureView)
+            )
+            for f in projection.features
         ]
     _check_unique(service.name, features)
     return Contract(project, service.name, tuple(features), tuple(stored.values()), tuple(on_demand))
@@ -198,7 +208,9 @@ def _module_names(function: Callable[..., Any], repo: Path | None) -> list[str]:
         files = list(_defining(repo, function.__name__))
         written = [p for p in files if p == Path(function.__code__.co_filename)] or files
         if len(written) > 1:
-            raise SettingsError(f"{function.__name__!r} is defined in {', '.join(str(p) for p in written)}; rename all but one")
+            raise SettingsError(
+                f"{function.__name__!r} is defined in {', '.join(str(p) for p in written)}; rename all but one"
+            )
         names += [".".join(p.relative_to(repo).with_suffix("").parts) for p in written]
     return names
 
@@ -213,12 +225,25 @@ def _defining(repo: Path, function: str) -> Iterator[Path]:
 
 
 def _import(name: str, repo: Path | None) -> ModuleType | None:
-    if repo is not None and str(repo) not in sys.path:
-        sys.path.insert(0, str(repo))
+    if repo is not None:
+        add_path(str(repo))
+        _forget_namesake(name, repo)
     try:
         return importlib.import_module(name)
     except ImportError:
         return None
+
+
+def _forget_namesake(name: str, repo: Path) -> None:
+    """A module of this name that came from another repo of this process must not answer for this one's."""
+    expected = repo.joinpath(*name.split(".")).with_suffix(".py")
+    loaded = getattr(sys.modules.get(name), "__file__", None)
+    if loaded is not None and expected.is_file() and Path(loaded).resolve() != expected.resolve():
+        del sys.modules[name]
+        sys.path.remove(str(repo))
+        sys.path.insert(0, str(repo))
+        importlib.invalidate_caches()
+        load.cache_clear()
 
 
 def _names(found: Any, function: Callable[..., Any]) -> bool:
@@ -227,7 +252,9 @@ def _names(found: Any, function: Callable[..., Any]) -> bool:
     return getattr(candidate, "__code__", None) is not None and candidate.__code__.co_name == function.__code__.co_name
 
 
-def _add_sources(stored: dict[str, View], view: OnDemandFeatureView, by_name: Mapping[str, Any], aliases: Mapping[str, str]) -> None:
+def _add_sources(
+    stored: dict[str, View], view: OnDemandFeatureView, by_name: Mapping[str, Any], aliases: Mapping[str, str]
+) -> None:
     for projection in view.source_feature_view_projections.values():
         alias = aliases.get(projection.name, projection.name_to_use())
         if alias not in stored:
