@@ -23,8 +23,9 @@ from asof.contract import Contract, View
 from asof.errors import AsofError
 from asof.feast_calls import feast_call
 from asof.instants import format_span
+from asof.remembered import registry_file
 from asof.repo import Repo
-from asof.tables.declarations import compile_tables, declarations, registry_file
+from asof.tables.declarations import compile_tables, declarations
 
 if TYPE_CHECKING:
     from feast.repo_contents import RepoContents

@@ -6,13 +6,13 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from asof.errors import NotFoundError
+from asof.on_demand import add_path
 from asof.settings import RepoSettings
 
 if TYPE_CHECKING:
@@ -44,8 +44,7 @@ class Repo:
     @cached_property
     def store(self) -> FeatureStore:
         """Feast's own view of the repo."""
-        if str(self.path) not in sys.path:
-            sys.path.insert(0, str(self.path))
+        add_path(str(self.path))
         from feast import FeatureStore
 
         return FeatureStore(repo_path=str(self.path))
@@ -67,12 +66,24 @@ class Repo:
         Raises:
             NotFoundError: There is no such service; run ``asof apply`` after declaring one.
         """
-        from asof.compiler import compile_service
+        from asof.remembered import recall, remember
 
-        declared = {s.name: s for s in self.store.list_feature_services()}
-        if service not in declared:
-            raise NotFoundError("feature service", service, declared)
-        listed = [
-            *self.store.list_feature_views(), *self.store.list_stream_feature_views(), *self.store.list_on_demand_feature_views(),
-        ]  # fmt: skip
-        return compile_service(declared[service], listed, self.settings.project, self.path)
+        add_path(str(self.path))
+        found = recall(self.settings, service)
+        if found is None:
+            found = self._compiled(service)
+            remember(self.settings, found)
+        return found
+
+    def _compiled(self, service: str) -> Contract:
+        from asof.compiler import compile_service
+        from asof.feast_calls import feast_call
+
+        with feast_call("reading the registry", repo=self.path):
+            declared = {s.name: s for s in self.store.list_feature_services()}
+            if service not in declared:
+                raise NotFoundError("feature service", service, declared)
+            listed: list[Any] = [
+                *self.store.list_feature_views(), *self.store.list_stream_feature_views(), *self.store.list_on_demand_feature_views(),
+            ]  # fmt: skip
+            return compile_service(declared[service], listed, self.settings.project, self.path)

@@ -5,19 +5,26 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import click
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv as pa_csv
+import pyarrow.parquet as pq
 
 from asof.cli import repo_option
 from asof.console import emit, table
 from asof.contract import Contract, Field, View
-from asof.errors import NotFoundError, RequestError, UsageError
+from asof.errors import CheckFailedError, NotFoundError, RequestError, SourceError, UsageError
 from asof.feast_calls import feast_call
 from asof.instants import format_moment, from_micros, parse_moment
 from asof.repo import Repo
+from asof.tables import reading
 from asof.tables.declarations import declarations
+
+FILE = click.Path(path_type=Path)
 
 STATUS_WORDS = ("present", "null", "outside max age", "not found")
 
@@ -78,8 +85,7 @@ def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None
 
     repo = Repo.open(repo_option(ctx))
     moment = time.time_ns() // 1_000 if at is None else parse_moment(at)
-    with feast_call("reading the registry", repo=repo.path):
-        contract = repo.contract(service)
+    contract = repo.contract(service)
     keys, request = parse_pairs(contract, pairs, moment)
     reader = Reader(contract, repo.settings.online)
     try:
@@ -92,6 +98,109 @@ def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None
     payload = {name: {"value": value, "status": status} for name, value, status in rows}
     text = table(("feature", "value", "status"), [(name, _shown(value), status) for name, value, status in rows])
     emit({"service": service, "at": format_moment(moment), "features": payload}, text)
+
+
+@click.command()
+@click.argument("service", metavar="[SERVICE]", required=False)
+@click.option("--entities", metavar="FILE", type=FILE, help="Parquet or CSV file of keys, moments and request fields.")
+@click.option("-o", "--output", metavar="FILE", type=FILE, required=True, help="Parquet file to write.")
+@click.option(
+    "--at", metavar="COLUMN", help="Column of the rows' moments; by default event_timestamp, or the only time column."
+)
+@click.option(
+    "--like", metavar="FILE", type=FILE, help="Make this earlier dataset again: same rows, same versions of the tables."
+)
+@click.pass_context
+def dataset(
+    ctx: click.Context, service: str | None, entities: Path | None, output: Path, at: str | None, like: Path | None
+) -> None:
+    """Write the features of a service for many rows, each as it was known at the row's own moment.
+
+    The file has exactly the rows that were asked for, in their order, and carries what it was made from, so that --like can make
+    it again byte by byte; exit code 1 says that it could not.
+
+    Example: asof dataset fraud_v1 --entities labels.parquet --at tx_datetime -o train.parquet
+    """
+    repo = Repo.open(repo_option(ctx))
+    if output.suffix.lower() != ".parquet":
+        raise UsageError(f"got the output file {output}, expected a name that ends in .parquet")
+    if like is not None:
+        if service or entities or at:
+            raise UsageError(
+                "--like takes service, rows and moments from the earlier dataset; leave SERVICE, --entities and --at out"
+            )
+        _again(repo, like, output)
+    elif service is None or entities is None:
+        raise UsageError("expected SERVICE and --entities FILE, or --like FILE")
+    else:
+        _new_dataset(repo, service, entities, output, at)
+
+
+def _new_dataset(repo: Repo, service: str, entities: Path, output: Path, at: str | None) -> None:
+    from asof.offline import retrieve_to
+
+    rows, schema = entity_rows(entities)
+    column = at or moment_column(schema, entities)
+    contract = repo.contract(service)
+    made = retrieve_to(output, contract, rows, at=column, repo=repo.path)
+    payload = {
+        "file": str(output),
+        "rows": made.rows,
+        "features": len(contract.features),
+        "at": column,
+        "tables": dict(made.tables),
+    }
+    versions = ", ".join(f"{name} version {version}" for name, version in made.tables.items())
+    emit(
+        payload,
+        f"{made.rows:,} rows x {len(contract.features)} features -> {output} ({versions or 'plain Parquet sources'})",
+    )
+
+
+def _again(repo: Repo, like: Path, output: Path) -> None:
+    from asof.offline import rebuild
+
+    made = rebuild(like, output, repo.path)
+    if not made.identical:
+        raise CheckFailedError(
+            f"{output} was made like {like} but differs from it; was it made by another version of asof?"
+        )
+    emit({"file": str(output), "like": str(like), "identical": True}, f"{output} is byte by byte what {like} is")
+
+
+def entity_rows(path: Path) -> tuple[pa.Table | Path, pa.Schema]:
+    """The entity rows of a file, a Parquet file left where it is, and their schema.
+
+    Raises:
+        SourceError: The file is missing, empty, or cannot be read.
+        UsageError: It is neither Parquet nor CSV.
+    """
+    (file,) = reading.files([path]) if not path.is_dir() else [path]
+    if file.is_dir():
+        raise UsageError(f"got the folder {path}, expected one Parquet or CSV file of entity rows")
+    try:
+        if file.name.lower().endswith(".parquet"):
+            return file, pq.read_schema(file)
+        table = pa_csv.read_csv(file)
+    except (pa.ArrowException, OSError) as error:
+        raise SourceError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; is it complete?") from error
+    return table, table.schema
+
+
+def moment_column(schema: pa.Schema, path: Path) -> str:
+    """The column of the rows' moments where none is named.
+
+    Raises:
+        UsageError: There is none, or more than one.
+    """
+    times = [f.name for f in schema if pa.types.is_temporal(f.type)]
+    if "event_timestamp" in schema.names:
+        return "event_timestamp"
+    if len(times) != 1:
+        raise UsageError(
+            f"{path} has {len(times)} time columns ({', '.join(times) or 'none'}); name the rows' moments with --at COLUMN"
+        )
+    return str(times[0])
 
 
 def parse_pairs(

@@ -7,21 +7,17 @@ registry file, project or asof means reading again. A registry that is no local 
 
 from __future__ import annotations
 
-import hashlib
 import json
-import os
-import tempfile
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from asof import __version__
 from asof.contract import Contract, View
 from asof.errors import AsofError, NotFoundError, SourceError
 from asof.feast_calls import feast_call
+from asof.remembered import digest, registry_file, write_whole
 from asof.repo import Repo
-from asof.settings import RepoSettings
 from asof.tables.schema import TableDeclaration
 
 CACHE = "declarations.json"
@@ -71,25 +67,12 @@ def declarations(repo: Repo) -> Declarations:
         return _compile(repo)
     if not registry.is_file():
         raise SourceError(f"nothing is declared yet: {registry} does not exist; run `asof apply` first")
-    key = _key(registry, repo.settings.project)
+    key = digest(repo.settings, registry)
     found = _read(repo.settings.data / CACHE, key)
     if found is None:
         found = _compile(repo)
         _write(repo.settings.data / CACHE, key, repo.settings.project, found)
     return found
-
-
-def registry_file(settings: RepoSettings) -> Path | None:
-    """The file of a local registry; None where the registry is something else."""
-    import yaml
-
-    payload = yaml.safe_load(os.path.expandvars((settings.path / "feature_store.yaml").read_text()))
-    declared = payload.get("registry", "data/registry.db")
-    options = declared if isinstance(declared, dict) else {"path": declared}
-    path = str(options.get("path", ""))
-    if options.get("registry_type", "file") != "file" or "registry_store_type" in options or "://" in path or not path:
-        return None
-    return settings.path / path
 
 
 def compile_tables(sources: Iterable[Any], views: Iterable[View]) -> dict[str, TableDeclaration]:
@@ -143,10 +126,6 @@ def _keys(table: str, views: Iterable[View]) -> tuple[str, ...]:
     return tuple(sorted({v.source.column(k.column) for v in readers for k in v.join_keys}))
 
 
-def _key(registry: Path, project: str) -> str:
-    return hashlib.sha256(f"{__version__}\n{project}\n".encode() + registry.read_bytes()).hexdigest()
-
-
 def _read(cache: Path, key: str) -> Declarations | None:
     try:
         payload = json.loads(cache.read_text())
@@ -165,10 +144,4 @@ def _write(cache: Path, key: str, project: str, found: Declarations) -> None:
         "tables": [t.to_dict() for t in found.tables.values()],
         "views": Contract(project, "", (), found.views).to_json(),
     }
-    try:
-        handle, name = tempfile.mkstemp(prefix=".declarations-", dir=cache.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(payload, file)
-        Path(name).replace(cache)
-    except OSError:
-        return  # a read-only repo works too, it only starts more slowly
+    write_whole(cache, payload)

@@ -6,10 +6,15 @@ from datetime import timedelta
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
 
+from asof.bundle import writing
 from asof.instants import from_micros, parse_moment
+from asof.plan import broken_models
+from asof.remembered import recall
+from asof.repo import Repo
 from tests.commands.conftest import asof, copy
 
 AT = "2018-07-25T00:00:00Z"
@@ -224,3 +229,105 @@ def test_a_registry_that_changed_is_read_again(filled, tmp_path):
     (repo / "data" / "declarations.json").write_text(json.dumps({**cache, "key": "another registry"}))
     assert len(asof("--repo", repo, "tables", "--json").answer["tables"]) == 2
     assert json.loads((repo / "data" / "declarations.json").read_text())["key"] == cache["key"]
+
+
+def test_a_dataset_has_the_rows_that_were_asked_for_and_can_be_made_again(filled, payments_file, tmp_path):
+    """`asof dataset` answers every row in order from Parquet and CSV alike; `--like` gives the same bytes after more rows have arrived."""
+    repo, _ = filled
+    rows = pq.read_table(payments_file).slice(9_000, 300)
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    pa_csv.write_csv(rows, tmp_path / "rows.csv")
+    for kind in ("parquet", "csv"):
+        ran = asof(
+            "--repo",
+            repo,
+            "dataset",
+            "fraud_v1",
+            "--entities",
+            tmp_path / f"rows.{kind}",
+            "-o",
+            tmp_path / f"{kind}.parquet",
+            "--json",
+        )
+        assert (ran.code, ran.answer["rows"], ran.answer["at"]) == (0, 300, "tx_datetime"), ran.err
+    made = {kind: pq.read_table(tmp_path / f"{kind}.parquet") for kind in ("parquet", "csv")}
+    assert made["parquet"]["transaction_id"].to_pylist() == rows["transaction_id"].to_pylist()
+    names = made["parquet"].column_names[rows.num_columns :]
+    assert made["parquet"].select(names).equals(made["csv"].select(names))
+    late = pa.Table.from_pylist([{**rows.slice(0, 1).to_pylist()[0], "transaction_id": 91_000_000, "tx_amount": 999.0}])
+    pq.write_table(late.set_column(1, "tx_datetime", rows["tx_datetime"].slice(0, 1)), tmp_path / "late.parquet")
+    assert asof("--repo", repo, "ingest", "transactions", tmp_path / "late.parquet").code == 0
+    ran = asof(
+        "--repo", repo, "dataset", "--like", tmp_path / "parquet.parquet", "-o", tmp_path / "again.parquet", "--json"
+    )
+    assert (ran.code, ran.answer["identical"]) == (0, True), ran.err
+    assert (tmp_path / "again.parquet").read_bytes() == (tmp_path / "parquet.parquet").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (("dataset", "-o", "x.parquet"), 2, "expected SERVICE and --entities FILE, or --like FILE"),
+        (("dataset", "fraud_v1", "--entities", "rows.parquet", "-o", "x.csv"), 2, "ends in .parquet"),
+        (
+            ("dataset", "fraud_v1", "--entities", "nowhere.parquet", "-o", "x.parquet"),
+            3,
+            "nowhere.parquet does not exist",
+        ),
+        (
+            ("dataset", "fraud_v1", "--like", "x.parquet", "-o", "y.parquet"),
+            2,
+            "leave SERVICE, --entities and --at out",
+        ),
+    ],
+)
+def test_a_dataset_that_cannot_be_is_one_line(filled, tmp_path, monkeypatch, arguments, code, message):
+    """A dataset without service or rows, with rows that are not there, or under a wrong name: one line, and no file."""
+    repo, _ = filled
+    monkeypatch.chdir(tmp_path)
+    ran = asof("--repo", repo, *arguments)
+    assert (ran.code, ran.out, ran.err.count("\n")) == (code, "", 1), ran
+    assert message in ran.err
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_contract_is_compiled_again_when_a_function_changed(filled, tmp_path):
+    """The remembered contract answers until the registry or a Python file of the repo changes."""
+    repo, _ = filled
+    other = copy(repo, tmp_path / "other")
+    (other / "data").mkdir()
+    shutil.copy(repo / "data" / "registry.db", other / "data")
+    first = Repo.open(other).contract("fraud_v1")
+    assert recall(Repo.open(other).settings, "fraud_v1") == first
+    text = (other / "on_demand.py").read_text()
+    (other / "on_demand.py").write_text(text.replace("m.hour < 6", "m.hour < 7"))
+    assert recall(Repo.open(other).settings, "fraud_v1") is None
+    lines = first.differences(Repo.open(other).contract("fraud_v1"))
+    assert [line.partition(":")[0] for line in lines] == ["on-demand payment_context"]
+
+
+def test_plan_names_the_features_of_a_model_that_a_change_breaks(filled, tmp_path):
+    """For each trained model: which of its features change, and what about them; models that fit are not listed."""
+    repo, _ = filled
+    changed = copy(repo, tmp_path / "changed")
+    contract = Repo.open(repo).contract("fraud_v1")
+    for version in ("1", "2"):
+        with writing(changed / "data" / "models", "fraud", version) as folder:
+            (folder / "contract.json").write_text(contract.to_json())
+    assert broken_models(changed / "data" / "models", {"fraud_v1": contract}) == ((), 2)
+    views = (changed / "views.py").read_text()
+    (changed / "views.py").write_text(
+        views.replace("source=fraud_reports_push,", "source=fraud_reports_push, ttl=timedelta(days=90),", 1)
+    )
+    (changed / "on_demand.py").write_text((changed / "on_demand.py").read_text().replace("m.hour < 6", "m.hour < 7"))
+    ran = asof("--repo", changed, "plan", "--json")
+    assert ran.code == 0, ran.err
+    assert [(b["version"], b["newest"]) for b in ran.answer["broken"]] == [("1", False), ("2", True)]
+    features = ran.answer["broken"][0]["features"]
+    assert {name for name in features if name.startswith("terminal")} == {
+        n for n in contract.feature_names if n.startswith("terminal")
+    }
+    assert features["terminal_reports_1d"] == ["ttl was none, is 90 days"]
+    assert features["night"][0].startswith("function was on_demand:payment_context (")
+    assert not [name for name in features if name.startswith("customer")]
+    assert broken_models(changed / "data" / "models", {})[0][0].features["night"] == ("service fraud_v1 is gone",)

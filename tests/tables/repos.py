@@ -6,9 +6,10 @@ import pyarrow as pa
 
 from asof.contract import Aggregation, Field, JoinKey, Source, View
 from asof.instants import DAY
+from asof.remembered import digest
 from asof.repo import Repo
 from asof.tables import delta
-from asof.tables.declarations import CACHE, Declarations, _key, _write
+from asof.tables.declarations import CACHE, Declarations, _write
 from asof.tables.schema import TableDeclaration
 
 NOW = 1_600_000_000_000_000
@@ -66,7 +67,7 @@ def make_repo(folder: Path) -> Repo:
     (folder / "data" / "registry.db").write_bytes(b"registry")
     repo = Repo.open(folder)
     found = Declarations({t.name: t for t in (PAYMENTS, READINGS, ZONED)}, (SPENDING,))
-    key = _key(folder / "data" / "registry.db", "tests")
+    key = digest(repo.settings, folder / "data" / "registry.db")
     _write(folder / "data" / CACHE, key, "tests", found)
     return repo
 

@@ -1,0 +1,97 @@
+"""Contracts that were compiled before, so that a command which only needs a contract starts without Feast.
+
+``data/contracts.json`` holds them beside a SHA-256 over everything that they follow from: the registry file, the Python
+files of the repo (on-demand functions), the project and the version of asof. Another digest means compiling again. A registry
+that is no local file is never remembered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from asof import __version__
+from asof.contract import Contract
+from asof.errors import BundleError
+from asof.settings import RepoSettings
+
+FILE = "contracts.json"
+
+
+def recall(settings: RepoSettings, service: str) -> Contract | None:
+    """The contract of ``service``, if nothing that it follows from has changed; else None."""
+    key = _key(settings)
+    contracts = _read(settings.data / FILE, key) if key else {}
+    try:
+        return Contract.from_json(contracts[service]) if service in contracts else None
+    except BundleError:
+        return None
+
+
+def remember(settings: RepoSettings, contract: Contract) -> None:
+    """Keep ``contract`` for the next process; a repo that cannot be written to is no error."""
+    key = _key(settings)
+    if key is not None:
+        kept = {**_read(settings.data / FILE, key), contract.service: contract.to_json()}
+        write_whole(settings.data / FILE, {"key": key, "contracts": kept})
+
+
+def registry_file(settings: RepoSettings) -> Path | None:
+    """The file of a local registry; None where the registry is something else (SQL, a bucket, a server)."""
+    payload = yaml.safe_load(os.path.expandvars((settings.path / "feature_store.yaml").read_text()))
+    declared = payload.get("registry", "data/registry.db")
+    options = declared if isinstance(declared, dict) else {"path": declared}
+    path = str(options.get("path", ""))
+    if options.get("registry_type", "file") != "file" or "registry_store_type" in options or "://" in path or not path:
+        return None
+    return settings.path / path
+
+
+def digest(settings: RepoSettings, registry: Path) -> str:
+    """SHA-256 over the registry file, the project and the version of asof."""
+    return hashlib.sha256(f"{__version__}\n{settings.project}\n".encode() + registry.read_bytes()).hexdigest()
+
+
+def write_whole(path: Path, payload: Any) -> None:
+    """``payload`` as JSON in a file that appears whole or not at all; a folder that cannot be written to is no error."""
+    try:
+        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(handle, "w") as file:
+            json.dump(payload, file)
+        Path(name).replace(path)
+    except OSError:
+        return  # a read-only repo works too, it only starts more slowly
+
+
+def _key(settings: RepoSettings) -> str | None:
+    registry = registry_file(settings)
+    if registry is None or not registry.is_file():
+        return None
+    found = hashlib.sha256(digest(settings, registry).encode())
+    for file in _sources(settings.path):
+        found.update(f"\n{file.relative_to(settings.path)}\n".encode() + file.read_bytes())
+    return found.hexdigest()
+
+
+def _sources(repo: Path) -> Iterator[Path]:
+    """The repo's Python files, without what is hidden or written."""
+    for folder, inner, files in os.walk(repo):
+        inner[:] = sorted(
+            i for i in inner if not i.startswith((".", "__")) and not (i == "data" and Path(folder) == repo)
+        )
+        yield from (Path(folder, name) for name in sorted(files) if name.endswith(".py"))
+
+
+def _read(path: Path, key: str) -> dict[str, str]:
+    try:
+        payload = json.loads(path.read_text())
+        return dict(payload["contracts"]) if payload["key"] == key else {}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}
