@@ -18,7 +18,7 @@ from asof.online.events import split as split_events
 from asof.online.layouts import Layout, field_of
 from asof.online.names import project_prefix
 from asof.online.rows import split as split_rows
-from asof.online.stores import Fetched, Request
+from asof.online.stores import Fetched, Request, StaleLayoutsError, Target
 
 
 class MemoryStore:
@@ -61,10 +61,11 @@ class MemoryStore:
             values = [[[self._hashes.get(k, {}).get(f) for f in fields] for k in keys] for keys, fields in requests]
             return Fetched(self._revisions.get(project, 0), values)
 
-    def put_rows(self, field: bytes, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
+    def put_rows(self, target: Target, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
         """Write rows, each one unless the store has a newer one; returns how many were news."""
-        accepted = 0
+        accepted, field = 0, field_of(target.layout)
         with self._lock:
+            self._check(target)
             for key, row in zip(keys, rows, strict=True):
                 stored = self._hashes.setdefault(key, {})
                 kept = _kept(split_rows(stored[field]) if field in stored else [], row, now)
@@ -74,14 +75,15 @@ class MemoryStore:
         return accepted
 
     def put_events(
-        self, layout: Layout, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
+        self, target: Target, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
         now: int, live: int = 0,
     ) -> tuple[int, int]:  # fmt: skip
         """Add events, each id once; returns how many were new, and how many keys would have grown too large."""
         added = refused = 0
         with self._lock:
+            self._check(target)
             for key, blob in zip(keys, blobs, strict=True):
-                new, full = _add(self._hashes.setdefault(key, {}), layout, siblings, pruning, blob, now)
+                new, full = _add(self._hashes.setdefault(key, {}), target.layout, siblings, pruning, blob, now)
                 added, refused = added + new, refused + full
         return added, refused
 
@@ -114,6 +116,10 @@ class MemoryStore:
 
     def close(self) -> None:
         """Nothing to give back."""
+
+    def _check(self, target: Target) -> None:
+        if target.revision != self._revisions.get(target.project, 0):
+            raise StaleLayoutsError
 
 
 class AsyncMemoryStore:

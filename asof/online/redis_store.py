@@ -22,7 +22,7 @@ from asof.online.events import Pruning
 from asof.online.layouts import Layout, field_of
 from asof.online.names import layouts_key, project_prefix, views_key, watermarks_key
 from asof.online.scripts import ADD_LAYOUT, PUT_EVENTS, PUT_ROWS
-from asof.online.stores import Fetched, Request
+from asof.online.stores import Fetched, Request, StaleLayoutsError, Target
 from asof.settings import OnlineSettings
 
 T = TypeVar("T")
@@ -109,21 +109,20 @@ class RedisStore:
                 return _fetched(asked, self._cluster_replies(asked[:2]) + self._cluster_replies(asked[2:]))
             return _fetched(asked, self._retried(lambda: self._replies(asked)))
 
-    def put_rows(self, field: bytes, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
+    def put_rows(self, target: Target, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
         """Write rows, each one unless the store has a newer one; returns how many were news. See :data:`PUT_ROWS`."""
-        head = [field, now.to_bytes(8, "little", signed=True), str(live).encode()]
-        answers = self._run(PUT_ROWS, head, keys, rows)
-        return sum(answers)
+        head = [field_of(target.layout), now.to_bytes(8, "little", signed=True), str(live).encode()]
+        return sum(self._run(PUT_ROWS, target, head, keys, rows))
 
     def put_events(
-        self, layout: Layout, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
+        self, target: Target, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
         now: int, live: int = 0,
     ) -> tuple[int, int]:  # fmt: skip
         """Add events, each id once; returns how many were new and how many keys were refused. See :data:`PUT_EVENTS`."""
         numbers = [pruning.horizon, pruning.slack, now, pruning.limit, live, len(siblings)]
-        head = [field_of(layout), _width(layout), *(str(n).encode() for n in numbers)]
+        head = [field_of(target.layout), _width(target.layout), *(str(n).encode() for n in numbers)]
         head += [part for other in siblings for part in (field_of(other), _width(other))]
-        answers = self._run(PUT_EVENTS, head, keys, blobs)
+        answers = self._run(PUT_EVENTS, target, head, keys, blobs)
         return sum(a for a, _ in answers), sum(r for _, r in answers)
 
     def drop(self, project: str, view: str) -> int:
@@ -186,7 +185,7 @@ class RedisStore:
         return attempt()
 
     def _replies(self, requests: Sequence[Request]) -> list[Any]:
-        pool: Any = self.client.connection_pool
+        pool = self.client.connection_pool
         connection = pool.get_connection()
         try:
             connection.send_packed_command([packed(requests)], check_health=False)
@@ -205,41 +204,55 @@ class RedisStore:
             replies: list[Any] = pipe.execute()
         return replies
 
-    def _run(self, script: str, head: list[bytes], keys: Sequence[bytes], values: Sequence[bytes]) -> list[Any]:
+    def _run(
+        self, script: str, target: Target, head: list[bytes], keys: Sequence[bytes], values: Sequence[bytes]
+    ) -> list[Any]:
         """Run a script over all keys, some at a time; idempotent, so a lost connection is answered by sending again."""
         with translated(self.settings):
             if isinstance(self.client, RedisCluster):
-                return [self.client.eval(script, 1, k, *head, v) for k, v in zip(keys, values, strict=True)]
-            sha: bytes = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
+                return self._run_in_cluster(script, target, head, keys, values)
+            sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
+            head, last = [str(target.revision).encode(), *head], layouts_key(target.project)
+            calls = [(b"EVALSHA", sha, b - a + 1, *keys[a:b], last, *head, *values[a:b]) for a, b in _portions(values)]
             answers: list[Any] = []
-            calls = [(sha, keys[a:b], head, values[a:b]) for a, b in _portions(values)]
             for at in range(0, len(calls), CALLS_AT_ONCE):
                 some = calls[at : at + CALLS_AT_ONCE]
                 answers += self._retried(lambda some=some: self._call(script, some))  # type: ignore[misc]
             return answers
 
-    def _call(
-        self, script: str, calls: Sequence[tuple[bytes, Sequence[bytes], list[bytes], Sequence[bytes]]]
+    def _run_in_cluster(
+        self, script: str, target: Target, head: list[bytes], keys: Sequence[bytes], values: Sequence[bytes]
     ) -> list[Any]:
-        pool: Any = self.client.connection_pool
+        """Key by key, for every key may live on another node, and the layouts on yet another."""
+        if self.client.hget(layouts_key(target.project), REVISION) != str(target.revision).encode():
+            raise StaleLayoutsError
+        answers: list[Any] = []
+        for at in range(0, len(keys), ROWS_AT_ONCE):
+            with self.client.pipeline(transaction=False) as pipe:
+                for key, value in zip(keys[at : at + ROWS_AT_ONCE], values[at : at + ROWS_AT_ONCE], strict=True):
+                    pipe.eval(script, 1, key, b"", *head, value)
+                answers += pipe.execute()
+        return answers
+
+    def _call(self, script: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        pool = self.client.connection_pool
         connection = pool.get_connection()
         try:
-            connection.send_packed_command(
-                [_packed_call(*call) for call in calls],
-                check_health=False,
-            )
+            connection.send_packed_command([hiredis.pack_command(call) for call in calls], check_health=False)
             answers = _received(connection, len(calls), raising=False)
         except BaseException:
             connection.disconnect()
             raise
         finally:
             pool.release(connection)
-        for answer in answers:
-            if isinstance(answer, hiredis.ReplyError):
-                if not str(answer).startswith("NOSCRIPT"):
-                    raise redis.ResponseError(str(answer))
-                self.client.script_load(script)
-                return self._call(script, calls)
+        said = [str(answer) for answer in answers if isinstance(answer, hiredis.ReplyError)]
+        if any(text.startswith("NOSCRIPT") for text in said):
+            self.client.script_load(script)
+            return self._call(script, calls)
+        if any(text.startswith("STALE") for text in said):
+            raise StaleLayoutsError
+        if said:
+            raise redis.ResponseError(said[0])
         return answers
 
 
@@ -299,12 +312,6 @@ def packed(requests: Sequence[Request]) -> bytes:
         tail = b"".join(b"\r\n$%d\r\n%b" % (len(f), f) for f in fields) + b"\r\n"
         parts += [b"%b%d\r\n%b%b" % (head, len(key), key, tail) for key in keys]
     return b"".join(parts)
-
-
-def _packed_call(sha: bytes, keys: Sequence[bytes], head: Sequence[bytes], values: Sequence[bytes]) -> bytes:
-    command: Any = (b"EVALSHA", sha, len(keys), *keys, *head, *values)
-    packed_command: bytes = hiredis.pack_command(command)
-    return packed_command
 
 
 def parsed_layouts(found: dict[bytes, bytes]) -> dict[int, Layout]:

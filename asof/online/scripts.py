@@ -5,10 +5,12 @@ of writers may send in any order. Times are compared as two halves, because Lua'
 """
 
 PUT_ROWS = """
--- KEYS: hashes of entities. ARGV: field, now, seconds to live (0: for ever), then for each key one row.
+-- KEYS: hashes of entities, then (but not in a cluster) the hash of layouts.
+-- ARGV: revision of the layouts ('': any), field, now, seconds to live (0: for ever), then for each key one row.
 -- Keeps, for each key, the newest row known now and all newer ones that are not known yet. Returns how many rows were news.
-local field, expire = ARGV[1], tonumber(ARGV[3])
-local now_low, now_high = struct.unpack('<I4i4', ARGV[2])
+if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then return redis.error_reply('STALE layouts') end
+local field, expire, first = ARGV[2], tonumber(ARGV[4]), 4
+local now_low, now_high = struct.unpack('<I4i4', ARGV[3])
 
 local function head(value, at)
   local _, size, a, b, c, d = struct.unpack('<I4I4I4i4I4i4', value, at)
@@ -58,8 +60,8 @@ local function merged(old, row)
 end
 
 local accepted = 0
-for i, key in ipairs(KEYS) do
-  local value = ARGV[i + 3]
+for i = 1, #ARGV - first do
+  local key, value = KEYS[i], ARGV[first + i]
   local row = head(value, 1)
   local old = redis.call('HGET', key, field)
   local stored = value
@@ -82,16 +84,17 @@ return accepted
 """
 
 PUT_EVENTS = """
--- KEYS: hashes of entities.
--- ARGV: field, bytes of an event (0: each event starts with its own size), horizon, slack, now, greatest size of a value,
+-- KEYS: hashes of entities, then (but not in a cluster) the hash of layouts.
+-- ARGV: revision of the layouts ('': any), field, bytes of an event (0: each event starts with its own size), horizon, slack, now, greatest size of a value,
 --       seconds to live (0: for ever), number of sibling fields, then (field, bytes of an event) of each sibling, then for
 --       each key its new events sorted by time.
 -- Adds each event whose id is neither in the field nor in a sibling. Returns how many were added, and how many keys were
 -- refused because their value would grow too large.
-local field, width = ARGV[1], tonumber(ARGV[2])
-local horizon, slack, now = tonumber(ARGV[3]), tonumber(ARGV[4]), tonumber(ARGV[5])
-local limit, expire, others = tonumber(ARGV[6]), tonumber(ARGV[7]), tonumber(ARGV[8])
-local HEAD, first_blob = 8, 8 + 2 * others
+if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then return redis.error_reply('STALE layouts') end
+local field, width = ARGV[2], tonumber(ARGV[3])
+local horizon, slack, now = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
+local limit, expire, others = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
+local HEAD, first = 8, 9 + 2 * others
 
 local function i64(s, at)
   local low, high = struct.unpack('<I4i4', s, at)
@@ -185,16 +188,17 @@ local function prune(body, latest)
 end
 
 local added, refused = 0, 0
-for k, key in ipairs(KEYS) do
-  local blob, old = ARGV[first_blob + k], redis.call('HGET', key, field) or ''
+for k = 1, #ARGV - first do
+  local key, blob = KEYS[k], ARGV[first + k]
+  local old = redis.call('HGET', key, field) or ''
   local events = list(old, HEAD + 1, width)
   local latest = old ~= '' and i64(old, 1) or nil
   local seen = {}
   if old ~= '' then seen[1] = {old, events, width} end
   for s = 1, others do
-    local other = redis.call('HGET', key, ARGV[8 + 2 * s - 1])
-    local size = tonumber(ARGV[8 + 2 * s])
-    if other then seen[#seen + 1] = {other, list(other, HEAD + 1, size), size, ARGV[8 + 2 * s - 1]} end
+    local name, size = ARGV[8 + 2 * s], tonumber(ARGV[9 + 2 * s])
+    local other = redis.call('HGET', key, name)
+    if other then seen[#seen + 1] = {other, list(other, HEAD + 1, size), size, name} end
   end
   local fresh, new = {}, list(blob, 1, width)
   for i = 1, new.n do

@@ -25,6 +25,19 @@ class Fetched:
     values: list[list[list[bytes | None]]]
 
 
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Where a write belongs: project, layout of what is written, and the revision of the layouts that the writer knows."""
+
+    project: str
+    layout: Layout
+    revision: int
+
+
+class StaleLayoutsError(Exception):
+    """Inside the package: a writer did not know all layouts of its project, so nothing was written."""
+
+
 class ReadableStore(Protocol):
     """What a reader needs of a store."""
 
@@ -75,11 +88,11 @@ class WritableStore(Protocol):
     def set_views(self, project: str, views: Mapping[str, str]) -> None:
         """Register what readers compare their contract with."""
 
-    def put_rows(self, field: bytes, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
+    def put_rows(self, target: Target, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
         """Write rows, each one unless the store has a newer one.
 
         Args:
-            field: Field of the entities' hashes.
+            target: Where they belong.
             keys: n keys.
             rows: n packed rows.
             now: Moment that decides which rows are known, microseconds UTC.
@@ -87,16 +100,19 @@ class WritableStore(Protocol):
 
         Returns:
             How many rows were news.
+
+        Raises:
+            StaleLayoutsError: The layouts changed since ``target.revision``; learn them and write again.
         """
 
     def put_events(
-        self, layout: Layout, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
+        self, target: Target, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
         now: int, live: int = 0,
     ) -> tuple[int, int]:  # fmt: skip
         """Add events, each id once.
 
         Args:
-            layout: Layout of the events.
+            target: Where they belong.
             siblings: Other layouts of the same view that events were written under.
             pruning: What may be forgotten.
             keys: n distinct keys.
@@ -106,6 +122,9 @@ class WritableStore(Protocol):
 
         Returns:
             How many events were new, and how many keys were refused because their value would grow too large.
+
+        Raises:
+            StaleLayoutsError: The layouts changed since ``target.revision``; learn them and write again.
         """
 
     def drop(self, project: str, view: str) -> int:

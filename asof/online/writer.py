@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Mapping
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import asdict, dataclass
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +21,14 @@ from asof.contract import View, view_fingerprint
 from asof.errors import OnlineStoreError, SchemaError
 from asof.online import events, rows
 from asof.online.events import Pruning
-from asof.online.layouts import Layout, events_layout, field_of, row_layout
+from asof.online.layouts import Layout, events_layout, row_layout
 from asof.online.names import entity_prefix, ordered_keys, table_keys
 from asof.online.redis_store import RedisStore
-from asof.online.stores import WritableStore
+from asof.online.stores import StaleLayoutsError, Target, WritableStore
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
+T = TypeVar("T")
 
 ARROW_TYPES = {
     "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
@@ -52,8 +53,7 @@ class Writer:
         self.project = project
         self.live = store.key_ttl_seconds if isinstance(store, OnlineSettings) else 0
         self.store: WritableStore = RedisStore(store) if isinstance(store, OnlineSettings) else store
-        self._revision = -1
-        self._layouts: dict[int, Layout] = {}
+        self._known = _Known({}, -1)
 
     def register(self, views: Iterable[View]) -> None:
         """Record what is applied now, for :meth:`asof.online.Reader.check`.
@@ -105,14 +105,14 @@ class Writer:
 
     def _write_rows(self, view: View, table: pa.Table, keys: pa.Array, now: int) -> int:
         layout = row_layout(view.name, [(f.name, f.dtype) for f in view.features])
-        self._know(layout)
         ts, kt = _times(view, table)
         chosen = _newest(_codes(keys), ts, kt, now)
         if chosen is not None:
             table, keys, ts, kt = table.take(chosen), keys.take(chosen), ts[chosen], kt[chosen]
         columns = {f.name: table.column(f.name).combine_chunks() for f in view.features}
         packed = rows.pack(layout, columns, ts, kt)
-        return self.store.put_rows(field_of(layout), self._keys(view, keys), packed, now, self.live)
+        owners = self._keys(view, keys)
+        return self._put(layout, lambda target: self.store.put_rows(target, owners, packed, now, self.live))
 
     def _write_events(self, view: View, table: pa.Table, keys: pa.Array, now: int) -> int:
         layout = self._events_layout(view, table)
@@ -125,10 +125,10 @@ class Writer:
         columns = {name: _event_column(view, name, table.column(name)).take(order) for name in view.event_columns}
         blobs = events.pack(layout, columns, ts[order], kt[order], ids[order], bounds)
         owners = self._keys(view, keys.take(order[bounds[:-1]]))
-        siblings = [
-            x for x in self._layouts.values() if x.kind == "events" and x.view == view.name and x.id != layout.id
-        ]
-        added, refused = self.store.put_events(layout, siblings, Pruning.of(view), owners, blobs, now, self.live)
+        pruning = Pruning.of(view)
+        added, refused = self._put(
+            layout, lambda t: self.store.put_events(t, self._siblings(layout), pruning, owners, blobs, now, self.live)
+        )
         if refused:
             raise OnlineStoreError(
                 f"{refused} keys of view {view.name!r} have more events in their largest window than one value may hold "
@@ -147,18 +147,35 @@ class Writer:
             ]
             for name in (n for n, t in types.items() if t is None):
                 types[name] = next((d[name] for d in before if name in d), "float64")
-        layout = events_layout(view.name, [(name, dtype or "float64") for name, dtype in types.items()])
-        self._know(layout)
-        return layout
+        return events_layout(view.name, [(name, dtype or "float64") for name, dtype in types.items()])
 
-    def _know(self, layout: Layout) -> None:
-        revision = self.store.add_layout(self.project, layout)
-        if revision != self._revision:
-            self._layouts, self._revision = self.store.layouts(self.project), revision
+    def _put(self, layout: Layout, put: Callable[[Target], T]) -> T:
+        """Write under ``layout``, after making it known where it is not; the store refuses writers that know too little."""
+        while True:
+            known = self._known
+            if layout.id in known.layouts:
+                try:
+                    return put(Target(self.project, layout, known.revision))
+                except StaleLayoutsError:
+                    pass
+            revision = self.store.add_layout(self.project, layout)
+            self._known = _Known(self.store.layouts(self.project), revision)
+
+    def _siblings(self, layout: Layout) -> list[Layout]:
+        others = self._known.layouts.values()
+        return [x for x in others if x.kind == "events" and x.view == layout.view and x.id != layout.id]
 
     def _keys(self, view: View, keys: pa.Array) -> list[bytes]:
         prefix = entity_prefix(self.project, (k.column for k in view.join_keys))
         return [prefix + key.encode() for key in keys.to_pylist()]
+
+
+@dataclass(frozen=True, slots=True)
+class _Known:
+    """The layouts that a writer knows, and their revision."""
+
+    layouts: dict[int, Layout]
+    revision: int
 
 
 def _registered(view: View) -> str:
