@@ -28,6 +28,9 @@ Ids = NDArray[np.uint64]
 HEAD = 8
 """Bytes before the first event of a value: the latest moment at which one of its events became known."""
 
+LIMIT = 8 * 2**20
+"""Greatest size of one key's events of one view in bytes; about 250,000 events with one number each."""
+
 _ABSENT = 0xFFFFFFFF
 _MINUTE, _DAY = 60_000_000, 86_400_000_000
 
@@ -47,12 +50,12 @@ class Pruning:
 
     horizon: int
     slack: int
-    limit: int = 8 * 2**20
+    limit: int
 
     @classmethod
     def of(cls, view: View) -> Pruning:
         """The rule of a windowed view: slack is an eighth of the largest window, at least a minute, at most a day."""
-        return cls(view.horizon, min(max(view.horizon // 8, _MINUTE), _DAY))
+        return cls(view.horizon, min(max(view.horizon // 8, _MINUTE), _DAY), LIMIT)
 
 
 def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints, ids: Ids, bounds: Ints) -> list[bytes]:

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
+from typing import Any
+
 import pytest
 
+from asof.online import MemoryStore, Writer
 from asof.redis_server import EmbeddedRedis
+from asof.settings import OnlineSettings
 
 
 @pytest.fixture
@@ -16,3 +20,20 @@ def server(tmp_path: Path) -> Iterator[EmbeddedRedis]:
     embedded = EmbeddedRedis(tmp_path / "redis")
     yield embedded
     embedded.stop()
+
+
+@pytest.fixture(scope="package")
+def shared_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlineSettings]:
+    """One server for all tests that only need some Redis."""
+    folder = tmp_path_factory.mktemp("online") / "redis"
+    yield OnlineSettings("embedded", folder)
+    EmbeddedRedis(folder).stop()
+
+
+@pytest.fixture(params=["memory", "redis"])
+def store(request: pytest.FixtureRequest, shared_settings: OnlineSettings) -> Any:
+    """Each kind of store, empty: what a Reader and a Writer take."""
+    if request.param == "memory":
+        return MemoryStore()
+    Writer("tests", shared_settings).drop_project()
+    return shared_settings
