@@ -28,7 +28,7 @@ from asof import histograms
 SAMPLE = 300_000
 """Rows that a :class:`Sample` holds at most, for each key."""
 
-LEAST_CLUSTERS = 30
+LEAST_CLUSTERS = 50
 """Keys below which what clusters do cannot be measured: a handful of keys is a fixed panel, not a sample."""
 
 Codes = Mapping[str, npt.NDArray[np.int32]]
@@ -65,7 +65,10 @@ class Worth:
 
 
 def design(clusters: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> Design:
-    """The design of n rows in cells; independent rows where there is nothing to compare.
+    """The design of n rows in cells.
+
+    Rows that all lie in one cell show nothing of what clusters do to it, so they count as one row for each cluster, the least that
+    they can be worth.
 
     Args:
         clusters: int64[n], dense codes of the cluster of each row.
@@ -75,7 +78,7 @@ def design(clusters: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> Des
     seen, coded = np.unique(cells, return_inverse=True)
     groups = int(clusters.max()) + 1 if rows else 0
     if len(seen) < 2 or groups < 2:
-        return Design()
+        return Design(float((np.bincount(clusters).astype(np.float64) ** 2).sum() / rows) if rows else 1.0)
     share = np.bincount(coded) / rows
     scaled = _covariance(clusters, coded, share, groups) / np.sqrt(np.outer(share, share)) / rows
     mean = float(np.trace(scaled)) / (len(seen) - 1)

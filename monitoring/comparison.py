@@ -121,8 +121,9 @@ def compare(
         reference_design: What clusters do to the reference's shares.
         serving_design: Likewise for serving.
     """
-    left = np.asarray(reference, np.float64) / reference_design.effect
-    right = np.asarray(serving, np.float64) / serving_design.effect
+    left, right = np.asarray(reference, np.float64), np.asarray(serving, np.float64)
+    if np.count_nonzero(left + right) > 1:  # one cell for all rows of both is no sign of clusters, and no difference
+        left, right = left / reference_design.effect, right / serving_design.effect
     n, m = float(left.sum()), float(right.sum())
     if not n or not m:
         return Comparison(0.0, 0.0, 1.0, 0.0, n, m)

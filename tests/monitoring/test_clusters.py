@@ -33,7 +33,8 @@ def test_the_design_equals_its_definition(rows: list[tuple[int, int]]) -> None:
     groups, cells = [g for g, _ in rows], [c for _, c in rows]
     found = clusters.design(clusters.dense(np.array(groups)), np.array(cells, np.int64))
     if len(set(groups)) < 2 or len(set(cells)) < 2:
-        assert found == clusters.Design()
+        sizes = [groups.count(g) for g in set(groups)]
+        assert found == clusters.Design(pytest.approx(sum(s * s for s in sizes) / sum(sizes)))
         return
     effect, spread = plain_design(groups, cells)
     if effect > 1e-9:
@@ -61,15 +62,15 @@ def test_a_feature_is_measured_under_the_key_that_binds_it() -> None:
     assert worth["sticky"].values.effect == pytest.approx(10, rel=0.05)
     assert worth["sticky"].missing.effect == pytest.approx(10, rel=0.05)
     assert worth["free"].values.effect < 1.2
-    assert worth["free"].missing == clusters.Design()
+    assert worth["free"].missing.effect >= 10
     assert clusters.Worth.from_list(worth["sticky"].to_list()) == worth["sticky"]
 
 
 def test_a_handful_of_keys_is_no_sample() -> None:
     """Keys of which there are few do not count as clusters."""
-    columns = {"x": np.repeat(np.arange(5.0), 100)}
+    columns = {"x": np.repeat(np.arange(40.0), 100)}
     frozen = histograms.build(columns)
-    worth = clusters.worth(frozen, histograms.codes(frozen, columns), {"shop": np.repeat(np.arange(5), 100)})
+    worth = clusters.worth(frozen, histograms.codes(frozen, columns), {"shop": np.repeat(np.arange(40), 100)})
     assert worth["x"].values == clusters.Design()
 
 
@@ -104,11 +105,11 @@ def test_a_reference_says_what_its_rows_are_worth() -> None:
     """The bundle's reference holds histograms of features and scores, design effects and the number of keys."""
     contract = Contract("p", "s", (Feature("x", "v", "x", "float64"), Feature("s", "v", "s", "string")), ())
     rng = np.random.default_rng(4)
-    features = {"x": np.repeat(rng.normal(size=50), 4), "s": ["a", "b"] * 100}
-    made = histograms.reference(contract, features, rng.random(30), {"id": np.repeat(np.arange(50), 4)})
-    assert made["features"]["rows"] == 200
+    features = {"x": np.repeat(rng.normal(size=100), 4), "s": ["a", "b"] * 200}
+    made = histograms.reference(contract, features, rng.random(30), {"id": np.repeat(np.arange(100), 4)})
+    assert made["features"]["rows"] == 400
     assert made["features"]["columns"]["s"]["categories"] == ["a", "b"]
     assert made["score"]["columns"]["score"]["missing"] == 0
-    assert made["keys"] == {"id": 50}
+    assert made["keys"] == {"id": 100}
     assert made["worth"]["x"][0][0] == pytest.approx(4, rel=0.1)
     assert histograms.reference(contract, features, rng.random(30))["worth"] == {}
