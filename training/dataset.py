@@ -51,8 +51,13 @@ class Labelled:
         return len(self.time)
 
     def codes(self, key: str) -> npt.NDArray[np.int64]:
-        """int64[n]: dense codes of a key column, in the order of the key's values."""
-        return np.unique(self.rows[key].to_numpy(), return_inverse=True)[1].astype(np.int64)
+        """int64[n]: dense codes of a key column, in the order of the key's values; a missing key is the last."""
+        encoded = pc.dictionary_encode(self.rows[key].combine_chunks())
+        order = pc.array_sort_indices(encoded.dictionary).to_numpy()
+        rank = np.empty(len(order), np.int64)
+        rank[order] = np.arange(len(order))
+        place = encoded.indices.fill_null(len(order)).to_numpy()
+        return np.asarray(np.append(rank, len(order))[place], np.int64)
 
 
 @dataclass(frozen=True)
@@ -182,6 +187,7 @@ class Tables:
         if rows.label_time:
             usable = f"epoch_us({owner}.{quoted(rows.label_time)})"
         label = f"{owner}.{quoted(rows.label)}"
+        there = f"{label} IS NOT NULL AND NOT isnan(coalesce(TRY_CAST({label} AS DOUBLE), -1))"
         columns = [
             *picked,
             f"{moment} AS time",
@@ -190,7 +196,7 @@ class Tables:
             f"{seen} AS seen",
         ]
         join = f" JOIN {self.labels.scan} l USING ({quoted(rows.id)})" if apart else ""
-        return f"SELECT {', '.join(columns)} FROM {self.rows.scan} r{join} WHERE {label} IS NOT NULL"
+        return f"SELECT {', '.join(columns)} FROM {self.rows.scan} r{join} WHERE {there}"
 
     def _check_labels(self, found: pa.Table) -> None:
         label, name = found["label"], self.model.rows.label

@@ -7,6 +7,8 @@ rounds. Determinism needs a fixed seed and number of threads and LightGBM's ``de
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -79,7 +81,9 @@ def fit(model: Model, names: tuple[str, ...], matrix: Floats, label: Floats, tim
         final = _train(parameters, Fit(rounds=rounds), names, (matrix, label), None)
     except (_lightgbm().basic.LightGBMError, ValueError, TypeError) as error:
         raise SettingsError(f"model {model.name!r}: LightGBM says {' '.join(str(error).split())}") from error
-    return Fitted(final.model_to_string(), final.num_trees(), parameters, held_out, held_out_score, _importance(final))
+    return Fitted(
+        final.model_to_string(), final.num_trees(), parameters, held_out, held_out_score, _importance(final, names)
+    )
 
 
 def decide(rule: Decision, label: Floats, score: Floats, unlabelled: Floats) -> float:
@@ -127,15 +131,21 @@ def _train(
     held: tuple[Floats, Floats] | None,
 ) -> Any:
     lightgbm = _lightgbm()
-    data = lightgbm.Dataset(rows[0], rows[1], feature_name=list(names), params=parameters)
+    data = lightgbm.Dataset(rows[0], rows[1], feature_name=_spelled(names), params=parameters)
     watched = [data.create_valid(*held)] if held is not None else None
     stop = [lightgbm.early_stopping(declared.patience, verbose=False)] if held is not None else None
     return lightgbm.train(parameters, data, declared.rounds, valid_sets=watched, callbacks=stop)
 
 
-def _importance(booster: Any) -> dict[str, float]:
+def _spelled(names: Sequence[str]) -> list[str]:
+    """Names that LightGBM's text format can hold; where one of them is not, all are told by position."""
+    plain = all(re.fullmatch(r"[\w.-]+", name) for name in names)
+    return list(names) if plain else [f"feature_{i}" for i in range(len(names))]
+
+
+def _importance(booster: Any, names: Sequence[str]) -> dict[str, float]:
     gain = np.asarray(booster.feature_importance("gain"), np.float64)
-    shares = dict(zip(booster.feature_name(), (gain / max(gain.sum(), 1e-300)).tolist(), strict=True))
+    shares = dict(zip(names, (gain / max(gain.sum(), 1e-300)).tolist(), strict=True))
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
 
 

@@ -113,3 +113,14 @@ def test_parts_with_one_label_and_wrong_parameters_are_refused():
         fit(replace(MODEL, fit=Fit(hold_out="2 days")), NAMES, matrix, label, time)
     with pytest.raises(SettingsError, match="LightGBM says"):
         learned(parameters={"num_leaves": 1})
+
+
+def test_features_of_every_spelling_can_be_learned_from():
+    """Names with spaces, colons or brackets, which LightGBM refuses, change nothing but the names in the booster's text."""
+    matrix, label, time = rows()
+    names = ("load [kg]", "age:days", 'the "spins"')
+    found = fit(replace(MODEL, fit=Fit(parameters=PARAMETERS, rounds=20)), names, matrix, label, time)
+    plain = fit(replace(MODEL, fit=Fit(parameters=PARAMETERS, rounds=20)), NAMES, matrix, label, time)
+
+    assert set(found.importance) == set(names)
+    assert np.array_equal(found.predict(matrix), plain.predict(matrix))

@@ -195,6 +195,27 @@ def test_wrong_tables_are_refused_in_one_line(tmp_path, table, change, problem):
     assert "\n" not in str(caught.value)
 
 
+def test_a_missing_label_is_no_label(tmp_path, folder):
+    """A row whose label is null or NaN is not labelled, and a row without a key is an entity of its own kind."""
+    machines.write(tmp_path)
+    rewrite(
+        tmp_path,
+        "faults",
+        "* REPLACE (CASE reading_id % 5 WHEN 0 THEN NULL WHEN 1 THEN 'NaN'::DOUBLE ELSE fault END AS fault)",
+    )
+    rewrite(
+        tmp_path, "readings", "* REPLACE (CASE WHEN reading_id % 7 = 2 THEN NULL ELSE machine_id END AS machine_id)"
+    )
+    spans = pipeline.assemble(machines.tables(folder)).spans
+    labelled = machines.tables(tmp_path).labelled(spans.train_start, spans.test_end)
+    ids, keys = (labelled.rows[name].to_numpy(zero_copy_only=False) for name in ("reading_id", "machine_id"))
+    codes = labelled.codes("machine_id")
+
+    assert set(ids % 5) == {2, 3, 4}
+    assert (np.unique(codes) == np.arange(machines.MACHINES + 1)).all()
+    assert (np.isnan(keys) == (codes == machines.MACHINES)).all()
+
+
 def test_missing_and_empty_tables_are_refused(tmp_path):
     """A table without a file or without rows is refused by name, and so are keys that the service needs and the model lacks."""
     with pytest.raises(SourceError, match="readings"):
