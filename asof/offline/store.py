@@ -151,7 +151,8 @@ class DuckDBOfflineStore(OfflineStore):
         config: RepoConfig, feature_view: FeatureView, table: pa.Table, progress: Callable[[int], Any] | None
     ) -> None:
         """Append rows to the view's batch source."""
-        append(table, _file_source(feature_view.batch_source), _place(config)[0])
+        events = bool(getattr(feature_view, "aggregations", None))
+        append(table, _file_source(feature_view.batch_source), _place(config)[0], events=events)
         if progress:
             progress(table.num_rows)
 

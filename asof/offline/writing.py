@@ -15,18 +15,25 @@ import pyarrow.parquet as pq
 
 from asof.errors import SchemaError, TableError
 from asof.offline.sources import locate
+from asof.tables import delta
+from asof.tables.ingest import new_rows
+from asof.tables.schema import EVENT_ID_TAG
 
 if TYPE_CHECKING:
     from feast import FileSource
 
 
-def append(table: pa.Table, source: FileSource, repo: Path) -> None:
+def append(table: pa.Table, source: FileSource, repo: Path, *, events: bool = False) -> None:
     """Append rows to the files of a source.
+
+    Into a Delta table an event is added once, as it counts once online: a row whose id (tag ``asof.id``) the table has
+    already is left out, and so is one that it has already as a whole where rows are events without an id.
 
     Args:
         table: Rows with the columns of the source, in any order, in types that can be cast to it without loss.
         source: Delta table, Parquet file or folder of Parquet files; one that does not exist is made.
         repo: Folder that its path starts at.
+        events: Whether a windowed view reads from the source.
 
     Raises:
         SchemaError: The rows do not have the source's columns or types.
@@ -34,7 +41,7 @@ def append(table: pa.Table, source: FileSource, repo: Path) -> None:
     """
     path = locate(source.path, repo)
     if _is_delta(source):
-        _append_delta(table, path, source.name)
+        _append_delta(table, path, source, events=events)
     elif path.is_dir() or path.suffix != ".parquet":
         add_file(_shaped(table, _folder_schema(path, table), source.name), path, _folder_partitions(path))
     else:
@@ -111,18 +118,15 @@ def _is_delta(source: Any) -> bool:
     return isinstance(source.file_format, DeltaFormat)
 
 
-def _append_delta(table: pa.Table, path: Path, name: str) -> None:
-    from deltalake import DeltaTable, write_deltalake
-    from deltalake.exceptions import DeltaError
-
-    try:
-        if (path / "_delta_log").is_dir():
-            table = _shaped(table, pa.schema(DeltaTable(str(path)).schema().to_arrow()), name)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        write_deltalake(str(path), table, mode="append")
-    except (DeltaError, OSError) as error:
-        raise TableError(f"source {name!r}: {path} cannot be written ({str(error).partition(chr(10))[0]})") from None
+def _append_delta(table: pa.Table, path: Path, source: FileSource, *, events: bool) -> None:
+    key = source.tags.get(EVENT_ID_TAG)
+    with delta.locked(path):
+        held = delta.open_table(path)
+        if held is not None:
+            table = _shaped(table, delta.schema(held), source.name)
+        fresh = new_rows(held, table, key) if key or events else table
+        if fresh.num_rows:
+            delta.append(path, fresh, {})
 
 
 def _append_file(table: pa.Table, path: Path, name: str) -> None:

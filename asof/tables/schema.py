@@ -50,7 +50,8 @@ _CONSTRAINT = re.compile(
 _DERIVATION = re.compile(r"\s*(?P<source>\w+)\s*(?P<sign>[+-])\s*(?P<span>.+)")
 
 
-_TAGS = ("asof.id", "asof.future")
+EVENT_ID_TAG = "asof.id"
+_TAGS = (EVENT_ID_TAG, "asof.future")
 _PREFIXES = ("asof.column.", "asof.derive.")
 
 
@@ -180,7 +181,7 @@ class TableDeclaration:
     @cached_property
     def id(self) -> str | None:
         """The column that identifies an event; None where rows have no identity of their own."""
-        return self.tags.get("asof.id")
+        return self.tags.get(EVENT_ID_TAG)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:

@@ -331,3 +331,29 @@ def test_plan_names_the_features_of_a_model_that_a_change_breaks(filled, tmp_pat
     assert features["night"][0].startswith("function was on_demand:payment_context (")
     assert not [name for name in features if name.startswith("customer")]
     assert broken_models(changed / "data" / "models", {})[0][0].features["night"] == ("service fraud_v1 is gone",)
+
+
+def test_an_event_that_is_pushed_twice_through_feast_counts_once_on_both_sides(filled):
+    """Feast's own push, delivered twice, adds one row to the table and one event online."""
+    import pandas as pd
+    from feast.data_source import PushMode
+
+    repo, _ = filled
+    moment = pd.Timestamp("2018-07-24T10:00:00Z")
+    row = {
+        "transaction_id": 92_000_000,
+        "tx_datetime": moment,
+        "customer_id": 777_777,
+        "terminal_id": 1,
+        "tx_amount": 5.0,
+    }
+    frame = pd.DataFrame([{**row, "known_at": moment + pd.Timedelta(microseconds=1)}])
+    store = Repo.open(repo).store
+    rows = asof("--repo", repo, "tables", "--json").answer["tables"][1]["rows"]
+    for _ in range(2):
+        store.push("transactions_push", frame, to=PushMode.ONLINE_AND_OFFLINE)
+    assert asof("--repo", repo, "tables", "--json").answer["tables"][1]["rows"] == rows + 1
+    ran = asof(
+        "--repo", repo, "get", "fraud_v1", "customer_id=777777", "terminal_id=1", "tx_amount=5", "--at", AT, "--json"
+    )
+    assert ran.answer["features"]["customer_payments_7d"] == {"value": 1, "status": "present"}
