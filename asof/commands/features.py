@@ -78,7 +78,7 @@ def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None
 
     The pairs name the entity keys and the request fields; a request field of a time that is left out is --at.
 
-    Example: asof get fraud_v1 customer_id=596 terminal_id=3156 tx_amount=57.16 --at 2018-08-08T12:00:00Z
+    Example: asof get ranking_v1 user_id=596 price=57.16 --at 2018-08-08T12:00:00Z
     """
     from asof.online import Reader
     from asof.vectors import assemble
@@ -119,7 +119,7 @@ def dataset(
     The file has exactly the rows that were asked for, in their order, and carries what it was made from, so that --like can make
     it again byte by byte; exit code 1 says that it could not.
 
-    Example: asof dataset fraud_v1 --entities labels.parquet --at tx_datetime -o train.parquet
+    Example: asof dataset ranking_v1 --entities labels.parquet --at clicked_at -o train.parquet
     """
     repo = Repo.open(repo_option(ctx))
     if output.suffix.lower() != ".parquet":

@@ -39,7 +39,7 @@ def ingest(ctx: click.Context, table: str, files: tuple[Path, ...]) -> None:
     Rows are checked against what is declared beside the source; ids seen before are not added twice; bad rows go to
     quarantine. All of it is one commit: a crash leaves the table as it was, and running it again adds nothing twice.
 
-    Example: asof ingest transactions payments.parquet
+    Example: asof ingest orders orders.parquet
     """
     with progress(f"reading {len(files)} path{'s' if len(files) != 1 else ''}") as line:
         report = ingest_rows(Repo.open(repo_option(ctx)), table, files, progress=line)
@@ -55,7 +55,7 @@ def push(ctx: click.Context, source: str, files: tuple[Path, ...]) -> None:
 
     SOURCE is a push source or a table. Pushing the same rows again changes nothing.
 
-    Example: asof push transactions_push new.parquet
+    Example: asof push orders_push new.parquet
     """
     report = push_rows(Repo.open(repo_option(ctx)), source, files)
     online = ", ".join(f"{view} {count:,}" for view, count in report.online.items()) or "no view reads from it"
@@ -68,7 +68,7 @@ def push(ctx: click.Context, source: str, files: tuple[Path, ...]) -> None:
 def tables(ctx: click.Context, name: str | None) -> None:
     """Show every table, or the versions of one.
 
-    Example: asof tables transactions
+    Example: asof tables orders
     """
     repo = Repo.open(repo_option(ctx))
     if name is None:
@@ -105,7 +105,7 @@ def simulate(ctx: click.Context, /, output: Path, **options: Any) -> None:
 
     The same options give the same rows.
 
-    Example: asof simulate --customers 500 --terminals 1000 --days 60 --seed 1 -o payments.parquet
+    Example: asof simulate --seed 1 -o events.parquet
     """
     function = _simulator(find_repo(repo_option(ctx)))
     write = _writer_of(output)

@@ -1,3 +1,5 @@
+"""The example's on-demand features, by hand."""
+
 import importlib.util
 import subprocess
 import sys

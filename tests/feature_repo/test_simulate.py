@@ -1,3 +1,5 @@
+"""The example's simulator: its layout, its process, its seeds."""
+
 import importlib.util
 from datetime import UTC, date, datetime
 

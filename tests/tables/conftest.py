@@ -1,3 +1,5 @@
+"""What the tests of tables share."""
+
 import pytest
 
 from tests.tables.repos import make_repo

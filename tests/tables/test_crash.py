@@ -1,3 +1,5 @@
+"""Ingests that are killed, run out of disk, or run at the same time: real processes."""
+
 import os
 import signal
 import subprocess

@@ -1,3 +1,5 @@
+"""What an ingest adds, knows already, and sets aside."""
+
 import json
 from collections import Counter
 from datetime import UTC, datetime, timedelta

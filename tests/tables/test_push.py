@@ -1,3 +1,5 @@
+"""Events that count at once, in the table and online."""
+
 from datetime import UTC, datetime, timedelta
 
 import numpy as np

@@ -1,3 +1,5 @@
+"""The grammar of the tags that declare a table."""
+
 import pytest
 
 from asof.errors import SettingsError
