@@ -38,6 +38,7 @@ COMMANDS = {
     "serve": "serving.commands:serve",
     "simulate": "asof.commands.tables:simulate",
     "skew": "monitoring.commands:skew",
+    "stream": "asof.commands.stream:stream",
     "tables": "asof.commands.tables:tables",
     "train": "training.commands:train",
 }

@@ -1,0 +1,147 @@
+"""What a stream hands over and takes back, whatever carries it.
+
+A message is one event as a JSON object whose fields are the table's columns: numbers, text, true and false; moments as ISO 8601
+text (without an offset: UTC). :func:`encode` makes such texts from rows, :func:`decode` makes rows from them; both work on whole
+batches.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from asof.tables.reading import Rows
+from asof.tables.schema import Column
+
+NOT_JSON = "not a JSON object"
+GONE = "the stream dropped the event before it was read"
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One event on its way.
+
+    Attributes:
+        position: Where it stands in its stream; the same at every delivery.
+        payload: The event as JSON; None where the stream has only its position left.
+        sent: When the stream took it, microseconds by the stream's clock.
+    """
+
+    position: str
+    payload: bytes | None
+    sent: int
+
+
+@dataclass(frozen=True, slots=True)
+class Letter:
+    """An event that the table cannot hold, and why."""
+
+    message: Message
+    reason: str
+
+
+class Source(Protocol):
+    """A stream as one consumer of a group sees it: every message is delivered until it was settled, to one consumer at a time."""
+
+    @property
+    def name(self) -> str:
+        """The stream's own name."""
+        ...
+
+    def poll(self, count: int, linger: float) -> list[Message]:
+        """Up to ``count`` messages: those there are after ``linger`` seconds from the first; none after a short wait."""
+        ...
+
+    def settle(self, messages: Sequence[Message], letters: Sequence[Letter]) -> None:
+        """Put the letters on the dead-letter stream and acknowledge all messages."""
+        ...
+
+    def drained(self) -> bool:
+        """Whether nothing waits to be delivered to anyone."""
+        ...
+
+    def pending(self) -> list[str] | None:
+        """Positions that were delivered to any consumer and not settled; None where the stream cannot tell."""
+        ...
+
+    def close(self) -> None:
+        """Give back the connection; what was not settled will be delivered again."""
+        ...
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """A batch as rows.
+
+    Attributes:
+        rows: The events that are JSON objects, numbered by their position in the batch; columns as in the table.
+        letters: The others.
+    """
+
+    rows: Rows
+    letters: list[Letter] = field(default_factory=list)
+
+
+def encode(rows: pa.Table) -> list[bytes]:
+    """Each row as a JSON object; missing values are left out."""
+    names = rows.column_names
+    columns = [_plain(rows[name]) for name in names]
+    dump = json.JSONEncoder(ensure_ascii=False, separators=(",", ":")).encode
+    return [
+        dump({n: v for n, v in zip(names, values, strict=True) if v is not None}).encode()
+        for values in zip(*columns, strict=True)
+    ]
+
+
+def decode(messages: Sequence[Message], columns: Sequence[Column], optional: frozenset[str], source: str) -> Decoded:
+    """The events of a batch as rows.
+
+    Args:
+        messages: The batch.
+        columns: The table's columns; fields that are no column are left out.
+        optional: Columns that can be derived; left out where no event has them.
+        source: What to call the batch in messages.
+    """
+    given = [_object(m.payload) for m in messages]
+    good = [i for i, event in enumerate(given) if isinstance(event, dict)]
+    letters = [Letter(m, GONE if m.payload is None else NOT_JSON) for m, e in zip(messages, given, strict=True) if not isinstance(e, dict)]
+    arrays = {}
+    for column in columns:
+        values = [given[i].get(column.name) for i in good]
+        if column.name not in optional or any(v is not None for v in values):
+            arrays[column.name] = _array(values, column)
+    return Decoded(Rows(source, pa.table(arrays), np.array(good, np.int64), typed=False), letters)
+
+
+def _object(payload: bytes | None) -> Any:
+    try:
+        return json.loads(payload) if payload else None
+    except (ValueError, RecursionError):
+        return None
+
+
+def _array(values: list[Any], column: Column) -> pa.Array:
+    """Values of one kind as they are; anything else as text, so that the check names each wrong one."""
+    kind = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}.get(column.dtype.rstrip("0123456789"), pa.string())
+    try:
+        if not (pa.types.is_floating(kind) and any(isinstance(v, bool) for v in values)):
+            return pa.array(values, kind)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
+        pass
+    return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
+
+
+def _plain(column: pa.ChunkedArray) -> list[Any]:
+    if pa.types.is_timestamp(column.type):
+        return pc.strftime(column.cast(pa.timestamp("us", "UTC")), "%Y-%m-%dT%H:%M:%SZ").to_pylist()
+    if pa.types.is_floating(column.type):
+        return [None if v is None or v != v else v for v in column.to_pylist()]
+    if pa.types.is_date(column.type):
+        return column.cast(pa.string()).to_pylist()
+    return column.to_pylist()

@@ -1,0 +1,204 @@
+"""Consumers of several tables in one process: where each reads and writes, what it is called, and how all of them end."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import threading
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import IO, Any
+
+from asof.errors import AsofError, TableError
+from asof.online import Writer
+from asof.online.connections import connect
+from asof.redis_server import EmbeddedRedis
+from asof.repo import Repo
+from asof.settings import OnlineSettings
+from asof.streams.consumer import Consumer, Progress
+from asof.streams.intake import Clock, Intake
+from asof.streams.kafka_source import KafkaSource, topic_name
+from asof.streams.messages import Source
+from asof.streams.redis_source import CLAIM_AFTER, GROUP, RedisSource, stream_name
+from asof.streams.status import Bulletin
+from asof.streams.watermarks import Watermark
+from asof.tables import Declarations, declarations
+
+SEATS = 1_000
+"""Consumers of one table on one machine, at most."""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How to consume.
+
+    Attributes:
+        batch: Most events of a batch.
+        linger: Seconds to wait for a batch to fill.
+        clock: Whose time it is.
+        group: Consumer group.
+        claim_after: Seconds after which what another consumer left is taken over.
+        forget: Whether settled entries are deleted from a Redis Stream.
+        names: Table -> stream or topic, where it is not the default one.
+        redis: Connection string of the Redis that has the streams; by default the online store's.
+        kafka: Addresses of Kafka's brokers; None for Redis Streams.
+        kafka_options: Further options of its client.
+    """
+
+    batch: int = 5_000
+    linger: float = 1.0
+    clock: Clock = "wall"
+    group: str = GROUP
+    claim_after: float = CLAIM_AFTER
+    forget: bool = False
+    names: Mapping[str, str] = field(default_factory=dict)
+    redis: str | None = None
+    kafka: str | None = None
+    kafka_options: Mapping[str, Any] = field(default_factory=dict)
+
+    def stream(self, project: str, table: str) -> str:
+        """The stream or topic of a table."""
+        default = topic_name if self.kafka else stream_name
+        return self.names.get(table) or default(project, table)
+
+    def carrier(self, online: OnlineSettings) -> OnlineSettings:
+        """The Redis that has the streams."""
+        return online if self.redis is None else replace(online, connection_string=self.redis, redis_type="redis")
+
+
+class Crew:
+    """The consumers of some tables, a thread each.
+
+    Args:
+        repo: The feature repo.
+        tables: Tables, or push sources that feed them.
+        plan: How to consume.
+        report: Called about once a second with a table and its consumer's progress.
+
+    Raises:
+        NotFoundError: There is no such table.
+        UsageError: A table cannot be fed by a stream.
+        SettingsError: A declaration or an option is wrong.
+        OnlineStoreError: A Redis does not answer.
+    """
+
+    def __init__(
+        self, repo: Repo, tables: Sequence[str], plan: Plan, report: Callable[[str, Progress], object] = lambda _t, _p: None
+    ) -> None:
+        self.repo, self.plan = repo, plan
+        self._report = report
+        self._seats: list[IO[str]] = []
+        self._closing: list[Callable[[], object]] = []
+        declared = declarations(repo)
+        self.consumers = {declared.table(t).name: self._consumer(declared, declared.table(t).name) for t in tables}
+        self.problem: AsofError | None = None
+
+    @property
+    def lags(self) -> dict[str, Callable[[], int | None]]:
+        """Table -> a function that counts what waits."""
+        return {table: _lag(consumer.source) for table, consumer in self.consumers.items()}
+
+    def run(self, stop: threading.Event, *, until_drained: bool = False) -> dict[str, Progress]:
+        """Consume until ``stop`` is set, or one of the consumers cannot go on.
+
+        Raises:
+            AsofError: Why it could not.
+        """
+        threads = [
+            threading.Thread(target=self._work, args=(c, stop, until_drained), name=f"stream-{t}")
+            for t, c in self.consumers.items()
+        ]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            while thread.is_alive():
+                thread.join(0.2)  # a signal is handled between two waits
+        if self.problem is not None:
+            raise self.problem
+        return {table: consumer.progress for table, consumer in self.consumers.items()}
+
+    def close(self) -> None:
+        """Give back all connections and names."""
+        for work in self._closing:
+            work()
+        for seat in self._seats:
+            seat.close()
+
+    def _work(self, consumer: Consumer, stop: threading.Event, until_drained: bool) -> None:  # noqa: FBT001 - a thread's arguments
+        try:
+            consumer.run(stop, until_drained=until_drained)
+        except AsofError as error:
+            self.problem = error
+            stop.set()
+        except Exception as error:  # noqa: BLE001 - a thread's error is the caller's, and ends the others
+            self.problem = AsofError(f"{type(error).__name__}: {' '.join(str(error).split())}")
+            stop.set()
+
+    def _consumer(self, declared: Declarations, table: str) -> Consumer:
+        online, project = self.repo.settings.online, self.repo.settings.project
+        client, writer = connect(online), Writer(project, online)
+        watermark = Watermark(project, table, online, client)
+        intake = Intake(self.repo, declared, table, writer, watermark, self.plan.clock)
+        name = self._seat(table)
+        source = self._source(table, name)
+        self._closing += [source.close, writer.close, client.close]
+        bulletin = Bulletin(project, online, client)
+        consumer = Consumer(source, intake, self.plan.batch, self.plan.linger, self._revive)
+        consumer.report = lambda progress: self._tell(bulletin, table, source.name, name, progress)
+        return consumer
+
+    def _source(self, table: str, name: str) -> Source:
+        stream = self.plan.stream(self.repo.settings.project, table)
+        if self.plan.kafka:
+            return KafkaSource(self.plan.kafka, stream, group=self.plan.group, options=self.plan.kafka_options)
+        carrier = self.plan.carrier(self.repo.settings.online)
+        return RedisSource(
+            carrier, connect(carrier), stream, name, group=self.plan.group, claim_after=self.plan.claim_after,
+            forget=self.plan.forget,
+        )  # fmt: skip
+
+    def _revive(self) -> None:
+        online = self.repo.settings.online
+        if online.embedded:
+            EmbeddedRedis(online.folder).start()
+
+    def _tell(self, bulletin: Bulletin, table: str, stream: str, name: str, progress: Progress) -> None:
+        bulletin.post(table, stream, name, progress)
+        self._report(table, progress)
+
+    def _seat(self, table: str) -> str:
+        """The first name on this machine that no living consumer has: one that died leaves its name, and what it had under way, to the next."""
+        folder = self.repo.settings.data / "streams"
+        for number in range(SEATS):
+            handle = _locked(folder / f"{table}.{number}.lock")
+            if handle is not None:
+                self._seats.append(handle)
+                return f"{socket.gethostname()}-{number}"
+        raise TableError(f"{SEATS} consumers of table {table!r} run on this machine already; stop some")
+
+
+def _locked(path: Path) -> IO[str] | None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle = path.open("w")
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        handle.close()
+        return None
+    return handle
+
+
+def _lag(source: Source) -> Callable[[], int | None]:
+    if isinstance(source, KafkaSource):
+        return source.lag
+    if isinstance(source, RedisSource):
+        return lambda: _unread(source)
+    return lambda: None
+
+
+def _unread(source: RedisSource) -> int | None:
+    try:
+        return source.backlog()["unread"]
+    except AsofError:
+        return None
