@@ -205,6 +205,10 @@ def _delta(name: str, path: Path, version: int | None) -> Files:
         raise SourceError(
             f"source {name!r}: {path} has deletion vectors, which readers of its files cannot see; rewrite it without"
         )
+    if version is not None and not all(Path(p).exists() for p in paths):
+        raise SourceError(
+            f"source {name!r}: files of version {version} of {path} were cleaned away; ask for a newer version"
+        )
     partitions = tuple(table.metadata().partition_columns)
     return Files(name, paths, pa.schema(table.schema().to_arrow()), rows, partitions, table.version())
 

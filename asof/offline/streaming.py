@@ -172,8 +172,17 @@ def _answers(
             values = view_values(
                 view, wanted, files, asked, engine, knowledge=knowledge, part=part if parts > 1 else None
             )
-            pq.write_table(pa.table({_ROW: found[_ROW], **values}), folder / f"{number}.parquet", compression="lz4")
+            _spill(pa.table({_ROW: found[_ROW], **values}), folder / f"{number}.parquet")
     return _in_row_order(folder, wanted, engine, parts)
+
+
+def _spill(table: pa.Table, path: Path) -> None:
+    try:
+        pq.write_table(table, path, compression="lz4")
+    except OSError as error:
+        raise TableError(
+            f"{path.parent} cannot be written ({error.strerror or error}); choose another temp_directory"
+        ) from None
 
 
 def _parts(view: View, files: Files, wanted: Sequence[str], rows: Rows, memory: int) -> int:

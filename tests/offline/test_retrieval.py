@@ -289,6 +289,10 @@ def test_on_demand_features_see_plain_values(write: Write, tmp_path: Path, monke
         retrieve(asks, rows.drop_columns("amount"), at="at", repo=tmp_path)
 
 
+def _work(*given: Any, **options: Any) -> None:
+    pytest.fail("work was started")
+
+
 REFUSED: list[tuple[dict[str, Any], str]] = [
     ({"k": [1], "ts": moments(0)}, "has no column 'x'; it has k, ts"),
     ({"k": [1], "x": [1]}, "has no column 'ts'"),
@@ -306,7 +310,7 @@ def test_a_source_that_does_not_fit_says_so(
 ) -> None:
     """A source that is empty, lacks a column or has another type is named before any work starts."""
     write(**columns)
-    monkeypatch.setattr("asof.offline.retrieval.view_values", lambda *a, **k: pytest.fail("work was started"))
+    monkeypatch.setattr("asof.offline.retrieval.view_values", _work)
     with pytest.raises(SourceError, match=message):
         retrieve(contract(view(features={"x": "int64"})), asked(1), at="at", repo=tmp_path)
 
@@ -321,9 +325,9 @@ def test_a_source_that_cannot_be_read_says_so(write: Write, tmp_path: Path) -> N
     with pytest.raises(SourceError, match=r"is no readable Parquet file"):
         retrieve(asks, asked(1), at="at", repo=tmp_path)
     write_deltalake(str(tmp_path / "t"), pa.table({"k": [1], "ts": moments(0), "x": [1]}))
-    for source, message in ({"path": "t"}, "is a Delta table"), ({"path": "s3://b/t"}, "not on this machine"):
+    for place, message in ("t", "is a Delta table"), ("s3://b/t", "not on this machine"):
         with pytest.raises(SourceError, match=message):
-            retrieve(contract(view(features={"x": "int64"}, **source)), asked(1), at="at", repo=tmp_path)
+            retrieve(contract(view(features={"x": "int64"}, path=place)), asked(1), at="at", repo=tmp_path)
     with pytest.raises(SourceError, match="no Delta table"):
         retrieve(contract(view(features={"x": "int64"}, format="delta")), asked(1), at="at", repo=tmp_path)
 
