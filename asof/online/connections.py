@@ -110,6 +110,14 @@ def connect_async(settings: OnlineSettings) -> AsyncClient:
         return redis.asyncio.Redis(host=address.hosts[0][0], port=address.hosts[0][1], **options)
 
 
+async def close_async(client: AsyncClient) -> None:
+    """Close all connections of ``client``, those to Sentinel included, which redis-py leaves open."""
+    manager = getattr(getattr(client, "connection_pool", None), "sentinel_manager", None)
+    await client.aclose()
+    for sentinel in getattr(manager, "sentinels", ()):
+        await sentinel.aclose()
+
+
 @contextmanager
 def translated(settings: OnlineSettings) -> Iterator[None]:
     """Errors of Redis as :class:`OnlineStoreError`: what happened, where, and what to do."""

@@ -17,7 +17,16 @@ from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
 from asof.errors import OnlineStoreError
-from asof.online.connections import BACKOFF_BASE, BACKOFF_CAP, AsyncClient, Client, connect, connect_async, translated
+from asof.online.connections import (
+    BACKOFF_BASE,
+    BACKOFF_CAP,
+    AsyncClient,
+    Client,
+    close_async,
+    connect,
+    connect_async,
+    translated,
+)
 from asof.online.events import Pruning
 from asof.online.layouts import Layout, field_of
 from asof.online.names import layouts_key, project_prefix, views_key, watermarks_key
@@ -230,7 +239,7 @@ class RedisStore:
         for at in range(0, len(keys), ROWS_AT_ONCE):
             with self.client.pipeline(transaction=False) as pipe:
                 for key, value in zip(keys[at : at + ROWS_AT_ONCE], values[at : at + ROWS_AT_ONCE], strict=True):
-                    pipe.eval(script, 1, key, b"", *head, value)
+                    pipe.execute_command("EVAL", script, 1, key, b"", *head, value)
                 answers += pipe.execute()
         return answers
 
@@ -301,7 +310,7 @@ class AsyncRedisStore:
 
     async def close(self) -> None:
         """Give back all connections."""
-        await self.client.aclose()
+        await close_async(self.client)
 
 
 def packed(requests: Sequence[Request]) -> bytes:

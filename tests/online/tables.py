@@ -23,7 +23,9 @@ def plain(*fields: tuple[str, str], name: str = "profile", ttl: int = 0, keys: t
     return View(name, name, keys, tuple(Field(n, t) for n, t in fields), ttl, SOURCE)
 
 
-def windowed(*windows: tuple[str, str, Any], name: str = "spending", event_id: str | None = "id", dtype: str = "float64") -> View:
+def windowed(
+    *windows: tuple[str, str, Any], name: str = "spending", event_id: str | None = "id", dtype: str = "float64"
+) -> View:
     """A windowed view with these (feature, column, function) triples over a day."""
     source = Source("events", "events", "parquet", "ts", "kt", event_id=event_id)
     aggregations = tuple(Aggregation(n, column, function, DAY) for n, column, function in windows)

@@ -81,7 +81,10 @@ def test_check_names_what_differs(store: Any) -> None:
     """The reader's check says which feature differs from what is applied, and nothing where all fits."""
     used = plain(("a", "int64"), ("b", "string"), ttl=5)
     reader, writer = Reader(contract(used, windowed(("n", "x", "count"))), store), Writer("tests", store)
-    assert reader.check() == ["view profile: is not applied; run `asof apply`", "view spending: is not applied; run `asof apply`"]
+    assert reader.check() == [
+        "view profile: is not applied; run `asof apply`",
+        "view spending: is not applied; run `asof apply`",
+    ]
     writer.register([used, windowed(("n", "x", "count"))])
     assert reader.check() == []
     writer.register([plain(("a", "string"), ("z", "string"), ttl=6), windowed(("n", "x", "sum"))])

@@ -115,7 +115,10 @@ def test_keys_of_the_wrong_type_are_refused_by_row(store: Any) -> None:
 
 def test_times_of_every_kind_are_the_same_moment(store: Any) -> None:
     """Naive, zoned, coarse and fine timestamps of the same moment are the same event time."""
-    view, kinds = plain(("a", "int64")), [pa.timestamp("us"), pa.timestamp("ns", "Europe/Paris"), pa.timestamp("ms", "UTC")]
+    view, kinds = (
+        plain(("a", "int64")),
+        [pa.timestamp("us"), pa.timestamp("ns", "Europe/Paris"), pa.timestamp("ms", "UTC")],
+    )
     for key, kind in enumerate(kinds):
         moment = pa.array([T], pa.int64()).cast(pa.timestamp("us", "UTC" if kind.tz else None)).cast(kind)
         table = pa.table({"key": [key], "ts": moment, "kt": moment, "a": [key]})
