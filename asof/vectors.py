@@ -76,13 +76,15 @@ def matrix(
 
 
 def as_column(field: Field, values: Sequence[Any] | NDArray[Any]) -> Column:
-    """``values`` in the form that :func:`assemble` gives a feature of this type.
+    """``values`` in the form that :func:`assemble` gives a feature of this type; ``float64`` arrays have it already.
 
     Raises:
         ContractError: The type cannot hold a value.
     """
     if not field.numeric:
         return [None if _missing(v) else v for v in values]
+    if isinstance(values, np.ndarray) and values.dtype == np.float64:
+        return values
     try:
         column = np.array([np.nan if v is None else v for v in values], dtype=np.float64)
     except (TypeError, ValueError) as error:

@@ -72,7 +72,7 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
 @click.option("--limit", type=click.IntRange(1), help="Most rows to play.")
 @click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="Where the model is served.")
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Connections.")
-@click.option("--version", metavar="VERSION", help="Version that is served; default the newest.")
+@click.option("--version", metavar="VERSION", help="Version that must be served; default the one that is.")
 @click.option("--again", is_flag=True, help="Ask also for rows that this version answered before.")
 @click.pass_context
 def replay(
@@ -96,10 +96,12 @@ def replay(
     from asof.bundle import Bundle
     from asof.repo import Repo
     from serving.recording import record
-    from serving.replay import Replay
+    from serving.replay import Replay, served_version
 
     repo = Repo.open(repo_option(ctx))
     bundle = Bundle.find(repo.settings.models, model, version)
+    if version is None:
+        bundle = Bundle.find(repo.settings.models, model, served_version(url))
     recording = record(repo, bundle, parse_moment(start), parse_moment(end), data, limit)
     with progress(f"replaying {model}", recording.scored.rows.num_rows) as line:
         report = Replay(repo, bundle, recording, url, concurrency, line.advance).run(again=again)

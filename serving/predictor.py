@@ -6,10 +6,10 @@ A predictor belongs to one worker. It awaits Redis and computes the rest at once
 from __future__ import annotations
 
 import asyncio
-import math
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -106,11 +106,31 @@ class Predictor:
             request=rows.request,
             vector=_numbers(self.contract, columns, len(rows.at)),
             objects={f.name: list(columns[f.name]) for f in self.contract.features if not f.numeric},
-            statuses=_statuses(self.contract, stored, columns),
+            statuses=self._statuses(stored, columns),
             event_times=stored.event_times,
             scores=scores,
             decisions=scores >= self.threshold,
         )
+
+    @cached_property
+    def _stored(self) -> tuple[list[int], list[int]]:
+        """Positions of the stored features in the service, and of the same ones in what a read answers."""
+        columns = [(v.alias, name) for v in self.contract.views for name in self.contract.stored(v)]
+        position = {column: i for i, column in enumerate(columns)}
+        stored = [(i, position[f.view, f.feature]) for i, f in enumerate(self.contract.features) if not f.on_demand]
+        return [i for i, _ in stored], [i for _, i in stored]
+
+    def _statuses(self, stored: Vectors, columns: dict[str, vectors.Column]) -> NDArray[np.uint8]:
+        """Of each feature; an on-demand one is PRESENT or NULL."""
+        found = np.full((len(stored.statuses), len(self.contract.features)), PRESENT, dtype=np.uint8)
+        ours, theirs = self._stored
+        found[:, ours] = stored.statuses[:, theirs]
+        for i, feature in enumerate(self.contract.features):
+            if feature.on_demand:
+                values = columns[feature.name]
+                missing = np.isnan(values) if isinstance(values, np.ndarray) else [v is None for v in values]
+                found[np.asarray(missing, dtype=bool), i] = NULL
+        return found
 
 
 def answer(bundle: Bundle, entry: Entry) -> dict[str, Any]:
@@ -147,16 +167,3 @@ def _numbers(contract: Contract, columns: dict[str, vectors.Column], rows: int) 
         if feature.numeric:
             vector[:, position] = columns[feature.name]
     return vector
-
-
-def _statuses(contract: Contract, stored: Vectors, columns: dict[str, vectors.Column]) -> NDArray[np.uint8]:
-    """Of each feature; an on-demand one is PRESENT or NULL."""
-    position = {column: i for i, column in enumerate(stored.columns)}
-    found = np.empty((len(stored.statuses), len(contract.features)), dtype=np.uint8)
-    for i, feature in enumerate(contract.features):
-        if feature.on_demand:
-            missing = [v is None or (isinstance(v, float) and math.isnan(v)) for v in columns[feature.name]]
-            found[:, i] = np.where(missing, NULL, PRESENT)
-        else:
-            found[:, i] = stored.statuses[:, position[feature.view, feature.feature]]
-    return found

@@ -79,7 +79,7 @@ class Report:
             "decisions": self.decisions,
             "pushed": dict(self.pushed),
             "seconds": round(self.seconds, 3),
-            "rows_per_second": round((self.answered + self.skipped) / self.seconds, 1) if self.seconds else None,
+            "rows_per_second": round(self.answered / self.seconds, 1) if self.seconds else None,
             "latency_ms": milliseconds,
         }
 
@@ -232,6 +232,29 @@ class Replay:
             ids, versions = table["request_id"].to_pylist(), table["model_version"].to_pylist()
             found.update(i for i, version in zip(ids, versions, strict=True) if version == self.bundle.version)
         return found
+
+
+def served_version(url: str) -> str:
+    """The model version that the service at ``url`` serves.
+
+    Raises:
+        ServiceError: It does not answer.
+        UsageError: ``url`` is no URL.
+    """
+
+    async def ask() -> str:
+        connection = Connection(Address.parse(url))
+        try:
+            _, body = await connection.get("/docs.json")
+            return str(json.loads(body)["info"]["version"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise ServiceError(
+                f"what answers at {url} is not a service of asof; serve one with `asof serve`"
+            ) from error
+        finally:
+            await connection.close()
+
+    return asyncio.run(ask())
 
 
 async def _answer(connection: Connection, payload: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:

@@ -34,6 +34,7 @@ class Store:
     settings: OnlineSettings
     connect: Connect = AsyncReader
     _reader: AsyncReader | None = field(default=None, init=False)
+    _away: str | None = field(default=None, init=False)
 
     async def read(self, keys: Keys, at: NDArray[np.int64]) -> Vectors:
         """The stored features of each row, as known at its moment.
@@ -42,7 +43,7 @@ class Store:
             OnlineStoreError: Redis cannot be read.
         """
         if self._reader is None:
-            raise OnlineStoreError(f"Redis at {self.settings.address} was not reached yet")
+            raise OnlineStoreError(self._away or f"Redis at {self.settings.address} was not reached yet")
         return await self._reader.read(keys, at)
 
     async def check(self) -> list[str]:
@@ -57,7 +58,8 @@ class Store:
             self._reader = reader
         try:
             return await reader.check()
-        except OnlineStoreError:
+        except OnlineStoreError as error:
+            self._away = str(error)
             if self.settings.embedded:
                 await self.close()
             raise

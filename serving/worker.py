@@ -19,6 +19,7 @@ from serving.prediction_writer import PredictionWriter
 from serving.predictor import Predictor
 from serving.problems import ProblemError
 from serving.readiness import Readiness
+from serving.rounds import Rounds
 from serving.rows import RowParser, encodable
 from serving.store import Store
 
@@ -41,7 +42,7 @@ class Worker:
     limits: Limits = field(default_factory=Limits)
     openapi: bytes = b"{}"
     readiness: Readiness = field(init=False)
-    _predictor: Predictor | None = field(default=None, init=False)
+    _rounds: Rounds | None = field(default=None, init=False)
     _watch: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -80,7 +81,7 @@ class Worker:
         """
         predictor = Predictor(self.bundle, Booster(self.bundle.booster_file), self.store)
         predictor.warm()
-        self._predictor = predictor
+        self._rounds = Rounds(predictor)
         self.writer.start()
         self.readiness.drain_on_termination()
         await self.readiness.look(self.store)
@@ -106,7 +107,7 @@ class Worker:
             OnlineStoreError: Redis cannot be read.
             ContractError: What is stored does not fit the contract, or an on-demand function failed.
         """
-        if self.readiness.reason is not None or self._predictor is None:
+        if self.readiness.reason is not None or self._rounds is None:
             raise ProblemError("not_ready", self.readiness.message)
         given = _envelope(payload)
         try:
@@ -114,7 +115,7 @@ class Worker:
         except ProblemError as problem:
             problem.request_id = given
             raise
-        entry = await self._predictor.predict(rows, given or request_id)
+        entry = await self._rounds.predict(rows, given or request_id)
         self.writer.put(entry)
         self.metrics.rows.inc(len(rows.at))
         return entry

@@ -15,9 +15,10 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from asof import prediction_log
+from asof import on_demand, prediction_log
 from asof.bundle import Bundle
 from asof.contract import Contract
+from asof.errors import BundleError, ContractError
 from asof.online import AsyncReader, Writer
 from asof.settings import RepoSettings
 from serving import deployment, worker
@@ -299,7 +300,6 @@ def test_a_failing_function_is_a_500_without_values(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """What a user's function raises is told by type; neither the answer nor the log repeats a value of the request."""
-    from asof import on_demand
 
     def failing(_inputs: Any) -> Any:
         raise RuntimeError("load is 8.125")
@@ -377,8 +377,6 @@ def test_bentoml_declares_the_same_types(folder: Path, contract: Contract) -> No
 
 def test_a_changed_bundle_is_refused(folder: Path) -> None:
     """A file of the model that was changed after training keeps the service from starting."""
-    from asof.errors import BundleError
-
     (folder / "bundle" / "contract.json").write_text("{}")
     with pytest.raises(BundleError, match="changed after training"):
         run(folder, lambda client: client.get("/livez"))
@@ -387,3 +385,57 @@ def test_a_changed_bundle_is_refused(folder: Path) -> None:
 def test_bundles_are_read_once(folder: Path) -> None:
     """The bundle in a built service is a whole one."""
     assert Bundle.open(folder / "bundle").model == "breakdown"
+
+
+def test_requests_that_wait_are_answered_together(
+    folder: Path, wayward: Wayward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """While one request is read for, those that arrive share the next read, and each gets its own answer and log rows."""
+    wayward.delay = 0.1
+    reads: list[int] = []
+    real = AsyncReader.read
+
+    async def counted(self: AsyncReader, keys: Any, at: Any) -> Any:
+        reads.append(len(at))
+        return await real(self, keys, at)
+
+    monkeypatch.setattr(AsyncReader, "read", counted)
+    machines_asked = [1, 99, None, 1, 7, 1]
+
+    async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
+        asked = [[{**ROW, "machine_id": m}, ROW] for m in machines_asked]
+        posts = [client.post("/predict", json={"rows": rows, "request_id": f"r{i}"}) for i, rows in enumerate(asked)]
+        return await asyncio.gather(*posts)
+
+    answers = [a.json()["predictions"] for a in run(folder, work)]
+    assert sum(reads) == 12
+    assert len(reads) <= 2
+    for number, (first, second) in enumerate(answers):
+        assert (first["request_id"], second["row"]) == (f"r{number}", 1)
+        assert bool(first["missing"]) == (machines_asked[number] != 1)
+        assert second["missing"] == []
+    log = folder.parent / "repo" / "data" / "predictions"
+    found = pa.concat_tables(prediction_log.scan(log, "breakdown", AT, AT + 1, ["request_id", "row", "key.machine_id"]))
+    logged = {(r["request_id"], r["row"]): r["key.machine_id"] for r in found.to_pylist()}
+    assert logged == {(f"r{i}", row): [m, 1][row] for i, m in enumerate(machines_asked) for row in (0, 1)}
+
+
+def test_a_row_that_a_function_cannot_take_costs_no_other_its_answer(
+    folder: Path, wayward: Wayward, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Answered together with others, a failing row fails alone."""
+    wayward.delay = 0.1
+    compute = on_demand.compute_view
+
+    def failing(view: Any, columns: Any) -> Any:
+        if 13.0 in columns["load"]:
+            raise ContractError("on-demand function context failed: ZeroDivisionError")
+        return compute(view, columns)
+
+    monkeypatch.setattr(on_demand, "compute_view", failing)
+
+    async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
+        loads = [1.0, 2.0, 13.0, 4.0]
+        return await asyncio.gather(*(client.post("/predict", json={"rows": [{**ROW, "load": x}]}) for x in loads))
+
+    assert [a.status_code for a in run(folder, work)] == [200, 200, 500, 200]
