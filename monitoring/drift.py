@@ -16,10 +16,11 @@ import numpy as np
 from asof import histograms
 from asof.clusters import LEAST_CLUSTERS, Worth
 from asof.console import table
-from asof.instants import DAY, format_moment, format_span
+from asof.instants import DAY, SECOND, format_moment, format_span
 from monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
 from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, reference_worth
 
+HOUR = 3_600 * SECOND
 SHORT = 7 * DAY
 """Windows shorter than a week see only some weekdays, which calendar features take for drift."""
 
@@ -290,7 +291,7 @@ def _advice(columns: tuple[Column, ...], observed: Observed) -> list[str]:
         and observed.last is not None
         and observed.last - observed.first < SHORT - DAY
     ):
-        seen = format_span((observed.last - observed.first) // 3_600_000_000 * 3_600_000_000 or 3_600_000_000)
+        seen = format_span(max(1, round((observed.last - observed.first) / HOUR)) * HOUR)
         lines.append(
             f"The window covers about {seen}, not a whole week: weekday and hour features differ by the calendar alone."
         )

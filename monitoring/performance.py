@@ -92,6 +92,7 @@ class PerformanceReport:
         positives: Positive labels.
         figures: Metrics; empty with too few labels of a kind.
         calibration: Groups of neighbouring scores, lowest first.
+        left_out: Test rows that training left out of its figures; the window's figures leave out none.
         problems: Files of the log that could not be used.
     """
 
@@ -104,6 +105,7 @@ class PerformanceReport:
     positives: int
     figures: tuple[Figure, ...]
     calibration: tuple[Group, ...]
+    left_out: int
     problems: tuple[str, ...]
 
     @property
@@ -145,6 +147,8 @@ class PerformanceReport:
                     ("rows", "mean score", "share of positives"), [(g.rows, g.score, g.rate) for g in self.calibration]
                 )
             ]
+        if self.figures and self.left_out:
+            lines.append(f"- The figures at training leave out {self.left_out:,} test rows, those here leave out none.")
         return "\n".join([*lines, *(f"- {line}" for line in self.problems)])
 
 
@@ -193,6 +197,7 @@ def performance(
         positives=int(label.sum()),
         figures=tuple(_figures(label, score, units, log.bundle.metadata.get("metrics", {}))) if enough else (),
         calibration=tuple(calibration(label, score)) if len(label) else (),
+        left_out=int(log.bundle.metadata.get("split", {}).get("test_left_out", 0)),
         problems=tuple(log.problems),
     )
 

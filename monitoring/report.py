@@ -108,10 +108,15 @@ def _row(column: Column, position: int) -> str:
     worst = column.worst
     source = f"<small>{escape(column.source or 'the model')}</small>"
     return (
-        f'<tr><th scope="row"><a href="#c{position}">{escape(column.name)}</a> {source}</th><td>{_badge(column.verdict)}</td>'
+        f'<tr><th scope="row"><a href="#c{position}">{_breakable(column.name)}</a> {source}</th><td>{_badge(column.verdict)}</td>'
         f'<td>{_meter(worst.comparison.effect, column.verdict)}</td><td class="number">{escape(_p(worst.adjusted))}</td>'
         f'<td class="number">{escape(_missing(column))}</td><td>{escape(column.change.replace("->", "→"))}</td></tr>'
     )
+
+
+def _breakable(name: str) -> str:
+    """The escaped name; a long one breaks after an underscore."""
+    return escape(name).replace("_", "_<wbr>")
 
 
 def _badge(verdict: Verdict) -> str:

@@ -179,7 +179,7 @@ def honest(repo: Path, size: int = 400, keys: int = 60) -> dict[str, Any]:
     """Predictions whose vectors are what the definition says, found by looking at every order for every prediction."""
     orders, people = history(repo, keys=keys), pq.read_table(repo / "people.parquet")["segment"].to_pylist()
     rng = np.random.default_rng(18)
-    at = START + np.sort(rng.integers(0, 7 * DAY, size))
+    at = START + np.sort(rng.integers(0, 14, size) * (DAY // 2) + rng.integers(0, DAY // 24, size))
     customer = rng.integers(0, keys + 3, size)
     amount = rng.gamma(2, 30, size).round(2)
     ts, who, paid = (
