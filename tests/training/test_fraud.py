@@ -13,6 +13,7 @@ from asof.bundle import Bundle
 from asof.cli import cli
 from asof.errors import AsofError, NotFoundError, UsageError
 from asof.instants import DAY, parse_moment
+from asof.tables import declarations
 from training import catalog, pipeline
 from training.dataset import Tables
 from training.split import Given
@@ -86,6 +87,37 @@ def test_labels_known_too_soon_give_themselves_away(payments, model, honest):
     assert any(
         leak.line.startswith("the test AUC is 0.9") or leak.line.startswith("the test AUC is 1") for leak in leaky.leaks
     )
+
+
+def test_reports_without_delay_are_found(simulated, model, tmp_path):
+    """Verdicts that are there a microsecond after the payment are found by their times, with the views that they enter."""
+    contract = simulated.repo.contract(model.service)
+    declared = declarations(simulated.repo)
+    at_once(simulated.file, tmp_path / "reports.parquet")
+    early = {"path": str(tmp_path / "reports.parquet"), "format": "parquet"}
+    views = [
+        replace(v, source=replace(v.source, **early)) if v.source.name == "fraud_reports" else v for v in contract.views
+    ]
+    reports = replace(declared.table("fraud_reports"), **early)
+    tables = Tables.of(
+        model, replace(contract, views=tuple(views)), simulated.repo.path, declared.table("transactions"), reports
+    )
+    run, _ = pipeline.learn(pipeline.assemble(tables))
+    found = [leak.line for leak in run.leaks if leak.kind == "label delay"]
+
+    assert "may be used sooner than 7 days after their event, the soonest after 1 microsecond" in found[0]
+    assert "enter customer_risk, terminal_risk sooner than 7 days" in found[1]
+
+
+def at_once(file, reports):
+    """The verdicts of ``file`` as reports that are known a microsecond after the payment."""
+    moment = "tx_datetime + INTERVAL 1 MICROSECOND"
+    columns = (
+        "transaction_id, tx_datetime, customer_id::BIGINT AS customer_id, terminal_id::BIGINT AS terminal_id, tx_fraud"
+    )
+    query = f"SELECT {columns}, {moment} AS reported_at, {moment} AS known_at FROM read_parquet('{file}')"
+    duckdb.execute("SET TimeZone = 'UTC'")
+    duckdb.sql(query).write_parquet(str(reports))
 
 
 def event_at_payment(contract):
