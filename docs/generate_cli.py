@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import click
 
 from asof.cli import COMMANDS, cli
 
-TARGET = Path(__file__).with_name("cli.md")
-WIDTH = 100
+ROOT = Path(__file__).resolve().parents[1]
+TARGET = ROOT / "docs" / "cli.md"
+LINES: Any = {"max_content_width": 100, "terminal_width": 100}
 
 HEADER = """\
 # Command line reference
@@ -32,25 +33,25 @@ An error is one line. `ASOF_DEBUG=1` shows the traceback of an unexpected one.
 
 
 def render() -> str:
-    """The whole page."""
-    return "\n".join([HEADER, *(_section(name, command) for name, command in _commands())])
+    """The whole page; the options of ``asof simulate`` are those of the example's simulator."""
+    root = click.Context(cli, info_name="asof", obj={"repo": str(ROOT / "feature_repo"), "json": False}, help_option_names=["-h", "--help"], **LINES)
+    return "\n".join([HEADER, *(_section(context) for context in [root, *_contexts(root)])])
 
 
-def _commands() -> Iterator[tuple[str, click.Command]]:
-    root = click.Context(cli, info_name="asof")
-    yield "asof", cli
+def _contexts(root: click.Context) -> Iterator[click.Context]:
     for name in sorted(COMMANDS):
         command = cli.get_command(root, name)
-        if command is not None:
-            yield f"asof {name}", command
-            yield from ((f"asof {name} {inner}", c) for inner, c in sorted(getattr(command, "commands", {}).items()))
+        if command is None:
+            continue
+        context = click.Context(command, info_name=name, parent=root, **LINES)
+        yield context
+        for inner, nested in sorted(getattr(command, "commands", {}).items()):
+            yield click.Context(nested, info_name=inner, parent=context, **LINES)
 
 
-def _section(name: str, command: click.Command) -> str:
-    context = click.Context(command, info_name=name, max_content_width=WIDTH, terminal_width=WIDTH)
-    return f"## {name}\n\n```text\n{command.get_help(context)}\n```\n"
+def _section(context: click.Context) -> str:
+    return f"## {context.command_path}\n\n```text\n{context.command.get_help(context)}\n```\n"
 
 
 if __name__ == "__main__":
-    os.environ.pop("COLUMNS", None)
     TARGET.write_text(render())
