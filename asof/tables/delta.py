@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -84,7 +85,7 @@ def scan(table: DeltaTable, columns: Sequence[str], key: str | None = None, amon
     held, found = schema(table), []
     wanted = pa.schema([held.field(name) for name in columns])
     needed = list(dict.fromkeys([*columns, *([key] if key else [])]))
-    for path in _data_files(table, key, among):
+    for path in data_files(table, key, among):
         rows = _read(path, needed, held)
         if key is not None:
             rows = rows.filter(pc.is_in(rows[key], value_set=among))
@@ -92,11 +93,11 @@ def scan(table: DeltaTable, columns: Sequence[str], key: str | None = None, amon
     return pa.concat_tables(found) if found else wanted.empty_table()
 
 
-def _data_files(table: DeltaTable, key: str | None, among: pa.Array | None) -> list[Path]:
+def data_files(table: DeltaTable, key: str | None = None, among: pa.Array | None = None) -> list[Path]:
     """The data files; with ``key``, only those whose statistics do not rule out all of ``among``."""
     files_now = actions(table)
-    folder = Path(table.table_uri.removeprefix("file://"))
-    files = [folder / path for path in files_now["path"].to_pylist()]
+    folder = Path(unquote(urlsplit(table.table_uri).path))
+    files = [folder / unquote(path) for path in files_now["path"].to_pylist()]
     names = {f"min.{key}", f"max.{key}"}
     exact = among is not None and pa.types.is_integer(among.type)  # bounds of strings may be cut short
     if among is None or not len(among) or not exact or not names <= set(files_now.column_names):
@@ -202,7 +203,7 @@ def _sweep(path: Path, before: set[Path]) -> None:
     """Remove the data files of an append that failed, unless they were committed after all."""
     try:
         table = open_table(path)
-        kept = {Path(uri.removeprefix("file://")).name for uri in table.file_uris()} if table is not None else set()
+        kept = {file.name for file in data_files(table)} if table is not None else set()
         for leftover in set(path.glob("*.parquet")) - before:
             if leftover.name not in kept:
                 leftover.unlink(missing_ok=True)

@@ -19,6 +19,7 @@ import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from asof.errors import SchemaError, SourceError, UsageError
+from asof.tables import delta
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 NULLS = ["", "null", "NULL", "None", "NaN", "nan", "NA", "N/A"]
@@ -98,10 +99,9 @@ def in_memory(table: pa.Table, wanted: Sequence[str], source: str) -> Rows:
 
 
 def _inside(folder: Path) -> list[Path]:
-    if (folder / "_delta_log").is_dir():
-        from deltalake import DeltaTable
-
-        return [Path(uri.removeprefix("file://")) for uri in DeltaTable(folder).file_uris()]
+    table = delta.open_table(folder) if (folder / "_delta_log").is_dir() else None
+    if table is not None:
+        return delta.data_files(table)
     found = sorted(
         p
         for p in folder.rglob("*")

@@ -433,3 +433,13 @@ def test_a_large_batch_keeps_the_order_of_its_rows(repo):
     )
     ingest(repo, "payments", rows, now=NOW)
     assert held(repo, "payments")["id"].to_numpy()[[0, 1, n - 1]].tolist() == [n - 1, n - 2, 0]
+
+
+def test_paths_may_hold_any_characters(tmp_path):
+    """Blanks and accents in the name of the repo, and percent signs in those of files, change nothing."""
+    repo = make_repo(tmp_path / "a repo, café")
+    path = tmp_path / "my file%20é.parquet"
+    pq.write_table(payments(3), path)
+    assert [ingest(repo, "payments", path, now=NOW).rows_added for _ in range(2)] == [3, 0]
+    other = make_repo(tmp_path / "other")
+    assert ingest(other, "payments", repo.path / "data" / "tables" / "payments", now=NOW).rows_added == 3
