@@ -15,7 +15,10 @@ from tests.serving.contracts import FUNCTIONS
 FEATURES = [
     "load_count_1d", "load_mean_1d", "load_max_7d", "crew", "open", "ratio", "hour",
 ]  # fmt: skip
-ROWS = {"table": "readings", "event_time": "read_at", "id": "reading_id", "keys": ["machine_id", "site"]}
+ROWS = {
+    "table": "readings", "event_time": "read_at", "id": "reading_id", "keys": ["machine_id", "site"],
+    "label_table": "verdicts", "label": "broken", "label_time": "judged_at",
+}  # fmt: skip
 
 
 def train(columns: int, trees: int = 20) -> lgb.Booster:

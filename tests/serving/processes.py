@@ -23,7 +23,10 @@ import pyarrow as pa
 from asof import prediction_log
 from asof.online import Writer
 from asof.redis_server import EmbeddedRedis
+from asof.remembered import digest
 from asof.settings import RepoSettings
+from asof.tables import Declarations, TableDeclaration
+from asof.tables.declarations import CACHE, _write
 from tests.serving import bundles
 from tests.serving.contracts import machines
 from tests.serving.doubles import fill
@@ -67,8 +70,34 @@ def make_repo(repo: Path) -> RepoSettings:
     (repo / "feature_store.yaml").write_text(STORE)
     settings = RepoSettings.load(repo)
     bundles.write(settings.models, machines(), "machine_functions")
+    declare(settings)
     fill(machines(), Writer("machines", settings.online))
     return settings
+
+
+def declare(settings: RepoSettings) -> None:
+    """The tables of the repo as applied declarations, which is what ``asof apply`` would leave behind."""
+    readings = TableDeclaration(
+        "readings", "data/tables/readings", "delta", "read_at", "known_at", ("machine_id",), ("readings_push",),
+        tags={
+            "asof.id": "reading_id", "asof.column.reading_id": "int64", "asof.column.machine_id": "int64",
+            "asof.column.site": "string", "asof.column.load": "float64", "asof.column.read_at": "timestamp",
+            "asof.column.known_at": "timestamp", "asof.derive.known_at": "read_at + 1 microsecond",
+        },
+    )  # fmt: skip
+    verdicts = TableDeclaration(
+        "verdicts", "data/tables/verdicts", "delta", "judged_at", "known_at", ("machine_id",), (),
+        tags={
+            "asof.id": "reading_id", "asof.column.reading_id": "int64", "asof.column.machine_id": "int64",
+            "asof.column.broken": "int8 in 0..1", "asof.column.read_at": "timestamp",
+            "asof.column.judged_at": "timestamp", "asof.derive.judged_at": "read_at + 1 day",
+            "asof.column.known_at": "timestamp", "asof.derive.known_at": "read_at + 1 day",
+        },
+    )  # fmt: skip
+    registry = settings.data / "registry.db"
+    registry.write_bytes(b"stands for a registry that holds what follows")
+    found = Declarations({t.name: t for t in (readings, verdicts)}, machines().views)
+    _write(settings.data / CACHE, digest(settings, registry), settings.project, found)
 
 
 @dataclass

@@ -8,11 +8,9 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
-import pytest
 
 from asof import prediction_log
 from asof.redis_server import EmbeddedRedis, find_server
@@ -52,25 +50,6 @@ async def main():
 
 asyncio.run(main())
 """
-
-
-@pytest.fixture(scope="module")
-def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RepoSettings]:
-    """A repo whose model was built."""
-    made = make_repo(tmp_path_factory.mktemp("machines") / "repo")
-    answer = asof(made.path, "build", "breakdown")
-    assert answer.returncode == 0, answer.stderr
-    yield made
-    end_redis(made)
-
-
-@pytest.fixture(scope="module")
-def service(settings: RepoSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that is ready."""
-    log = tmp_path_factory.mktemp("service") / "log.txt"
-    with serving(settings, log, ASOF_SERVE_LOG_SECONDS="0.5") as made:
-        made.until_ready()
-        yield made
 
 
 def test_a_served_row_is_scored_and_logged(service: Service) -> None:

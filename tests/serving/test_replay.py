@@ -1,0 +1,177 @@
+"""Replay: recorded rows through a running service, in an order that changes no value."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from asof import prediction_log
+from asof.bundle import Bundle
+from asof.contract import Contract
+from asof.errors import ServiceError, UsageError
+from asof.instants import parse_moment
+from asof.repo import Repo
+from asof.settings import RepoSettings
+from serving.connection import Address
+from serving.recording import Played, Recording, record
+from serving.replay import Replay, served_version
+from tests.serving.contracts import machines
+from tests.serving.doubles import NOON
+from tests.serving.processes import Service, asof
+
+START = datetime(2024, 5, 2, tzinfo=UTC)
+MACHINES, READINGS, DAYS = 12, 600, 3
+
+
+def readings(seed: int = 5) -> pa.Table:
+    """Readings of a few machines over a few days, with ties in time, null keys and unknown sites."""
+    random = np.random.default_rng(seed)
+    seconds = np.sort(random.integers(0, DAYS * 86_400, READINGS))
+    seconds[100:110] = seconds[100]
+    machine = [None if random.random() < 0.03 else int(m) for m in random.integers(1, MACHINES, READINGS)]
+    return pa.table(
+        {
+            "reading_id": pa.array(range(1_000, 1_000 + READINGS), pa.int64()),
+            "machine_id": pa.array(machine, pa.int64()),
+            "site": [["north", "old", "nowhere", None][i] for i in random.integers(0, 4, READINGS)],
+            "load": random.uniform(0, 100, READINGS),
+            "read_at": pa.array([START + timedelta(seconds=int(s)) for s in seconds], pa.timestamp("us", "UTC")),
+            "broken": pa.array(random.integers(0, 2, READINGS), pa.int8()),
+        }
+    )
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """The readings that have a machine, as a file; rows without one have no place in the table."""
+    table = readings()
+    pq.write_table(table.filter(table["machine_id"].is_valid()), tmp_path / "readings.parquet")
+    return tmp_path / "readings.parquet"
+
+
+def expected(rows: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """What each reading's stored features must have been, by brute force over everything known before it."""
+    before = [(NOON - timedelta(hours=h), 1, load) for h, load in ((1, 2.0), (2, 4.0), (3, 6.0), (26, 9.0))]
+    found = {}
+    for row in rows:
+        at, machine = row["read_at"], row["machine_id"]
+        own = [(t, load) for t, m, load in before if m == machine]
+        own += [(r["read_at"], r["load"]) for r in rows if r["machine_id"] == machine and r["read_at"] < at]
+        day = [load for t, load in own if t > at - timedelta(days=1)]
+        week = [load for t, load in own if t > at - timedelta(days=7)]
+        found[str(row["reading_id"])] = {
+            "load_count_1d": len(day),
+            "load_mean_1d": statistics.fmean(day) if day else None,
+            "load_max_7d": max(week) if week else None,
+        }
+    return found
+
+
+def replay(settings: RepoSettings, service: Service, file: Path, *arguments: str) -> dict[str, Any]:
+    """The answer of ``asof replay``."""
+    span = ("--from", "2024-05-02", "--to", "2024-05-05", "--data", str(file), "--url", service.url)
+    answer = asof(settings.path, "replay", "breakdown", *span, *arguments, "--json")
+    assert answer.returncode == 0, answer.stderr
+    payload: dict[str, Any] = json.loads(answer.stdout)
+    return payload
+
+
+def test_a_replay_serves_what_was_known_and_ingests_everything(
+    settings: RepoSettings, service: Service, file: Path
+) -> None:
+    """Every served value equals brute force over what was known; run again, a replay asks and adds nothing."""
+    service.until_ready()
+    rows = pq.read_table(file).to_pylist()
+    report = replay(settings, service, file, "--concurrency", "4")
+    known = [r for r in rows if r["read_at"] + timedelta(days=1) < START + timedelta(days=DAYS)]
+    assert (report["answered"], report["failed"], report["skipped"]) == (len(rows), 0, 0)
+    assert report["pushed"] == {"readings": len(rows), "verdicts": len(known)}
+    span = (parse_moment("2024-05-02"), parse_moment("2024-05-05"))
+    served = pa.concat_tables(prediction_log.scan(settings.predictions, "breakdown", *span)).to_pylist()
+    wanted = expected(rows)
+    assert sorted(r["request_id"] for r in served) == sorted(wanted)
+    for row in served:
+        for name, value in wanted[row["request_id"]].items():
+            assert row[f"feature.{name}"] == (pytest.approx(value, rel=1e-9) if value is not None else None)
+    again = replay(settings, service, file)
+    assert (again["answered"], again["skipped"]) == (0, len(rows))
+    from_tables = asof(
+        settings.path, "replay", "breakdown", "--from", "2024-05-02", "--to", "2024-05-05", "--url", service.url,
+        "--limit", "50", "--again", "--json",
+    )  # fmt: skip
+    assert json.loads(from_tables.stdout)["answered"] == 50
+    tables = json.loads(asof(settings.path, "tables", "--json").stdout)["tables"]
+    assert {t["table"]: t["rows"] for t in tables} == {"readings": len(rows), "verdicts": len(known)}
+
+
+def test_a_replay_against_nothing_says_so(settings: RepoSettings, file: Path) -> None:
+    """Without a service the error is one line that names the address."""
+    with pytest.raises(ServiceError, match=r"127\.0\.0\.1:9"):
+        served_version("http://127.0.0.1:9")
+
+
+def test_a_service_of_another_version_is_refused(settings: RepoSettings, service: Service, file: Path) -> None:
+    """Answers of a model that was not asked for end the replay before anything is attributed to it."""
+    service.until_ready()
+    repo = Repo.open(settings.path)
+    bundle = Bundle.find(settings.models, "breakdown")
+    span = (parse_moment("2024-05-02"), parse_moment("2024-05-05"))
+    other = Bundle(bundle.path)
+    other.__dict__["metadata"] = {**bundle.metadata, "version": "v2"}
+    with pytest.raises(ServiceError, match="serves breakdown v1, expected breakdown v2"):
+        Replay(repo, other, record(repo, other, *span, [file], 5), service.url).run()
+
+
+@pytest.mark.parametrize("url", ["", "ftp://host", "127.0.0.1:3000", "http://", "http://host:port"])
+def test_what_is_no_url_is_refused(url: str) -> None:
+    """A URL without scheme, host or number is wrong use."""
+    with pytest.raises(UsageError, match="expected one such as"):
+        Address.parse(url)
+
+
+def test_an_empty_span_and_a_file_without_rows_in_it_are_refused(settings: RepoSettings, file: Path) -> None:
+    """A replay of nothing is wrong use or a missing source, not a success."""
+    swapped = asof(
+        settings.path, "replay", "breakdown", "--from", "2024-05-05", "--to", "2024-05-02", "--version", "v1"
+    )
+    assert (swapped.returncode, "is empty" in swapped.stderr) == (2, True)
+    nothing = asof(
+        settings.path, "replay", "breakdown", "--from", "2030-01-01", "--to", "2030-01-02",
+        "--version", "v1", "--data", str(file),
+    )  # fmt: skip
+    assert (nothing.returncode, "no rows between" in nothing.stderr) == (3, True)
+
+
+def recording(contract: Contract, machine: list[int | None], site: list[str | None]) -> Recording:
+    """A recording of rows with these keys."""
+    rows = pa.table({"machine_id": pa.array(machine, pa.int64()), "site": pa.array(site, pa.string())})
+    return Recording(contract, Played("readings", rows, np.arange(len(machine))), None, "reading_id", "read_at")
+
+
+@given(
+    keys=st.lists(
+        st.tuples(st.one_of(st.none(), st.integers(1, 6)), st.one_of(st.none(), st.sampled_from("abcd"))),
+        min_size=1, max_size=40,
+    ),
+    most=st.integers(1, 10),
+)  # fmt: skip
+def test_rows_scored_side_by_side_do_not_read_each_other(keys: list[tuple[int | None, str | None]], most: int) -> None:
+    """Chunks cover every row once, in order, are as long as they may be, and hold no key twice."""
+    chunks = recording(machines(), [m for m, _ in keys], [s for _, s in keys]).chunks(most)
+    assert [i for first, last in chunks for i in range(first, last)] == list(range(len(keys)))
+    for first, last in chunks:
+        for column in (0, 1):
+            held = [k[column] for k in keys[first:last] if k[column] is not None]
+            assert len(held) == len(set(held))
+        if last < len(keys) and last - first < most:
+            assert any(keys[last][c] is not None and keys[last][c] in {k[c] for k in keys[first:last]} for c in (0, 1))
