@@ -63,7 +63,7 @@ def profile(
 
     Profiles merge, and any whylogs reads them. Days and hours whose log did not change are left alone.
 
-    Example: asof profile churn --from 2024-05-06 --to 2024-05-13
+    Example: asof profile fraud --from 2018-08-08 --to 2018-08-15
     """
     from monitoring.profiling import profile as run
 
@@ -105,7 +105,7 @@ def drift(
     Says for every feature and for the scores whether their values, or how often they are missing, drifted, and writes the same as
     one HTML page with charts that opens offline. Exit code 1 when something drifted.
 
-    Example: asof drift churn --from 2024-05-06 --to 2024-05-13
+    Example: asof drift fraud --from 2018-08-08 --to 2018-08-15
     """
     from monitoring.comparison import Rule
     from monitoring.drift import drift as run
@@ -132,7 +132,7 @@ def skew(
 
     Integers and texts must be equal, floats within 1e-9 relative. Exit code 1 when a value differs.
 
-    Example: asof skew churn --from 2024-05-06 --to 2024-05-13
+    Example: asof skew fraud --from 2018-08-08 --to 2018-08-15
     """
     from monitoring.skew import offline
     from monitoring.skew import skew as run
@@ -156,7 +156,7 @@ def performance(
     Shows area under the ROC curve, average precision and log loss with 95 % intervals, and calibration. Exit code 1 when one of them
     is worse than at training beyond both intervals.
 
-    Example: asof performance churn --from 2024-05-06 --to 2024-05-13
+    Example: asof performance fraud --from 2018-08-08 --to 2018-08-15
     """
     from monitoring.performance import performance as run
 
@@ -206,7 +206,7 @@ def drill(
 
     On-demand features that read a changed request field are computed again, and the scores too. Then: asof drift MODEL --log DIR
 
-    Example: asof drill churn --scale amount=5 --share 0.33 -o drill
+    Example: asof drill fraud --scale tx_amount=5 --share 0.33 -o drill
     """
     from dataclasses import asdict
 
