@@ -111,3 +111,12 @@ def test_two_files_with_one_name_are_refused(tmp_path):
         catalog.declared(tmp_path / "repo", tmp_path)
     with pytest.raises(SettingsError, match="no folder"):
         catalog.declared(tmp_path / "repo", tmp_path / "one.py")
+
+
+def test_the_declaration_in_the_documents_is_one(root, tmp_path):
+    """The smallest declaration that the documents show is read as it stands."""
+    blocks = (root / "docs" / "training.md").read_text().split("```python\n")[1:]
+    (tmp_path / "documented.py").write_text(blocks[0].split("```")[0])
+
+    assert len(blocks) == 1
+    assert catalog.find("churn", tmp_path / "repo", tmp_path).service == "churn_v1"
