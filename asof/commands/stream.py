@@ -72,7 +72,7 @@ def stream() -> None:
 @OPTIONS
 @click.pass_context
 def run(
-    ctx: click.Context, tables: tuple[str, ...], once: bool, metrics_port: int | None, metrics_address: str,
+    ctx: click.Context, /, tables: tuple[str, ...], once: bool, metrics_port: int | None, metrics_address: str,
     names: tuple[str, ...], kafka_options: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Consume the streams of tables until told to stop (Ctrl-C, SIGTERM); the batch under way is finished first.
@@ -196,11 +196,11 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
 
 
 def _told(name: str, done: Progress) -> str:
-    lines = [
+    line = (
         f"{name}: {done.received:,} events, {done.added:,} added, {done.duplicates:,} were there already, "
         f"{done.dead:,} to the dead-letter stream"
-    ]
-    return "\n".join([*lines, *(f"  {count:,}: {reason}" for reason, count in done.reasons.most_common())])
+    )
+    return "\n".join([line, *(f"  {count:,}: {reason}" for reason, count in done.reasons.most_common())])
 
 
 def _table_of(found: Sequence[StreamStatus]) -> str:

@@ -84,7 +84,10 @@ class KafkaSource:
             OnlineStoreError: The brokers do not take the letters or the offsets.
         """
         for letter in letters:
-            said = [("reason", letter.reason.encode()), ("position", letter.message.position.encode())]
+            said: list[tuple[str, str | bytes | None]] = [
+                ("reason", letter.reason.encode()),
+                ("position", letter.message.position.encode()),
+            ]
             self._producer.produce(dead_letter_name(self.topic), letter.message.payload or b"", headers=said)
         if self._producer.flush(PATIENCE):
             raise OnlineStoreError(f"Kafka did not take the dead letters of topic {self.topic!r} within {PATIENCE:.0f} s")

@@ -139,9 +139,10 @@ def _array(values: list[Any], column: Column) -> pa.Array:
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:
     if pa.types.is_timestamp(column.type):
-        return pc.strftime(column.cast(pa.timestamp("us", "UTC")), "%Y-%m-%dT%H:%M:%SZ").to_pylist()
+        column = pc.strftime(column.cast(pa.timestamp("us", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
+    elif pa.types.is_date(column.type):
+        column = column.cast(pa.string())
+    values: list[Any] = column.to_pylist()
     if pa.types.is_floating(column.type):
-        return [None if v is None or v != v else v for v in column.to_pylist()]
-    if pa.types.is_date(column.type):
-        return column.cast(pa.string()).to_pylist()
-    return column.to_pylist()
+        return [None if v is None or v != v else v for v in values]
+    return values

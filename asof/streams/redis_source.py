@@ -137,7 +137,7 @@ class RedisSource:
     def _left_behind(self, count: int) -> list[Message]:
         if self._own is None:
             return []
-        found = self.client.xreadgroup(self.group, self.consumer, {self.stream: self._own}, count=count)
+        found: Any = self.client.xreadgroup(self.group, self.consumer, {self.stream: self._own}, count=count)
         messages = _messages(found[0][1]) if found else []
         self._own = messages[-1].position if messages else None
         return messages
@@ -161,7 +161,7 @@ class RedisSource:
         return messages
 
     def _read(self, count: int, seconds: float) -> list[Message]:
-        found = self.client.xreadgroup(
+        found: Any = self.client.xreadgroup(
             self.group, self.consumer, {self.stream: ">"}, count=count, block=max(1, int(seconds * 1000))
         )
         return _messages(found[0][1]) if found else []
@@ -195,7 +195,7 @@ def backlog(settings: OnlineSettings, client: Client, stream: str, group: str, m
         groups: list[Any] = client.xinfo_groups(stream)
         mine = next((g for g in groups if g["name"] == group.encode()), None)
         last = mine["last-delivered-id"].decode() if mine else "0-0"
-        unread: list[Any] = client.xrange(stream, f"({last}", "+", count=most)
+        unread: Any = client.xrange(stream, f"({last}", "+", count=most)
         newest = int(client.xinfo_stream(stream)["last-generated-id"].split(b"-")[0])
     behind = (newest - int(unread[0][0].split(b"-")[0])) // 1000 if unread else 0
     return {"unread": len(unread), "pending": mine["pending"] if mine else 0, "behind": behind}

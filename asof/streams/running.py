@@ -125,7 +125,7 @@ class Crew:
         for seat in self._seats:
             seat.close()
 
-    def _work(self, consumer: Consumer, stop: threading.Event, until_drained: bool) -> None:  # noqa: FBT001 - a thread's arguments
+    def _work(self, consumer: Consumer, stop: threading.Event, until_drained: bool) -> None:
         try:
             consumer.run(stop, until_drained=until_drained)
         except AsofError as error:

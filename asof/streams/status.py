@@ -137,7 +137,7 @@ def statuses(
 def _waiting(settings: OnlineSettings, client: Client, stream: str, group: str) -> dict[str, int]:
     found = backlog(settings, client, stream, group, MOST)
     with translated(settings):
-        return {**found, "dead": int(client.xlen(dead_letter_name(stream)))}  # type: ignore[arg-type]
+        return {**found, "dead": int(client.xlen(dead_letter_name(stream)))}
 
 
 def _status(

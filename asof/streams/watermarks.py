@@ -119,7 +119,8 @@ class Watermark:
     def under_way(self) -> list[str]:
         """Positions that were begun and not finished."""
         with translated(self.settings):
-            return [p.decode() for p in self.client.zrange(self._keys[1], 0, -1)]
+            found: Any = self.client.zrange(self._keys[1], 0, -1)
+        return [p.decode() for p in found]
 
     def value(self) -> int | None:
         """The watermark; None where reads are not held back."""
