@@ -74,6 +74,7 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Connections.")
 @click.option("--version", metavar="VERSION", help="Version that must be served; default the one that is.")
 @click.option("--again", is_flag=True, help="Ask also for rows that this version answered before.")
+@click.option("--stream", is_flag=True, help="Feed the tables' streams, which `asof stream run --clock events` takes in.")
 @click.pass_context
 def replay(
     ctx: click.Context,
@@ -86,6 +87,7 @@ def replay(
     concurrency: int,
     version: str | None,
     again: bool,
+    stream: bool,
 ) -> None:
     """Play recorded rows in time order against the running service.
 
@@ -104,7 +106,7 @@ def replay(
         bundle = Bundle.find(repo.settings.models, model, served_version(url))
     recording = record(repo, bundle, parse_moment(start), parse_moment(end), data, limit)
     with progress(f"replaying {model}", recording.scored.rows.num_rows) as line:
-        report = Replay(repo, bundle, recording, url, concurrency, line.advance).run(again=again)
+        report = Replay(repo, bundle, recording, url, concurrency, line.advance, stream).run(again=again)
     emit(report.to_dict(), _told(report))
     if report.failures:
         message, count = report.failures.most_common(1)[0]

@@ -25,6 +25,7 @@ from asof import prediction_log
 from asof.bundle import Bundle
 from asof.errors import ServiceError
 from asof.repo import Repo
+from asof.streams import Sender
 from asof.tables import Pusher
 from serving.connection import Address, Connection
 from serving.recording import Recording
@@ -95,6 +96,7 @@ class Replay:
         url: Where the service listens.
         concurrency: Connections.
         advance: Called with a number of rows as they are done.
+        stream: Send rows to their tables' streams, for `asof stream run --clock events` to take in, instead of ingesting them.
     """
 
     repo: Repo
@@ -103,6 +105,7 @@ class Replay:
     url: str
     concurrency: int = 8
     advance: Callable[[int], None] = lambda _rows: None
+    stream: bool = False
 
     def run(self, *, again: bool = False) -> Report:
         """Play everything.
@@ -124,7 +127,7 @@ class Replay:
         try:
             await self._check_ready(connections[0])
             began = time.perf_counter()
-            with Pusher(self.repo, self.recording.tables) as pusher:
+            with self._feed() as pusher:
                 await self._play(connections, pusher, known, report)
             report.seconds = time.perf_counter() - began
             await self._await_log(connections[0], report)
@@ -133,7 +136,11 @@ class Replay:
                 await connection.close()
         return report
 
-    async def _play(self, connections: Sequence[Connection], pusher: Pusher, known: set[str], report: Report) -> None:
+    def _feed(self) -> Pusher | Sender:
+        feed = Sender if self.stream else Pusher
+        return feed(self.repo, self.recording.tables)
+
+    async def _play(self, connections: Sequence[Connection], pusher: Pusher | Sender, known: set[str], report: Report) -> None:
         scored, moments = self.recording.scored, self.recording.scored.moments
         requests, ids = self.recording.requests(), self.recording.ids()
         before = int(moments[0]) if self.recording.labels is None else _first(self.recording)
@@ -149,7 +156,7 @@ class Replay:
             self.advance(last - first)
         self._push_labels(pusher, before, 2**62, report)
 
-    def _push_labels(self, pusher: Pusher, start: int, end: int, report: Report) -> None:
+    def _push_labels(self, pusher: Pusher | Sender, start: int, end: int, report: Report) -> None:
         if self.recording.labels is not None:
             rows = self.recording.labels.between(start, end)
             if rows.num_rows:
