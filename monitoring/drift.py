@@ -128,7 +128,7 @@ class DriftReport:
         return {
             "model": self.model,
             "version": self.version,
-            "window": {"from": self.window.start, "to": self.window.end, "text": str(self.window)},
+            "window": self.window.to_dict(),
             "seen": {"first": _moment(self.first), "last": _moment(self.last)},
             "rows": self.rows,
             "reference_rows": self.reference_rows,

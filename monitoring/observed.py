@@ -40,6 +40,13 @@ class Window:
         last = "now" if self.end == END else format_moment(self.end)
         return f"{first} to {last}"
 
+    def to_dict(self) -> dict[str, str | None]:
+        """The window as JSON-ready data; None for an open end."""
+        return {
+            "from": None if self.start == BEGINNING else format_moment(self.start),
+            "to": None if self.end == END else format_moment(self.end),
+        }
+
 
 @dataclass(frozen=True, slots=True)
 class Log:

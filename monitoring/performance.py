@@ -126,7 +126,13 @@ class PerformanceReport:
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
         figures = [{**asdict(figure), "worse": figure.worse} for figure in self.figures]
-        return {**asdict(self), "figures": figures, "worse": self.worse, "summary": self.summary}
+        return {
+            **asdict(self),
+            "window": self.window.to_dict(),
+            "figures": figures,
+            "worse": self.worse,
+            "summary": self.summary,
+        }
 
     def to_text(self) -> str:
         """The report for a terminal."""

@@ -108,7 +108,7 @@ class SkewReport:
         return {
             "model": self.model,
             "version": self.version,
-            "window": {"from": self.window.start, "to": self.window.end, "text": str(self.window)},
+            "window": self.window.to_dict(),
             "rows": self.rows,
             "recomputed": self.recomputed,
             "mismatches": self.mismatches,

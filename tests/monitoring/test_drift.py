@@ -122,6 +122,8 @@ def test_the_window_is_of_the_requests_own_time(trained: Path, tmp_path: Path) -
     assert report.rows == int(((columns["at"] >= window.start) & (columns["at"] < window.end)).sum())
     assert window.start <= report.first <= report.last < window.end
     assert str(window) == "2024-05-07T00:00:00Z to 2024-05-08T00:00:00Z"
+    assert report.to_dict()["window"] == {"from": "2024-05-07T00:00:00Z", "to": "2024-05-08T00:00:00Z"}
+    assert Window().to_dict() == {"from": None, "to": None}
 
 
 def test_an_empty_window_says_so(trained: Path, tmp_path: Path) -> None:
