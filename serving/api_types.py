@@ -88,7 +88,10 @@ def request_type(contract: Contract, event_time: str | None, max_rows: int) -> t
     row: Any = row_type(contract, event_time)
     rows = Field(min_length=1, max_length=max_rows, description=f"1 to {max_rows} rows to score.")
     request_id = Field(default=None, max_length=128, min_length=1, description=_REQUEST_ID)
-    return create_model("PredictRequest", rows=(list[row], rows), request_id=(str | None, request_id))
+    fields: dict[str, Any] = {"rows": (list[row], rows), "request_id": (str | None, request_id)}
+    if event_time is None:
+        fields["at"] = (datetime | None, Field(default=None, description="The moment to score for; by default now."))
+    return create_model("PredictRequest", __config__=ConfigDict(extra="forbid"), **fields)
 
 
 def openapi(base: dict[str, Any], request: type[BaseModel], version: str) -> dict[str, Any]:

@@ -129,15 +129,17 @@ def _build(folder: Path, bundle: Bundle) -> tuple[str, Path]:
             build_ctx=str(folder),
             labels={"model": bundle.model, "model_version": bundle.version, "contract": bundle.contract.fingerprint},
             description=_readme(bundle),
-            python={"packages": _pinned(), "lock_packages": False},
+            python={"packages": _pinned(bundle), "lock_packages": False},
         )
     except BentoMLException as error:
         raise BundleError(f"BentoML could not build {tag}: {' '.join(str(error).split())}") from error
     return str(bento.tag), Path(bento.path)
 
 
-def _pinned() -> list[str]:
-    return [f"{name}=={importlib.metadata.version(name)}" for name in REQUIREMENTS]
+def _pinned(bundle: Bundle) -> list[str]:
+    frames = any(view.mode == "pandas" for view in bundle.contract.on_demand)
+    names = (*REQUIREMENTS, *(["pandas"] if frames else []))
+    return [f"{name}=={importlib.metadata.version(name)}" for name in names]
 
 
 def _readme(bundle: Bundle) -> str:

@@ -74,7 +74,9 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
 @click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Connections.")
 @click.option("--version", metavar="VERSION", help="Version that must be served; default the one that is.")
 @click.option("--again", is_flag=True, help="Ask also for rows that this version answered before.")
-@click.option("--stream", is_flag=True, help="Feed the tables' streams, which `asof stream run --clock events` takes in.")
+@click.option(
+    "--stream", is_flag=True, help="Feed the tables' streams, which `asof stream run --clock events` takes in."
+)
 @click.pass_context
 def replay(
     ctx: click.Context,

@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import signal
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -63,10 +65,10 @@ class Readiness:
             await self.look(store)
             await asyncio.sleep(self.limits.check_every)
 
-    def drain_on_termination(self) -> None:
+    def drain_on_termination(self, last: Callable[[], None]) -> None:
         """On SIGTERM say "not ready" for a while before the server stops to listen, and make sure that it does end.
 
-        Does nothing outside a server (where nobody handles the signal) and outside the main thread.
+        A worker that has not ended by then is ended after ``last`` was called. Does nothing outside a server (where nobody handles the signal) and outside the main thread.
         """
         stop: Any = signal.getsignal(signal.SIGTERM)
         if not callable(stop) or threading.current_thread() is not threading.main_thread():
@@ -75,7 +77,7 @@ class Readiness:
         def begin(number: int, frame: Any) -> None:
             self.draining = True
             _after(self.limits.drain, lambda: stop(number, frame))
-            _after(self.limits.drain + self.limits.shutdown, _end)
+            _after(self.limits.drain + self.limits.shutdown, lambda: _end(last))
 
         signal.signal(signal.SIGTERM, begin)
 
@@ -91,8 +93,9 @@ def _after(seconds: float, action: Any) -> None:
     timer.start()
 
 
-def _end() -> None:
-    import os
-
+def _end(last: Callable[[], None]) -> None:
     _log.error("the worker did not end in time and is ended now")
-    os._exit(1)
+    try:
+        last()
+    finally:
+        os._exit(1)

@@ -70,14 +70,16 @@ class Recording:
         return [self.scored.table, *([self.labels.table] if self.labels else [])]
 
     def requests(self) -> list[dict[str, Any]]:
-        """The row of a request for each row to score: keys and request fields, moments as text."""
+        """The request for each row to score: its keys and request fields, its moment, and its own id as the request's."""
         names = [f.name for f in (*self.contract.keys, *self.contract.request_fields)]
         columns = [_json_ready(self.scored.rows[name]) for name in names]
-        return [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
-
-    def ids(self) -> list[str]:
-        """The request id for each row to score: the row's own."""
-        return [str(value) for value in self.scored.rows[self.id].to_pylist()]
+        rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
+        ids = [str(value) for value in self.scored.rows[self.id].to_pylist()]
+        requests: list[dict[str, Any]] = [{"rows": [r], "request_id": i} for r, i in zip(rows, ids, strict=True)]
+        if self.event_time not in {f.name for f in self.contract.request_fields}:
+            for request, moment in zip(requests, _json_ready(self.scored.rows[self.event_time]), strict=True):
+                request["at"] = moment
+        return requests
 
     def chunks(self, most: int) -> list[tuple[int, int]]:
         """Runs ``[first, last)`` of rows that can be scored side by side, because none reads what another one writes."""

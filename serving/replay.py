@@ -140,17 +140,19 @@ class Replay:
         feed = Sender if self.stream else Pusher
         return feed(self.repo, self.recording.tables)
 
-    async def _play(self, connections: Sequence[Connection], pusher: Pusher | Sender, known: set[str], report: Report) -> None:
+    async def _play(
+        self, connections: Sequence[Connection], pusher: Pusher | Sender, known: set[str], report: Report
+    ) -> None:
         scored, moments = self.recording.scored, self.recording.scored.moments
-        requests, ids = self.recording.requests(), self.recording.ids()
+        requests = self.recording.requests()
         before = int(moments[0]) if self.recording.labels is None else _first(self.recording)
         for first, last in self.recording.chunks(LARGEST_CHUNK):
             now = int(moments[last - 1]) + 1
             self._push_labels(pusher, before, now, report)
             before = now
-            waiting = [(i, requests[i]) for i in range(first, last) if ids[i] not in known]
+            waiting = [r for r in requests[first:last] if r["request_id"] not in known]
             report.skipped += last - first - len(waiting)
-            await self._score(connections, [(ids[i], row) for i, row in waiting], report)
+            await self._score(connections, waiting, report)
             pusher.push(scored.table, scored.rows.slice(first, last - first))
             report.pushed[scored.table] += last - first
             self.advance(last - first)
@@ -163,15 +165,12 @@ class Replay:
                 pusher.push(self.recording.labels.table, rows)
                 report.pushed[self.recording.labels.table] += rows.num_rows
 
-    async def _score(
-        self, connections: Sequence[Connection], waiting: list[tuple[str, dict[str, Any]]], report: Report
-    ) -> None:
+    async def _score(self, connections: Sequence[Connection], waiting: list[dict[str, Any]], report: Report) -> None:
         waiting.reverse()
 
         async def work(connection: Connection) -> None:
             while waiting:
-                request_id, row = waiting.pop()
-                await self._ask(connection, {"rows": [row], "request_id": request_id}, report)
+                await self._ask(connection, waiting.pop(), report)
 
         await asyncio.gather(*(work(c) for c in connections[: len(waiting)]))
 

@@ -59,7 +59,8 @@ class RowParser:
 
     Args:
         contract: The contract.
-        event_time: The request field that carries a row's moment; None where rows are scored for now.
+        event_time: The request field that carries a row's moment; None where rows carry none and are scored for the
+            moment of their request, or for now.
         max_rows: Most rows in a request.
         clock: Microseconds of now.
     """
@@ -69,8 +70,12 @@ class RowParser:
     max_rows: int
     clock: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000)
 
-    def parse(self, rows: Any) -> Rows:
+    def parse(self, rows: Any, at: Any = None) -> Rows:
         """The rows as columns.
+
+        Args:
+            rows: What the request holds as rows.
+            at: What it holds as their moment, where they carry none.
 
         Raises:
             ProblemError: It is no list of rows, too long a list, or a value is wrong; names each row and field.
@@ -80,11 +85,11 @@ class RowParser:
         keys = {f.name: self._column(f, rows, problems) for f in self.contract.keys}
         request = {f.name: self._column(f, rows, problems) for f in self.contract.request_fields}
         self._check_names(rows, {*keys, *request}, problems)
-        at = self._moments(request, len(rows), problems)
+        moments = self._moments(request, problems) if self.event_time else self._moment(at, len(rows), problems)
         if problems:
             problems.sort(key=lambda p: (p.row or 0, p.field))
             raise ProblemError("invalid_rows", str(problems[0]), problems)
-        return Rows(keys, request, at)
+        return Rows(keys, request, moments)
 
     def _check_shape(self, rows: Any) -> None:
         if not isinstance(rows, list) or not rows:
@@ -121,19 +126,29 @@ class RowParser:
                     if len(problems) > MOST_PROBLEMS:
                         return
 
-    def _moments(self, request: Mapping[str, list[Any]], rows: int, problems: list[RequestError]) -> NDArray[np.int64]:
-        now = self.clock()
-        if self.event_time is None or self.event_time not in request:
-            return np.full(rows, now, dtype=np.int64)
-        at = np.zeros(rows, dtype=np.int64)
-        wrong = {p.row for p in problems if p.field == self.event_time}
-        for position, moment in enumerate(request[self.event_time]):
-            at[position] = to_micros(moment) if moment is not None else now
+    def _moments(self, request: Mapping[str, list[Any]], problems: list[RequestError]) -> NDArray[np.int64]:
+        """The moment that each row carries."""
+        name, now = self.event_time or "", self.clock()
+        wrong = {p.row for p in problems if p.field == name}
+        at = np.array([now if moment is None else to_micros(moment) for moment in request[name]], dtype=np.int64)
+        for position, moment in enumerate(request[name]):
             if moment is None and position not in wrong:
-                problems.append(RequestError(position, self.event_time, f"is null, expected {_MOMENT}"))
+                problems.append(RequestError(position, name, f"is null, expected {_MOMENT}"))
         ahead = np.flatnonzero(at > now + FUTURE)[:MOST_PROBLEMS].tolist()
-        problems += [RequestError(p, self.event_time, "lies in the future by the server's clock") for p in ahead]
+        problems += [RequestError(p, name, _AHEAD) for p in ahead]
         return at
+
+    def _moment(self, given: Any, rows: int, problems: list[RequestError]) -> NDArray[np.int64]:
+        """The moment of the request, for every row."""
+        now = at = self.clock()
+        if given is not None:
+            try:
+                at = to_micros(_moment(given))
+            except _Unfit as unfit:
+                problems.append(RequestError(None, "at", f"expected {unfit}"))
+        if at > now + FUTURE:
+            problems.append(RequestError(None, "at", _AHEAD))
+        return np.full(rows, at, dtype=np.int64)
 
 
 def reader(dtype: str) -> Callable[[Any], Any]:
@@ -168,6 +183,7 @@ def _whole(name: str, problem: str) -> ProblemError:
 
 
 _ABSENT = object()
+_AHEAD = "lies in the future by the server's clock"
 _MOMENT = "an ISO 8601 time such as 2018-08-08T12:00:00Z (without offset: UTC) between 1900 and 2261"
 
 

@@ -64,8 +64,9 @@ class Worker:
     @cached_property
     def parser(self) -> RowParser:
         """Reads rows of requests."""
-        event_time = self.bundle.metadata.get("rows", {}).get("event_time")
-        return RowParser(self.bundle.contract, event_time, self.limits.max_rows)
+        event_time = (self.bundle.metadata.get("rows") or {}).get("event_time")
+        carried = event_time in {f.name for f in self.bundle.contract.request_fields}
+        return RowParser(self.bundle.contract, event_time if carried else None, self.limits.max_rows)
 
     @cached_property
     def store(self) -> Store:
@@ -83,7 +84,7 @@ class Worker:
         predictor.warm()
         self._rounds = Rounds(predictor)
         self.writer.start()
-        self.readiness.drain_on_termination()
+        self.readiness.drain_on_termination(self.writer.stop)
         await self.readiness.look(self.store)
         self._watch = asyncio.create_task(self.readiness.watch(self.store))
 
@@ -109,9 +110,9 @@ class Worker:
         """
         if self.readiness.reason is not None or self._rounds is None:
             raise ProblemError("not_ready", self.readiness.message)
-        given = _envelope(payload)
+        given = _envelope(payload, {"rows", "request_id"} if self.parser.event_time else {"rows", "request_id", "at"})
         try:
-            rows = self.parser.parse(payload["rows"])
+            rows = self.parser.parse(payload["rows"], payload.get("at"))
         except ProblemError as problem:
             problem.request_id = given
             raise
@@ -121,14 +122,13 @@ class Worker:
         return entry
 
 
-def _envelope(payload: Any) -> str | None:
+def _envelope(payload: Any, known: set[str]) -> str | None:
     """Check everything around the rows; the request id, if one is given."""
     if not isinstance(payload, dict) or "rows" not in payload:
         raise ProblemError("invalid_rows", "expected an object with the field 'rows', a list of rows")
     for name in payload:
-        if name not in {"rows", "request_id"}:
-            shown = name[:64]
-            error = RequestError(None, shown, "is not a field of a request; known: 'request_id', 'rows'")
+        if name not in known:
+            error = RequestError(None, name[:64], f"is not a field of a request; known: {', '.join(sorted(known))}")
             raise ProblemError("invalid_rows", str(error), [error])
     given = payload.get("request_id")
     if given is not None and not (isinstance(given, str) and 0 < len(given) <= 128 and encodable(given)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import signal
@@ -85,6 +86,16 @@ def test_bentoml_endpoints_work(service: Service) -> None:
     """Liveness, readiness, metrics, the OpenAPI document and the page that shows it are there."""
     for path in ("/livez", "/readyz", "/metrics", "/docs.json", "/schema.json", "/"):
         assert service.ask(path)[0] == 200, path
+
+
+def test_bentomls_client_works(service: Service) -> None:
+    """BentoML's own client reads the declared types and gets the answer."""
+    script = f"import bentoml, json; print(json.dumps(bentoml.SyncHTTPClient({service.url!r}).predict(rows=[{ROW!r}])))"
+    answer = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", script],
+        env=environment(BENTOML_DO_NOT_TRACK="True"), capture_output=True, text=True, timeout=120, check=False,
+    )  # fmt: skip
+    assert json.loads(answer.stdout)["predictions"][0]["missing"] == [], answer.stderr
 
 
 def test_redis_ending_is_told_and_survived(service: Service) -> None:

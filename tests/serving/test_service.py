@@ -6,6 +6,9 @@ import asyncio
 import dataclasses
 import functools
 import json
+import os
+import signal
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -14,6 +17,8 @@ from typing import Any
 import httpx
 import pyarrow as pa
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from asof import on_demand, prediction_log
 from asof.bundle import Bundle
@@ -23,6 +28,7 @@ from asof.online import AsyncReader, Writer
 from asof.settings import RepoSettings
 from serving import deployment, worker
 from serving.limits import Limits
+from serving.readiness import Readiness
 from serving.store import Store
 from tests.serving import bundles
 from tests.serving.contracts import machines
@@ -33,13 +39,14 @@ AT = 1_714_570_200_000_000
 
 
 @pytest.fixture
-def folder(tmp_path: Path, contract: Contract, functions: str) -> Path:
-    """What a Bento of the machines model holds, and the repo it was built in."""
+def folder(request: pytest.FixtureRequest, tmp_path: Path, contract: Contract, functions: str) -> Path:
+    """What a Bento of the machines model holds, and the repo it was built in; ``timeless``: its rows carry no moment."""
     repo = tmp_path / "repo"
     repo.mkdir()
     (repo / "feature_store.yaml").write_text("project: machines\nonline_store: {type: asof.online.RedisOnlineStore}\n")
     built = tmp_path / "built"
-    bundles.write(tmp_path / "models", contract, functions)
+    timeless = getattr(request, "param", None) == "timeless"
+    bundles.write(tmp_path / "models", contract, functions, event_time=not timeless)
     built.mkdir()
     (tmp_path / "models" / "breakdown" / "v1").rename(built / "bundle")
     deployment.write(built, RepoSettings.load(repo))
@@ -439,3 +446,92 @@ def test_a_row_that_a_function_cannot_take_costs_no_other_its_answer(
         return await asyncio.gather(*(client.post("/predict", json={"rows": [{**ROW, "load": x}]}) for x in loads))
 
     assert [a.status_code for a in run(folder, work)] == [200, 200, 500, 200]
+
+
+@pytest.mark.parametrize("folder", ["timeless"], indirect=True)
+def test_rows_without_a_moment_are_scored_for_that_of_their_request(folder: Path) -> None:
+    """A model whose rows carry no moment is asked for one beside the rows, or for now."""
+    then = post(folder, {"rows": [ROW], "at": "2024-05-01T13:30:00Z"}).json()["predictions"][0]
+    now = post(folder, {"rows": [ROW]}).json()["predictions"][0]
+    wrong = post(folder, {"rows": [ROW], "at": "soon"})
+    assert then["missing"] == []
+    assert set(now["missing"]) == {"load_mean_1d", "load_max_7d", "ratio"}
+    assert (wrong.status_code, error(wrong)["problems"][0]["field"]) == (400, "at")
+    schemas = get(folder, "/docs.json").json()["components"]["schemas"]
+    assert "at" in schemas["PredictRequest"]["properties"]
+
+
+def test_rows_with_a_moment_take_none_beside_them(folder: Path) -> None:
+    """Two moments for one row would be one too many."""
+    answer = post(folder, {"rows": [ROW], "at": "2024-05-01T13:30:00Z"})
+    assert (answer.status_code, error(answer)["problems"][0]["field"]) == (400, "at")
+
+
+def test_bentoml_code_gets_the_same_answer(folder: Path) -> None:
+    """The declared method, called from Python as another BentoML service would, says what HTTP says."""
+    from bentoml import get_current_service
+
+    async def work(client: httpx.AsyncClient) -> tuple[Any, Any]:
+        service = get_current_service()
+        declared = type(service).predict
+        row = declared.input_spec.model_fields["rows"].annotation.__args__[0]
+        local = await service.predict.local(rows=[row(**ROW)], request_id="same")
+        return local.model_dump(), (await client.post("/predict", json={"rows": [ROW], "request_id": "same"})).json()
+
+    local, remote = run(folder, work)
+    assert local == remote
+
+
+def test_a_worker_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """After its time a worker that was told to stop writes its log and goes."""
+    told: list[str] = []
+    ended = threading.Event()
+    previous = signal.signal(signal.SIGTERM, lambda *_: told.append("stop"))
+
+    def leave(code: int) -> None:
+        told.append(f"exit {code}")
+        ended.set()
+
+    monkeypatch.setattr(os, "_exit", leave)
+    try:
+        readiness = Readiness(Limits(drain=0.05, shutdown=0.1), reason=None)
+        readiness.drain_on_termination(lambda: told.append("log"))
+        signal.raise_signal(signal.SIGTERM)
+        assert (readiness.ready, readiness.message) == (False, "the service is stopping")
+        assert ended.wait(10)
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+    assert told == ["stop", "log", "exit 1"]
+
+
+JSON = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*ROW, "rows", "request_id"]), inner),
+    max_leaves=10,
+)
+
+
+def test_nothing_that_is_sent_breaks_the_service(folder: Path) -> None:
+    """Whatever bytes, JSON or nearly right rows come, the answer is a prediction or a problem in our shape."""
+    bodies: list[bytes] = []
+
+    @settings(max_examples=150, database=None)
+    @given(
+        st.binary(max_size=40)
+        | JSON.map(lambda value: json.dumps(value).encode())
+        | st.dictionaries(st.sampled_from([*ROW]), JSON).map(
+            lambda row: json.dumps({"rows": [{**ROW, **row}]}).encode()
+        )
+    )
+    def collect(body: bytes) -> None:
+        bodies.append(body)
+
+    collect()
+
+    async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
+        headers = {"content-type": "application/json"}
+        return [await client.post("/predict", content=body, headers=headers) for body in bodies]
+
+    answers = run(folder, work)
+    assert {a.status_code for a in answers} <= {200, 400}
+    assert all(set(error(a)) for a in answers if a.status_code == 400)
