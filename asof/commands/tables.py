@@ -211,6 +211,8 @@ def _told(report: IngestReport) -> str:
 
 
 def _table_of_states(found: list[TableState]) -> str:
+    if not found:
+        return "no table is declared yet; declare a FileSource and run `asof apply`"
     header = ("table", "version", "rows", "files", "MB", "first event", "last event", "quarantined")
     rows = [
         (

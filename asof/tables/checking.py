@@ -142,7 +142,7 @@ def _check_columns(rows: Rows, declaration: TableDeclaration, columns: Sequence[
     optional = {*declaration.derivations, declaration.knowledge_field}
     if missing := [c.name for c in columns if c.name not in present and c.name not in optional]:
         raise SchemaError(
-            f"{rows.source} lacks the columns {missing} of table {declaration.name!r}; it has {[*rows.table.column_names, *rows.ignored]}"
+            f"{rows.source} lacks the columns {missing} of table {declaration.name!r}; it has {list(dict.fromkeys([*rows.table.column_names, *rows.ignored]))}"
         )
 
 

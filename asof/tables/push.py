@@ -21,7 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asof.contract import View
-from asof.errors import UsageError
+from asof.errors import OnlineStoreError, UsageError
 from asof.repo import Repo
 from asof.tables import delta, reading
 from asof.tables.checking import Checked, check, layout
@@ -86,7 +86,10 @@ def push(
     )
     good = pa.concat_tables([c.good for c in checked])
     rows = as_held(path, good, declaration.id) if report.duplicates else good
-    return PushReport(report, _send(writer or _writer(repo), declared, declaration, rows))
+    try:
+        return PushReport(report, _send(writer or _writer(repo), declared, declaration, rows))
+    except OnlineStoreError as error:
+        raise OnlineStoreError(f"{error}; the table has the rows, push them again when this is mended") from error
 
 
 @dataclass
