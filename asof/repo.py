@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -47,6 +48,8 @@ class Repo:
         add_path(str(self.path))
         from feast import FeatureStore
 
+        # Feast says so at every use; what asof computes from these views is tested against the law, not left to Feast.
+        warnings.filterwarnings("ignore", "Stream feature views are experimental", RuntimeWarning)
         return FeatureStore(repo_path=str(self.path))
 
     def services(self) -> list[str]:
