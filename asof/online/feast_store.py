@@ -10,6 +10,7 @@ import os
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
@@ -40,6 +41,10 @@ from asof.settings import EMBEDDED, OnlineSettings
 
 Row = tuple[EntityKey, dict[str, Value], datetime, datetime | None]
 Found = tuple[datetime | None, dict[str, Value] | None]
+Filled = dict[str, list[Any] | None]
+
+_FILLED: ContextVar[Filled] = ContextVar("filled")
+"""What was filled into the response that Feast is making: Feast calls our steps, and hands nothing from one to the next."""
 
 accept_raw_events()
 
@@ -165,20 +170,22 @@ class RedisOnlineStore(OnlineStore):
         full_feature_names: bool = False, include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:  # fmt: skip
         """As Feast defines it, with the status of every value, on-demand ones included."""
+        filled = _start()
         response = super().get_online_features(
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
         )
-        return protos.with_null_statuses(response)
+        return _answer(response, filled)
 
     async def get_online_features_async(
         self, config: RepoConfig, features: list[str] | FeatureService, entity_rows: Any, registry: BaseRegistry, project: str,
         full_feature_names: bool = False, include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:  # fmt: skip
         """As :meth:`get_online_features`."""
+        filled = _start()
         response = await super().get_online_features_async(
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
         )
-        return protos.with_null_statuses(response)
+        return _answer(response, filled)
 
     def update(
         self,
@@ -220,15 +227,9 @@ class RedisOnlineStore(OnlineStore):
         plan = self._plan_of(config, grouped_refs)
         keys, rows = protos.keys_of_request(plan, join_key_values)
         vectors = self._read(config, plan, keys, rows)
-        for table, names in grouped_refs:
-            protos.fill(
-                online_features_response,
-                table,
-                names,
-                vectors,
-                full_feature_names,
-                include_feature_view_version_metadata,
-            )
+        _fill(
+            grouped_refs, vectors, online_features_response, full_feature_names, include_feature_view_version_metadata
+        )
 
     async def _read_features_per_fv_async(
         self, config: RepoConfig, grouped_refs: list[Any], join_key_values: dict[str, list[Value]],
@@ -238,15 +239,9 @@ class RedisOnlineStore(OnlineStore):
         plan = self._plan_of(config, grouped_refs)
         keys, rows = protos.keys_of_request(plan, join_key_values)
         vectors = await self._read_async(config, plan, keys, rows)
-        for table, names in grouped_refs:
-            protos.fill(
-                online_features_response,
-                table,
-                names,
-                vectors,
-                full_feature_names,
-                include_feature_view_version_metadata,
-            )
+        _fill(
+            grouped_refs, vectors, online_features_response, full_feature_names, include_feature_view_version_metadata
+        )
 
     def _is_versioned_read_supported(self) -> bool:
         """Feast's answer imports a dozen stores to find out."""
@@ -293,6 +288,24 @@ class RedisOnlineStore(OnlineStore):
         if settings not in self._async:
             self._async[settings] = AsyncRedisStore(settings)
         return self._async[settings]
+
+
+def _start() -> Filled:
+    """A place for what is filled in while Feast answers one request."""
+    filled: Filled = {}
+    _FILLED.set(filled)
+    return filled
+
+
+def _fill(
+    grouped_refs: list[Any], vectors: Vectors, response: GetOnlineFeaturesResponse, full_names: bool, versions: bool
+) -> None:
+    for table, names in grouped_refs:
+        _FILLED.get({}).update(protos.fill(response, table, names, vectors, full_names, versions))
+
+
+def _answer(response: OnlineResponse, filled: Filled) -> OnlineResponse:
+    return protos.Answer(response, {name: values for name, values in filled.items() if values is not None}, filled)
 
 
 def _identity(table: FeatureView, names: Sequence[str]) -> tuple[Any, ...]:

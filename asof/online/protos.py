@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 from feast import FeatureView
-from feast.online_response import OnlineResponse
+from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -123,29 +123,64 @@ def fill(
     vectors: Vectors,
     full_names: bool,
     versions: bool,
-) -> None:
-    """Append one view's features to Feast's response: values, statuses and event times, in the order of ``names``."""
+) -> dict[str, list[Any] | None]:
+    """Append one view's features to Feast's response: values, statuses and event times, in the order of ``names``.
+
+    Returns:
+        Each feature under its name in the response, with its Python values where protobuf holds exactly these.
+    """
     alias = table.projection.name_to_use()
     types = {f.name: f.dtype for f in table.features}
-    response.metadata.feature_names.val.extend(f"{alias}__{n}" if full_names else n for n in names)
     if versions and table.projection.name not in [v.name for v in response.metadata.feature_view_metadata]:
         metadata = response.metadata.feature_view_metadata.add()
         metadata.name = table.projection.name_alias or table.projection.name
         metadata.version = getattr(table, "current_version_number", 0) or 0
     times = _timestamps(vectors.event_times[:, vectors.views.index(alias)].tolist())
+    filled: dict[str, list[Any] | None] = {}
     for name in names:
         statuses = vectors.statuses[:, vectors.columns.index((alias, name))].tolist()
-        values = proto_values(str(types[name]).lower(), types[name], vectors.objects[alias, name])
+        dtype, column = str(types[name]).lower(), vectors.objects[alias, name]
+        values = proto_values(dtype, types[name], column)
         response.results.add(values=values, statuses=[_STATUS_LIST[s] for s in statuses], event_timestamps=times)
+        filled[f"{alias}__{name}" if full_names else name] = column if dtype in _SLOTS else None
+    response.metadata.feature_names.val.extend(filled)
+    return filled
 
 
-def with_null_statuses(response: OnlineResponse) -> OnlineResponse:
+class Answer(OnlineResponse):
+    """Feast's response, with what asof read kept as Python values: nobody has to take them out of protobuf again.
+
+    Args:
+        response: What Feast made.
+        known: Feature -> n values, for features whose protobuf holds exactly these.
+        filled: Names of all features that asof filled; the others are keys, request fields and on-demand features.
+    """
+
+    def __init__(self, response: OnlineResponse, known: Mapping[str, list[Any]], filled: Collection[str]) -> None:
+        super().__init__(response.proto, response._feature_types)  # noqa: SLF001 - there is no other way to them
+        self._known = known
+        for name, vector in zip(self.proto.metadata.feature_names.val, self.proto.results, strict=True):
+            if name not in filled:
+                _mark_nulls(vector)
+
+    def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
+        """As Feast's: feature -> n Python values."""
+        result: dict[str, Any] = {}
+        for name, vector in zip(self.proto.metadata.feature_names.val, self.proto.results, strict=True):
+            kept, kind = self._known.get(name), self._feature_types.get(name)
+            result[name] = (
+                [feast_value_type_to_python_type(v, kind) for v in vector.values] if kept is None else [*kept]
+            )
+            if include_event_timestamps:
+                result[name + TIMESTAMP_POSTFIX] = [ts.seconds for ts in vector.event_timestamps]
+        return result
+
+
+def _mark_nulls(vector: GetOnlineFeaturesResponse.FeatureVector) -> None:
     """Feast marks every on-demand value PRESENT, also those that are missing."""
-    for vector in response.proto.results:
-        for position, (value, status) in enumerate(zip(vector.values, vector.statuses, strict=True)):
-            if status == FieldStatus.PRESENT and _missing(value):
-                vector.statuses[position] = FieldStatus.NULL_VALUE
-    return response
+    for position, (value, status) in enumerate(zip(vector.values, vector.statuses, strict=True)):
+        if status == FieldStatus.PRESENT and _missing(value):
+            vector.statuses[position] = FieldStatus.NULL_VALUE
 
 
 def _missing(value: Value) -> bool:
