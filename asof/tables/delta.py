@@ -8,6 +8,7 @@ commit; so whoever looks and appends holds the table's lock, a ``flock`` that di
 from __future__ import annotations
 
 import fcntl
+import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
     from asof.tables.schema import TableDeclaration
+
+_COMPRESSION = 4
+"""Rows in memory take at least this many times the room that they need on disk, in all but odd cases."""
 
 PATIENCE = 600.0
 """Seconds to wait for another process that writes to the same table."""
@@ -140,6 +144,7 @@ def append(path: Path, rows: pa.Table, notes: Mapping[str, str]) -> int:
     if table is not None and table.metadata().partition_columns:
         raise TableError(f"{path} is partitioned; asof adds rows to tables without partitions only")
     fitted = rows if table is None else _fitted(rows, schema(table))
+    _check_space(path, fitted.nbytes // _COMPRESSION)
     before = set(path.glob("*.parquet"))
     merge = table is not None and set(fitted.column_names) != set(schema(table).names)
     try:
@@ -188,6 +193,15 @@ def _try_lock(handle: int) -> bool:
     except BlockingIOError:
         return False
     return True
+
+
+def _check_space(path: Path, needed: int) -> None:
+    """Refuse what cannot fit before anything is written; what just does not fit fails while it is written."""
+    free = shutil.disk_usage(path if path.exists() else path.parent).free
+    if free < needed:
+        raise TableError(
+            f"nothing was added to {path}: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free"
+        )
 
 
 def _fitted(rows: pa.Table, held: pa.Schema) -> pa.Table:
