@@ -34,7 +34,8 @@ lint: $(READY)
 	@$(RUN) -m mypy
 
 bench: $(READY)
-	@for script in benchmarks/bench_*.py; do echo "== $$script"; $(RUN) "$$script" || exit 1; done
+	@for area in $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)); do \
+	  echo "== $$area"; $(RUN) -m benchmarks $$area || exit 1; done
 
 lock:
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
