@@ -197,7 +197,7 @@ def _try_lock(handle: int) -> bool:
 
 def _check_space(path: Path, needed: int) -> None:
     """Refuse what cannot fit before anything is written; what just does not fit fails while it is written."""
-    free = shutil.disk_usage(path if path.exists() else path.parent).free
+    free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
     if free < needed:
         raise TableError(
             f"nothing was added to {path}: {needed / 1e6:,.0f} MB are needed and {free / 1e6:,.0f} MB are free"
