@@ -10,7 +10,9 @@ Writing is idempotent, so a run that crashed is simply run again. Feast records 
 from __future__ import annotations
 
 import uuid
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -32,8 +34,12 @@ from asof.offline.engine import EngineSettings, quoted
 from asof.offline.sources import open_files
 from asof.online.writer import Writer
 
-BATCH = 50_000
+BATCH = 20_000
 """Rows that are read and written at a time."""
+WRITERS = 2
+"""Portions that are written at the same time."""
+
+_CHOSEN = "asof_chosen_rows"
 
 
 @dataclass(frozen=True, slots=True)
@@ -138,17 +144,11 @@ def materialize(
         return 0
     connection = EngineSettings.load(repo).connect(repo)
     try:
-        total = connection.sql(
-            f"SELECT count(*) FROM ({_selection(view, files.scan, files.schema, interval)})"
-        ).fetchall()
-        bar = progress(int(total[0][0])) if progress else None
-        written = 0
-        for table in _portions(
-            view, connection.sql(_query(view, files.scan, files.schema, interval)).to_arrow_reader(BATCH)
-        ):
-            written += writer.write(view, table)
-            if bar is not None:
-                bar.update(table.num_rows)
+        connection.execute(f"CREATE TEMP TABLE {_CHOSEN} AS {_selection(view, files.scan, files.schema, interval)}")
+        ((total,),) = connection.execute(f"SELECT count(*) FROM {_CHOSEN}").fetchall()
+        bar = progress(int(total)) if progress else None
+        reader = connection.sql(_query(view, files.schema)).to_arrow_reader(BATCH)
+        written = _write(view, writer, _portions(view, reader), bar.update if bar is not None else None)
         if bar is not None:
             bar.close()
         return written
@@ -156,10 +156,31 @@ def materialize(
         connection.close()
 
 
-def _query(view: View, scan: str, schema: pa.Schema, interval: Interval) -> str:
+def _write(view: View, writer: Writer, portions: Iterator[pa.Table], progress: Callable[[int], Any] | None) -> int:
+    """Write the portions, two at a time: one is packed while Redis takes the other. No two share a key."""
+    written, under_way = 0, deque[tuple[int, Future[int]]]()
+
+    def finish() -> int:
+        rows, future = under_way.popleft()
+        news = future.result()
+        if progress:
+            progress(rows)
+        return news
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for table in portions:
+            under_way.append((table.num_rows, pool.submit(writer.write, view, table)))
+            if len(under_way) > WRITERS:
+                written += finish()
+        while under_way:
+            written += finish()
+    return written
+
+
+def _query(view: View, schema: pa.Schema) -> str:
     columns = ", ".join(f"{quoted(raw)} AS {quoted(name)}" for raw, name in _columns(view, schema).items())
     order = f" ORDER BY {_keys(view)}, _asof_ts" if view.windowed and view.join_keys else ""
-    return f"SELECT {columns} FROM ({_selection(view, scan, schema, interval)}){order}"
+    return f"SELECT {columns} FROM {_CHOSEN}{order}"
 
 
 def _selection(view: View, scan: str, schema: pa.Schema, interval: Interval) -> str:
@@ -200,19 +221,17 @@ def _moments(column: str) -> str:
 
 def _portions(view: View, reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
     """The batches as tables; the events of one key stay together, so that equal rows are told apart within one write."""
-    held: pa.Table | None = None
+    if not view.windowed:
+        yield from (pa.Table.from_batches([batch]) for batch in reader)
+        return
+    held = reader.schema.empty_table()
     for batch in reader:
-        table = pa.Table.from_batches([batch])
-        if not view.windowed or not view.join_keys:
-            yield table
-            continue
-        whole = table if held is None else pa.concat_tables([held, table])
+        whole = pa.concat_tables([held, pa.Table.from_batches([batch])])
         cut = _last_key(view, whole)
         held = whole.slice(cut)
         if cut:
             yield whole.slice(0, cut)
-    if held is not None and held.num_rows:
-        yield held
+    yield held
 
 
 def _last_key(view: View, table: pa.Table) -> int:

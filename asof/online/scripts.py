@@ -62,11 +62,10 @@ end
 local accepted = 0
 for i = 1, #ARGV - first do
   local key, value = KEYS[i], ARGV[first + i]
-  local row = head(value, 1)
   local old = redis.call('HGET', key, field)
   local stored = value
   if old then
-    local before = head(old, 1)
+    local row, before = head(value, 1), head(old, 1)
     if before.size == #old and known(before) and known(row) then
       if old == value or not not_older(row, before) then stored = nil end
     else
