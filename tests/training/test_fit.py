@@ -54,7 +54,7 @@ def learned(**options):
 def test_equal_rows_give_equal_bytes_in_another_process(root):
     """Two processes that fit the same rows write boosters that are equal byte for byte."""
     other = subprocess.run(
-        [sys.executable, "-c", OTHER_PROCESS], cwd=root, capture_output=True, text=True, timeout=120, check=True
+        [sys.executable, "-c", OTHER_PROCESS], cwd=root, capture_output=True, text=True, timeout=240, check=True
     ).stdout.strip()
 
     assert other == hashlib.sha256(learned().text.encode()).hexdigest()

@@ -105,7 +105,7 @@ def test_equal_tables_give_equal_bytes_in_another_process(folder, learned, root)
         cwd=root,
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=240,
         check=True,
     ).stdout.strip()
 
