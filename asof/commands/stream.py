@@ -16,6 +16,7 @@ from asof.cli import repo_option
 from asof.console import Progress as Line
 from asof.console import emit, progress, table
 from asof.errors import UsageError
+from asof.instants import parse_moment
 from asof.online.connections import connect
 from asof.repo import Repo
 from asof.streams.consumer import Progress
@@ -57,6 +58,9 @@ def stream() -> None:
     "--clock", type=click.Choice(["wall", "events"]), default="wall", show_default=True,
     help="events: a replay of the past in the order of knowledge time; reads are as of the newest event.",
 )  # fmt: skip
+@click.option(
+    "--start", metavar="TIME", help="With --clock events: the online store is complete up to here; default: the table's newest row."
+)
 @click.option("--once", is_flag=True, help="End when nothing waits any more.")
 @click.option("--forget", is_flag=True, help="Delete entries of a Redis Stream once they are settled.")
 @click.option(
@@ -73,7 +77,7 @@ def stream() -> None:
 @click.pass_context
 def run(
     ctx: click.Context, /, tables: tuple[str, ...], once: bool, metrics_port: int | None, metrics_address: str,
-    names: tuple[str, ...], kafka_options: tuple[str, ...], **options: Any,
+    start: str | None, names: tuple[str, ...], kafka_options: tuple[str, ...], **options: Any,
 ) -> None:  # fmt: skip
     """Consume the streams of tables until told to stop (Ctrl-C, SIGTERM); the batch under way is finished first.
 
@@ -82,7 +86,10 @@ def run(
 
     Example: asof stream run transactions --metrics-port 9109
     """
-    plan = Plan(names=_pairs(names), kafka_options=_pairs(kafka_options), **options)
+    if start is not None and options["clock"] != "events":
+        raise UsageError("--start belongs to --clock events, where the events' own time counts")
+    first = None if start is None else parse_moment(start)
+    plan = Plan(start=first, names=_pairs(names), kafka_options=_pairs(kafka_options), **options)
     with _stopping() as stop, progress("events") as line:
         crew = Crew(Repo.open(repo_option(ctx)), tables, plan, _drawing(line))
         try:

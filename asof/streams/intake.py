@@ -74,6 +74,8 @@ class Intake:
         writer: The online store.
         watermark: The table's watermark.
         clock: Whose time it is.
+        start: Of an ordered stream, the moment up to which the online store is complete before its first event; without
+            one, up to the newest row of the table.
 
     Raises:
         NotFoundError: There is no such table.
@@ -82,9 +84,10 @@ class Intake:
     """
 
     def __init__(
-        self, repo: Repo, declared: Declarations, table: str, writer: Writer, watermark: Watermark, clock: Clock = "wall"
-    ) -> None:
-        self.repo, self.writer, self.watermark, self.clock = repo, writer, watermark, clock
+        self, repo: Repo, declared: Declarations, table: str, writer: Writer, watermark: Watermark, clock: Clock = "wall",
+        start: int | None = None,
+    ) -> None:  # fmt: skip
+        self.repo, self.writer, self.watermark, self.clock, self.start = repo, writer, watermark, clock, start
         self.declaration: TableDeclaration = declared.table(table)
         self.views = [v for v in declared.readers(self.declaration.name) if v.online]
         self.path = delta.folder(repo, self.declaration)
@@ -102,7 +105,7 @@ class Intake:
             OnlineStoreError: Redis does not answer.
         """
         if self.clock == "events" and self.watermark.value() is None:
-            self.watermark.lift(self._newest() - 1)
+            self.watermark.lift((self._newest() if self.start is None else self.start) - 1)
         began = self.watermark.under_way()
         pending = source.pending() if began else None
         if pending is not None and (orphans := sorted(set(began) - set(pending))):

@@ -127,14 +127,22 @@ def _object(payload: bytes | None) -> Any:
 
 
 def _array(values: list[Any], column: Column) -> pa.Array:
-    """Values of one kind as they are; anything else as text, so that the check names each wrong one."""
-    kind = {"int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}.get(column.dtype.rstrip("0123456789"), pa.string())
-    try:
-        if not (pa.types.is_floating(kind) and any(isinstance(v, bool) for v in values)):
+    """Values of the declared kind as they are; where one is of another, all as text, so that the check names each wrong one."""
+    kind, python = _KINDS.get(column.dtype.rstrip("0123456789"), (pa.string(), {str}))
+    if {type(v) for v in values} <= {*python, type(None)}:
+        try:
             return pa.array(values, kind)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, OverflowError):
-        pass
+        except (pa.ArrowInvalid, OverflowError):
+            pass  # beyond 64 bits
     return pa.array([v if v is None or isinstance(v, str) else json.dumps(v) for v in values], pa.string())
+
+
+_KINDS: dict[str, tuple[pa.DataType, set[type]]] = {
+    "int": (pa.int64(), {int}),
+    "float": (pa.float64(), {int, float}),
+    "bool": (pa.bool_(), {bool}),
+}
+"""Kind of a declared type -> what it arrives as, and the Python types that JSON has for it."""
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:

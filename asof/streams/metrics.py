@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Any
 
 from prometheus_client import CollectorRegistry, start_http_server
 from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
@@ -47,7 +46,7 @@ class StreamMetrics(Collector):
         yield from (events, retries, lag, rate, fresh)
 
 
-def serve(metrics: StreamMetrics, port: int, address: str = "127.0.0.1") -> Callable[[], Any]:
+def serve(metrics: StreamMetrics, port: int, address: str = "127.0.0.1") -> Callable[[], None]:
     """Serve ``metrics`` at ``http://address:port/metrics``; returns what ends it.
 
     Raises:
@@ -56,7 +55,13 @@ def serve(metrics: StreamMetrics, port: int, address: str = "127.0.0.1") -> Call
     registry = CollectorRegistry()
     registry.register(metrics)
     try:
-        server, _thread = start_http_server(port, address, registry)
+        server, thread = start_http_server(port, address, registry)
     except OSError as error:
         raise UsageError(f"metrics cannot be served at {address}:{port} ({error.strerror}); choose another --metrics-port") from error
-    return server.shutdown
+
+    def end() -> None:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+    return end

@@ -37,6 +37,7 @@ class Plan:
         batch: Most events of a batch.
         linger: Seconds to wait for a batch to fill.
         clock: Whose time it is.
+        start: Of an ordered stream, the moment up to which the online store is complete before its first event.
         group: Consumer group.
         claim_after: Seconds after which what another consumer left is taken over.
         forget: Whether settled entries are deleted from a Redis Stream.
@@ -49,6 +50,7 @@ class Plan:
     batch: int = 5_000
     linger: float = 1.0
     clock: Clock = "wall"
+    start: int | None = None
     group: str = GROUP
     claim_after: float = CLAIM_AFTER
     forget: bool = False
@@ -139,7 +141,7 @@ class Crew:
         online, project = self.repo.settings.online, self.repo.settings.project
         client, writer = connect(online), Writer(project, online)
         watermark = Watermark(project, table, online, client)
-        intake = Intake(self.repo, declared, table, writer, watermark, self.plan.clock)
+        intake = Intake(self.repo, declared, table, writer, watermark, self.plan.clock, self.plan.start)
         name = self._seat(table)
         source = self._source(table, name)
         self._closing += [source.close, writer.close, client.close]

@@ -1,0 +1,105 @@
+"""Events from Kafka: the brokers are the mock cluster of Kafka's own client, on loopback."""
+
+from __future__ import annotations
+
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import confluent_kafka
+import pytest
+
+from asof.errors import SettingsError
+from asof.repo import Repo
+from asof.streams import Sender
+from asof.streams.kafka_source import KafkaOutlet, KafkaSource, dead_letter_name, topic_name
+from asof.streams.running import Crew, Plan
+from tests.streams import world
+
+TOPIC = topic_name(world.PROJECT, "orders")
+
+
+@pytest.fixture(scope="module")
+def brokers() -> Iterator[str]:
+    """The address of a cluster of one broker that lives in this process."""
+    host = confluent_kafka.Producer({"test.mock.num.brokers": 1, "log_level": 0})
+    (broker,) = host.list_topics(timeout=10).brokers.values()
+    yield f"{broker.host}:{broker.port}"
+    host.flush(1)
+
+
+@pytest.fixture
+def topic(request: pytest.FixtureRequest) -> str:
+    """A topic of the test's own."""
+    return f"{request.node.name}-{time.monotonic_ns()}"
+
+
+@pytest.fixture
+def run(repo: Repo, brokers: str, topic: str) -> Callable[[], dict[str, Any]]:
+    """Consumes until nothing waits, with a new consumer each time."""
+
+    def work() -> dict[str, Any]:
+        crew = Crew(repo, ["orders"], Plan(kafka=brokers, names={"orders": topic}, linger=0.05, batch=40))
+        try:
+            return crew.run(threading.Event(), until_drained=True)["orders"].to_dict()
+        finally:
+            crew.close()
+
+    return work
+
+
+def send(repo: Repo, brokers: str, topic: str, ids: range, *others: bytes) -> None:
+    """Send events, and texts that are none."""
+    with Sender(repo, ["orders"], KafkaOutlet(brokers), {"orders": topic}) as sender:
+        sender.push("orders", world.events(ids, random.Random(1)))
+        sender.outlet.send(topic, list(others))
+
+
+def test_each_event_is_once_on_both_sides(repo: Repo, brokers: str, topic: str, run: Callable[[], dict[str, Any]]) -> None:
+    """Events that Kafka has twice count once, bad ones are on the dead-letter topic with the reason, and the next consumer goes on."""
+    send(repo, brokers, topic, range(100), b"nonsense")
+    send(repo, brokers, topic, range(90, 120))
+    done = run()
+    assert (done["received"], done["added"], done["duplicates"], done["dead"]) == (131, 120, 10, 1)
+    send(repo, brokers, topic, range(120, 130))
+    assert run()["received"] == 10
+    world.once(repo, "orders", set(range(130)))
+    assert world.everything(repo, "orders") == []
+    dead = KafkaSource(brokers, dead_letter_name(topic), group="reader")
+    deadline = time.monotonic() + 20
+    while not (found := dead.poll(10, 0.1)) and time.monotonic() < deadline:
+        pass
+    dead.close()
+    assert [m.payload for m in found] == [b"nonsense"]
+
+
+def test_offsets_follow_both_writes(
+    repo: Repo, brokers: str, topic: str, run: Callable[[], dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A consumer that dies before it commits leaves its messages to the next, who finds both sides written."""
+    send(repo, brokers, topic, range(30))
+    with monkeypatch.context() as patch:
+        patch.setattr(KafkaSource, "settle", lambda *_: (_ for _ in ()).throw(RuntimeError("killed")))
+        with pytest.raises(Exception, match="killed"):
+            run()
+    done = run()
+    assert (done["added"], done["duplicates"]) == (0, 30)
+    world.once(repo, "orders", set(range(30)))
+    assert world.everything(repo, "orders") == []
+
+
+def test_options_that_the_client_does_not_know_are_refused(brokers: str) -> None:
+    """A mistyped option is one line."""
+    with pytest.raises(SettingsError, match="refuses its options"):
+        KafkaSource(brokers, TOPIC, options={"no.such.option": 1})
+    with pytest.raises(SettingsError, match="refuses its options"):
+        KafkaOutlet(brokers, {"no.such.option": 1})
+
+
+def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where Kafka's client is not installed the error says how to install it."""
+    monkeypatch.setitem(__import__("sys").modules, "confluent_kafka", None)
+    with pytest.raises(SettingsError, match=r"asof\[kafka\]"):
+        KafkaSource("127.0.0.1:1", TOPIC)
