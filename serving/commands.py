@@ -20,6 +20,10 @@ if TYPE_CHECKING:
     from serving.replay import Report
 
 
+KEEP_ALIVE = 75
+"""Seconds that an idle connection stays open: longer than the minute after which load balancers drop theirs."""
+
+
 @click.command()
 @click.argument("model")
 @click.option("--version", metavar="VERSION", help="Version of the model; default the newest.")
@@ -46,6 +50,10 @@ def build(ctx: click.Context, model: str, version: str | None) -> None:
 def serve(ctx: click.Context, model: str, version: str | None, host: str, port: int, workers: int) -> None:
     """Serve a model that was built, with BentoML; Ctrl-C ends it.
 
+    Told to stop, a worker says that it is not ready, answers what still comes, and writes its whole prediction log. Killed
+    (kill -9) it loses the rows of the last 2 seconds and those of the file that was being written. Both times, and the
+    limits on requests, are set by environment variables: see docs/serving.md.
+
     Example: asof serve fraud --port 3000
     """
     from serving import build as builder
@@ -58,7 +66,8 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
     builder.use_home(settings)
     options = os.environ.get("BENTOML_CONFIG_OPTIONS", "")
     os.environ["BENTOML_CONFIG_OPTIONS"] = f"{options} services.{model}.workers={workers}".strip()
-    arguments = ["--host", host, "--port", str(port), "--timeout-graceful-shutdown", str(int(limits.shutdown) or 1)]
+    arguments = ["--host", host, "--port", str(port), "--timeout-keep-alive", str(KEEP_ALIVE)]
+    arguments += ["--timeout-graceful-shutdown", str(int(limits.shutdown) or 1)]
     click.echo(f"serving {path.parent.name}:{path.name} at http://{host}:{port}", err=True)
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", str(path), *arguments])  # noqa: S606

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from asof.errors import SettingsError
-from serving.limits import Limits
+from serving.limits import PREFIX, Limits
 
 
 def test_a_limit_is_set_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -27,3 +31,12 @@ def test_a_mistyped_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
     monkeypatch.setenv("ASOF_SERVE_MAXROWS", "7")
     with pytest.raises(SettingsError, match=r"unknown.*ASOF_SERVE_MAXROWS"):
         Limits.from_environment()
+
+
+def test_the_documentation_names_every_limit_with_its_default() -> None:
+    """docs/serving.md lists exactly the variables that there are, with the values that hold without them."""
+    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    listed = dict(re.findall(r"^\| `(ASOF_SERVE_\w+)` \| (\d+) \|", text, re.MULTILINE))
+    assert listed == {
+        PREFIX + f.name.upper(): str(int(f.default)) for f in fields(Limits) if isinstance(f.default, int | float)
+    }
