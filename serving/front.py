@@ -18,7 +18,7 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from asof.errors import AsofError, OnlineStoreError
+from asof.errors import AsofError, OnlineStoreError, RequestError
 from asof.prediction_log import Entry
 from serving.predictor import answer
 from serving.problems import RETRY_AFTER, ProblemError, from_status
@@ -111,6 +111,8 @@ class Front:
             raise
         except OnlineStoreError as error:
             raise ProblemError("not_ready", str(error)) from error
+        except RequestError as error:
+            raise ProblemError("invalid_rows", str(error), [error]) from error
         except AsofError as error:
             _log.error("request %s failed: %s", request_id, error)  # no traceback: it may show values
             raise ProblemError("internal", str(error)) from error

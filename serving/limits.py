@@ -11,6 +11,9 @@ from asof.errors import SettingsError
 
 PREFIX = "ASOF_SERVE_"
 
+_KUBERNETES = (f"{PREFIX}SERVICE_", f"{PREFIX}PORT")
+"""What Kubernetes sets in every pod beside a service called ``asof-serve``."""
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:
@@ -48,7 +51,7 @@ class Limits:
             SettingsError: A variable is unknown or holds something else than a positive number.
         """
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
-        given = {name: text for name, text in os.environ.items() if name.startswith(PREFIX)}
+        given = {n: text for n, text in os.environ.items() if n.startswith(PREFIX) and not n.startswith(_KUBERNETES)}
         if unknown := sorted(set(given) - set(known)):
             raise SettingsError(f"unknown environment variables {unknown}; known: {sorted(known)}")
         numbers: dict[str, Any] = {}

@@ -22,6 +22,9 @@ from serving.store import Store
 _log = logging.getLogger("asof.serving")
 
 
+STARTING = "the service is starting"
+
+
 @dataclass
 class Readiness:
     """Of one worker.
@@ -32,7 +35,7 @@ class Readiness:
     """
 
     limits: Limits = field(default_factory=Limits)
-    reason: str | None = "starting"
+    reason: str | None = STARTING
     draining: bool = False
 
     @property
@@ -82,8 +85,8 @@ class Readiness:
         signal.signal(signal.SIGTERM, begin)
 
     def _tell(self, reason: str | None) -> None:
-        if reason != self.reason:
-            _log.log(logging.WARNING if reason else logging.INFO, "%s", f"not ready: {reason}" if reason else "ready")
+        if reason != self.reason and (reason or self.reason != STARTING):
+            _log.warning("%s", f"not ready: {reason}" if reason else "ready again")
         self.reason = reason
 
 

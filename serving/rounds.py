@@ -15,7 +15,7 @@ from itertools import accumulate, chain
 
 import numpy as np
 
-from asof.errors import ContractError
+from asof.errors import ContractError, RequestError
 from asof.prediction_log import Entry
 from serving.predictor import Predictor
 from serving.rows import Rows
@@ -77,7 +77,7 @@ class Rounds:
             return
         try:
             entry = await self.predictor.predict(joined([r.rows for r in requests]), requests[0].request_id)
-        except ContractError:
+        except (ContractError, RequestError):
             if len(requests) == 1:
                 raise
             for request in requests:  # one row that a function cannot take must not cost the others their answers

@@ -33,6 +33,13 @@ def test_a_mistyped_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None
         Limits.from_environment()
 
 
+def test_what_kubernetes_sets_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A Kubernetes service called asof-serve puts variables of that name into every pod; they are not ours."""
+    monkeypatch.setenv("ASOF_SERVE_SERVICE_HOST", "10.0.0.1")
+    monkeypatch.setenv("ASOF_SERVE_PORT_3000_TCP", "tcp://10.0.0.1:3000")
+    assert Limits.from_environment() == Limits()
+
+
 def test_the_documentation_names_every_limit_with_its_default() -> None:
     """docs/serving.md lists exactly the variables that there are, with the values that hold without them."""
     text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()

@@ -23,7 +23,7 @@ from hypothesis import strategies as st
 from asof import on_demand, prediction_log
 from asof.bundle import Bundle
 from asof.contract import Contract
-from asof.errors import BundleError, ContractError
+from asof.errors import BundleError, ContractError, RequestError
 from asof.online import AsyncReader, Writer
 from asof.settings import RepoSettings
 from serving import deployment, worker
@@ -535,3 +535,30 @@ def test_nothing_that_is_sent_breaks_the_service(folder: Path) -> None:
     answers = run(folder, work)
     assert {a.status_code for a in answers} <= {200, 400}
     assert all(set(error(a)) for a in answers if a.status_code == 400)
+
+
+def test_a_log_that_cannot_be_written_stops_no_answer_and_is_visible(
+    folder: Path, limits: Callable[..., None], caplog: pytest.LogCaptureFixture
+) -> None:
+    """With no place for the log, answers go on, the metrics count what failed and was dropped, and the log says so once."""
+    limits(log_seconds=0.05, log_rows=3)
+    (folder.parent / "repo" / "data").mkdir()
+    (folder.parent / "repo" / "data" / "predictions").write_text("a file where the folder should be")
+
+    async def work(client: httpx.AsyncClient) -> tuple[list[int], str]:
+        codes = [(await client.post("/predict", json={"rows": [ROW]})).status_code for _ in range(5)]
+        await asyncio.sleep(0.3)
+        return codes, (await client.get("/metrics")).text
+
+    codes, text = run(folder, work)
+    assert codes == [200] * 5
+    assert 'asof_prediction_log_rows_total{outcome="dropped"} 2.0' in text
+    assert 'asof_prediction_log_rows_total{outcome="failed"} 0.0' not in text
+    assert caplog.text.count("cannot write to") == 1
+
+
+def test_a_key_that_the_store_cannot_take_is_a_wrong_row(folder: Path, wayward: Wayward) -> None:
+    """What only the store can tell of a row is a 400 like any other."""
+    wayward.failure = RequestError(None, "site", "does not fit")
+    answer = post(folder)
+    assert (answer.status_code, error(answer)["problems"][0]["field"]) == (400, "site")
