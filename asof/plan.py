@@ -243,10 +243,18 @@ def _changes(difference: Any, declared: Mapping[str, View], applied: Mapping[str
         if item.name in declared and item.name in applied and kind in _VIEW_KINDS:
             lines = (*_view_changes(applied[item.name], declared[item.name]), *(n for n in lines if n in _VIEW_WORDS))
             action = "change" if lines else None
+        if action == "change" and kind == "feature service":
+            lines = _service_changes(item.current_feast_object, item.new_feast_object) or lines
         if action is not None and item.name != DUMMY_ENTITY_NAME:
             found[f"{kind} {item.name}"] = Change(action, kind, item.name, lines)
     order = {"remove": 2, "change": 1, "add": 0}
     return tuple(sorted(found.values(), key=lambda c: (order[c.action], c.kind, c.name)))
+
+
+def _service_changes(applied: Any, declared: Any) -> tuple[str, ...]:
+    old, new = ([f.name for p in s.feature_view_projections for f in p.features] for s in (applied, declared))
+    gone = [f"feature {name} is gone" for name in old if name not in new]
+    return (*gone, *(f"feature {name} is new" for name in new if name not in old))
 
 
 def _view_changes(applied: View | None, declared: View) -> tuple[str, ...]:

@@ -11,7 +11,7 @@ seven days after the payment and is known from then on. A label is thus never kn
 is reported too, so that the share of frauds among the reported payments is a mean.
 
 The tags tell ``asof ingest`` what to expect: the column that identifies an event, type and range of each column, and how to
-derive a column that the file does not have (docs: tables).
+derive a column that the file does not have (grammar: ``asof.tables.schema``).
 """
 
 from feast import FileSource, PushSource

@@ -357,3 +357,22 @@ def test_an_event_that_is_pushed_twice_through_feast_counts_once_on_both_sides(f
         "--repo", repo, "get", "fraud_v1", "customer_id=777777", "terminal_id=1", "tx_amount=5", "--at", AT, "--json"
     )
     assert ran.answer["features"]["customer_payments_7d"] == {"value": 1, "status": "present"}
+
+
+def test_what_is_no_longer_declared_is_removed(filled, tmp_path):
+    """A view that left the files is planned and applied as removed, and the service's lost features are named."""
+    repo, _ = filled
+    smaller = copy(repo, tmp_path / "smaller")
+    shutil.copytree(repo / "data", smaller / "data", ignore=shutil.ignore_patterns("redis", "tables", "quarantine"))
+    views, services = ((smaller / f"{name}.py").read_text() for name in ("views", "services"))
+    start, end = views.index("terminal_risk = "), views.index("customer_risk = ")
+    (smaller / "views.py").write_text(views[:start] + views[end:])
+    (smaller / "services.py").write_text(services.replace(", terminal_risk", ""))
+    try:
+        before = asof("--repo", smaller, "plan", "--json").answer["changes"]
+        assert [(c["action"], c["name"]) for c in before] == [("change", "fraud_v1"), ("remove", "terminal_risk")]
+        assert "feature terminal_reports_1d is gone" in before[0]["details"]
+        assert asof("--repo", smaller, "apply", "--json").answer["changes"] == before
+        assert asof("--repo", smaller, "plan", "--json").answer["changes"] == []
+    finally:
+        asof("--repo", smaller, "redis", "stop")
