@@ -73,6 +73,11 @@ class EngineSettings:
         """The memory limit in bytes."""
         return parse_size(self.memory_limit) if self.memory_limit else _available() // 2
 
+    @property
+    def workers(self) -> int:
+        """Threads that work for one question beside DuckDB's own."""
+        return self.threads or len(os.sched_getaffinity(0))
+
     def connect(self, repo: Path) -> DuckDBPyConnection:
         """A connection of the caller's own to the process's engine with these settings; times are UTC."""
         folder = str(repo / self.temp_directory) if self.temp_directory else None

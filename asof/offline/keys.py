@@ -88,20 +88,19 @@ def _column_codes(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple
         bounds = pc.min_max(ours).as_py()
         size = bounds["max"] - bounds["min"] + 1
         if size <= _SPARSE * (len(ours) + len(theirs)):
-            return (_offset(ours, bounds["min"], size), _offset(theirs, bounds["min"], size)), size
+            return (_offset(ours, bounds["min"]), _within(_offset(theirs, bounds["min"]), size)), size
     return _hashed(ours, theirs)
 
 
-def _offset(column: pa.ChunkedArray, low: int, size: int) -> Ints:
-    """Whole numbers counted from ``low``; -1 for null and for what is not in range."""
-    filled = (
-        pc.fill_null(column, low - 1 if low > np.iinfo(column.type.to_pandas_dtype()).min else low)
-        if column.null_count
-        else column
-    )
-    numbers = filled.cast(pa.int64()).to_numpy() - low
-    if column.null_count:
-        numbers = np.where(column.is_null().to_numpy(), -1, numbers)
+def _offset(column: pa.ChunkedArray, low: int) -> Ints:
+    """Whole numbers counted from ``low``; -1 for null."""
+    filled = pc.fill_null(column, pa.scalar(low, column.type)) if column.null_count else column
+    numbers: Ints = filled.cast(pa.int64()).combine_chunks().to_numpy(zero_copy_only=False) - low
+    return np.where(column.is_null().to_numpy(), -1, numbers) if column.null_count else numbers
+
+
+def _within(numbers: Ints, size: int) -> Ints:
+    """Numbers from 0 to ``size``; -1 for others."""
     outside = (numbers < 0) | (numbers >= size)
     return np.where(outside, -1, numbers) if outside.any() else numbers
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from asof.errors import SchemaError, SettingsError, SourceError
 from asof.offline.columns import conform, micros, sql_moment
+from asof.offline.direct import Reach, read_directly
 from asof.offline.engine import quoted
 from asof.offline.keys import cast_like, codes
 from asof.windows import Events, Questions
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
 
 Ints = NDArray[np.int64]
 
-_WORTH_FILTERING = 4
-"""Rows of other keys are filtered out while reading if the source has this many times the rows that ask."""
+_MANY, _FEW = 4, 64
+"""Rows of other keys are left out while reading never below ``_MANY`` times the rows that ask, always above ``_FEW`` times."""
+_SAMPLE = 8192
+"""Rows that are looked at in between; leaving out pays where at most one in ``_MANY`` is of a key that is asked for."""
 _ORDER = ("file_index", "file_row_number")
 
 
@@ -90,15 +93,15 @@ def load(
     asked_keys = [
         _asked_key(asked.table, k.request, stored) for k, (_, stored) in zip(view.join_keys, keys, strict=True)
     ]
-    few = bool(keys) and files.rows > _WORTH_FILTERING * len(asked.at)
     times = [view.source.timestamp_field, view.source.created_timestamp_column or view.source.timestamp_field]
     names = list(dict.fromkeys([*(n for n, _ in keys), *times, *columns]))
-    filters = [*_time_filter(view, files, asked.at), *_part_filter(keys, part)]
-    with _asked_table(engine, asked_keys if few else []) as among:
-        if among:
-            tuple_of = ", ".join(quoted(n) for n, _ in keys)
-            filters.append(f"({tuple_of}) IN (SELECT * FROM {among})")
-        table = _read(engine, files, names, filters, ordered=few)
+    reach = _reach(view, asked.at)
+    few = files.rows > _MANY * len(asked.at)
+    with _asked_table(engine, files, [n for n, _ in keys], asked_keys if few else []) as among:
+        table = None if among or part else read_directly(files, names, reach)
+        if table is None:
+            filters = [*_time_filter(files, reach), *_part_filter(keys, part), *_key_filter(keys, among)]
+            table = _read(engine, files, names, filters, ordered=bool(among))
     table = _typed_partitions(view, files, table)
     return _coded(table, [n for n, _ in keys], times, columns, asked_keys, asked.at, knowledge=knowledge)
 
@@ -117,18 +120,39 @@ def _asked_key(table: pa.Table, name: str, stored: pa.DataType) -> pa.ChunkedArr
     return cast_like(table[name], stored, name)
 
 
-def _time_filter(view: View, files: Files, at: Ints) -> list[str]:
+def _reach(view: View, at: Ints) -> Reach:
+    """Event times that can matter to questions at ``at``: none after the last, none that even the first is too late for."""
     name = view.source.timestamp_field
-    if not len(at) or name in files.partitions:
+    if not len(at):
+        return Reach(name, None, None)
+    first = int(at.min())
+    if view.windowed:
+        # With a ttl, an old event is still the difference between withheld and nothing known.
+        return Reach(name, None if view.ttl else first - view.horizon, int(at.max()))
+    return Reach(name, first - view.ttl if view.ttl else None, int(at.max()))
+
+
+def _worth_filtering(engine: DuckDBPyConnection, files: Files, keys: Sequence[str], asked: int) -> bool:
+    """Whether rows of other keys should be left out while reading: surely for very few questions, else as a sample says."""
+    if files.rows > _FEW * asked:
+        return True
+    columns = ", ".join(quoted(k) for k in keys)
+    sample = f"SELECT {columns} FROM {files.scan} LIMIT {_SAMPLE}"
+    hits = engine.sql(f"SELECT count(*) FROM ({sample}) WHERE ({columns}) IN (SELECT * FROM asked_keys)").fetchall()
+    return bool(hits[0][0] * _MANY <= min(_SAMPLE, files.rows))
+
+
+def _time_filter(files: Files, reach: Reach) -> list[str]:
+    if reach.column in files.partitions:
         return []
-    stored = files.schema.field(name).type
-    bounds = [("<=", int(at.max()) + 1)]
-    if not view.windowed and view.ttl:
-        bounds.append((">=", int(at.min()) - view.ttl))
-    if view.windowed and not view.ttl:
-        bounds.append((">=", int(at.min()) - view.horizon))
-    constants = [(op, sql_moment(bound, stored)) for op, bound in bounds]
-    return [f"{quoted(name)} {op} {constant}" for op, constant in constants if constant]
+    stored = files.schema.field(reach.column).type
+    bounds = [("<=", None if reach.last is None else reach.last + 1), (">=", reach.first)]
+    constants = [(op, sql_moment(bound, stored)) for op, bound in bounds if bound is not None]
+    return [f"{quoted(reach.column)} {op} {constant}" for op, constant in constants if constant]
+
+
+def _key_filter(keys: Sequence[tuple[str, pa.DataType]], among: str | None) -> list[str]:
+    return [f"({', '.join(quoted(n) for n, _ in keys)}) IN (SELECT * FROM {among})"] if among else []
 
 
 def _part_filter(keys: Sequence[tuple[str, pa.DataType]], part: Part | None) -> list[str]:
@@ -138,14 +162,17 @@ def _part_filter(keys: Sequence[tuple[str, pa.DataType]], part: Part | None) -> 
 
 
 @contextmanager
-def _asked_table(engine: DuckDBPyConnection, keys: Sequence[pa.ChunkedArray]) -> Iterator[str | None]:
+def _asked_table(
+    engine: DuckDBPyConnection, files: Files, names: Sequence[str], keys: Sequence[pa.ChunkedArray]
+) -> Iterator[str | None]:
+    """The name of a table of the keys that are asked for; None where leaving out the others does not pay."""
     if not keys:
         yield None
         return
-    names = [f"k{i}" for i in range(len(keys))]
-    engine.register("asked_keys", pa.table(list(keys), names=names).group_by(names).aggregate([]))
+    columns = [f"k{i}" for i in range(len(keys))]
+    engine.register("asked_keys", pa.table(list(keys), names=columns).group_by(columns).aggregate([]))
     try:
-        yield "asked_keys"
+        yield "asked_keys" if _worth_filtering(engine, files, names, len(keys[0])) else None
     finally:
         engine.unregister("asked_keys")
 

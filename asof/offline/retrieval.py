@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from asof.offline.sources import Files, check_view, open_files
 from asof.offline.values import view_values
 
 if TYPE_CHECKING:
-    from asof.contract import Contract
+    from asof.contract import Contract, View
 
 
 def retrieve(
@@ -53,16 +54,19 @@ def retrieve(
     """
     question = Question.of(contract, entity_rows.schema, at, repo, versions)
     asked = Asked(entity_rows, moments(entity_rows, at))
-    engine = (settings or EngineSettings.load(repo)).connect(repo)
-    try:
-        stored = {
-            view.alias: view_values(
+    chosen = settings or EngineSettings.load(repo)
+
+    def values(view: View) -> dict[str, pa.Array]:
+        engine = chosen.connect(repo)
+        try:
+            return view_values(
                 view, contract.stored(view), question.files[view.alias], asked, engine, knowledge=knowledge
             )
-            for view in contract.views
-        }
-    finally:
-        engine.close()
+        finally:
+            engine.close()
+
+    with ThreadPoolExecutor(max_workers=chosen.workers) as pool:
+        stored = dict(zip((v.alias for v in contract.views), pool.map(values, contract.views), strict=True))
     return answer(contract, entity_rows, stored)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
 
     from asof.contract import View
     from asof.offline.sources import Files
+
+
+GATHERERS = 2
+"""Threads that gather the columns of one view; more wait for memory, not for each other."""
 
 
 def view_values(
@@ -53,10 +58,13 @@ def _plain(
     loaded = load(view, files, list(columns.values()), asked, engine, knowledge=knowledge, part=part)
     found = newest(loaded.events, loaded.questions)
     place = pa.array(found, mask=(found < 0) | _too_old(view, loaded, found))
-    return {
-        name: conform(_take(loaded.columns[column], place), view.feature(name).dtype, f"feature {view.name}:{name}")
-        for name, column in columns.items()
-    }
+
+    def value(name: str) -> pa.Array:
+        found = _take(loaded.columns[columns[name]], place)
+        return conform(found, view.feature(name).dtype, f"feature {view.name}:{name}")
+
+    with ThreadPoolExecutor(max_workers=GATHERERS) as pool:
+        return dict(zip(columns, pool.map(value, columns), strict=True))
 
 
 def _take(column: pa.ChunkedArray, place: pa.Array) -> pa.Array:

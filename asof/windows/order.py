@@ -57,7 +57,7 @@ def _numbers(moments: Ints, *, numbered: Ints) -> Ints:
 def stable_order(codes: Ints) -> Ints | None:
     """The stable ascending order of ``codes`` (int64, any values); None where they are in order already.
 
-    Large inputs are sorted by digits, the lowest first, each packed with the row's position into one int64: two runs of
+    Large inputs are sorted by digits, the lowest first, each packed with the row's position into one int64: a few runs of
     ``numpy.sort``, which uses vector instructions, beat one ``argsort``, which mostly does not.
     """
     if not (codes[1:] < codes[:-1]).any():
@@ -65,23 +65,41 @@ def stable_order(codes: Ints) -> Ints | None:
     if len(codes) <= _FEW:
         return np.argsort(codes, kind="stable")
     low = int(codes.min())
-    todo = (int(codes.max()) - low).bit_length()
-    position_bits = len(codes).bit_length()
-    digit_bits = 62 - position_bits
-    digits, order = codes - low, np.arange(len(codes))
+    todo, digit_bits = (int(codes.max()) - low).bit_length(), 62 - len(codes).bit_length()
+    order = None
     for shift in range(0, todo, digit_bits):
-        digit = (digits >> shift) & ((1 << digit_bits) - 1)
-        packed = (digit if shift == 0 else digit[order]) << position_bits | np.arange(len(codes))
-        packed.sort()
-        packed &= (1 << position_bits) - 1
-        order = packed if shift == 0 else order[packed]
+        digit = codes - low
+        digit >>= shift
+        digit &= (1 << digit_bits) - 1
+        step = _packed_order(digit if order is None else digit[order])
+        order = step if order is None else order[step]
     return order
+
+
+def roughly_sorted(values: Ints) -> Ints | None:
+    """An order in which ``values`` nearly ascend, so that searching for them walks through memory; None for few or sorted ones."""
+    if len(values) <= _FEW or not (values[1:] < values[:-1]).any():
+        return None
+    low = int(values.min())
+    excess = (int(values.max()) - low).bit_length() + len(values).bit_length() - 62
+    digit = values - low
+    return _packed_order(digit >> excess if excess > 0 else digit)
+
+
+def _packed_order(digit: Ints) -> Ints:
+    """The stable order of small numbers (bits of the greatest and of the count within 62); overwrites ``digit``."""
+    bits = len(digit).bit_length()
+    digit <<= bits
+    digit |= np.arange(len(digit))
+    digit.sort()
+    digit &= (1 << bits) - 1
+    return digit
 
 
 def event_order(codes: Ints, kt: Ints) -> Ints | None:
     """The order of events by (code, kt, position), where ``codes`` are of (key, ts); None where they came in it."""
     order = stable_order(codes)
-    ordered, known = (codes, kt) if order is None else (codes[order], None)
+    ordered = codes if order is None else codes[order]
     tied = np.flatnonzero(ordered[1:] == ordered[:-1])
     if not len(tied):
         return order
