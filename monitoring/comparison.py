@@ -4,8 +4,12 @@ A difference is called drift when it is both *significant* (it cannot well be ch
 with half a million rows everything is significant, with few rows everything looks large.
 
 - Significance: Pearson's chi-square test of homogeneity of the two samples' cell counts, corrected for rows that are not independent
-  (Rao and Scott's second-order correction, :mod:`asof.clusters`), cells with an expected count below 5 pooled (W. G. Cochran, "Some
-  methods for strengthening the common chi-square tests", Biometrics 10, 1954).
+  (Rao and Scott's second-order correction, :mod:`asof.clusters`). Cells with an expected count below 5 are put together (W. G. Cochran,
+  "Some methods for strengthening the common chi-square tests", Biometrics 10, 1954). What is together may still expect next to nothing,
+  because cells beyond the training range and between its values are empty there by construction: to Pearson one value there is a miracle.
+  So this one cell counts at most what it counts in the form of M. F. Freeman and J. W. Tukey ("Transformations related to the angular
+  and the square root", Annals of Mathematical Statistics 21, 1950), 4 n m / (n + m) * (sqrt p - sqrt q)^2: a few units for one value,
+  forty times as many for forty.
 - Correction for many features: Holm's step-down method (S. Holm, "A simple sequentially rejective multiple test procedure",
   Scandinavian Journal of Statistics 6, 1979, 65-70). One alarm wakes somebody up, so the chance of any false alarm is what is
   bounded, and features over windows of one history depend on each other in ways that Benjamini and Hochberg's method does not allow.
@@ -24,6 +28,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -129,7 +134,7 @@ def compare(
         return Comparison(0.0, 0.0, 1.0, 0.0, n, m)
     # The smaller sample makes most of the variance of the difference, so its spread counts most.
     spread = (reference_design.spread * m + serving_design.spread * n) / (n + m)
-    statistic, cells = _chi_square(*_pooled(left, right))
+    statistic, cells = _chi_square(left, right)
     statistic, freedom = statistic / (1 + spread), (cells - 1) / (1 + spread)
     p_value = float(chi2.sf(statistic, freedom)) if freedom else 1.0
     return Comparison(statistic, freedom, p_value, hellinger(left, right), n, m, spread)
@@ -164,24 +169,20 @@ def judge(comparison: Comparison, adjusted: float, family: int, rule: Rule) -> V
     return Verdict.STABLE if seen >= rule.power else Verdict.TOO_FEW
 
 
-def _pooled(left: Counts, right: Counts) -> tuple[Counts, Counts]:
-    """The cells with those too sparse for the test put together, with as many of the next smallest as it takes.
-
-    The last step matters: the cells outside the reference's range are empty there by construction, so that a single value beyond it,
-    which is bound to come, would look like a miracle in a cell of its own.
-    """
-    total = left + right
-    order = np.argsort(total, kind="stable")
-    expected = np.cumsum(total[order]) * min(left.sum(), right.sum()) / total.sum()
-    alone = total[order] * min(left.sum(), right.sum()) / total.sum()
-    # The shortest run of smallest cells that together expect enough and leaves no sparse cell behind.
-    taken = int(max(np.searchsorted(expected, SPARSE), np.count_nonzero(alone < SPARSE) - 1)) + 1
-    first, rest = order[:taken], order[taken:]
-    return np.append(left[rest], left[first].sum()), np.append(right[rest], right[first].sum())
-
-
 def _chi_square(left: Counts, right: Counts) -> tuple[float, int]:
+    """The statistic and the number of cells that it is over, sparse ones counted as one."""
     n, m = left.sum(), right.sum()
+    total = left + right
+    sparse = total * min(n, m) / (n + m) < SPARSE
+    filled = float(_pearson(left[~sparse], right[~sparse], n, m).sum())
+    if not total[sparse].any():
+        return filled, int((~sparse).sum())
+    rest, rest_serving = left[sparse].sum(), right[sparse].sum()
+    tukey = 4 * n * m / (n + m) * (np.sqrt(rest / n) - np.sqrt(rest_serving / m)) ** 2
+    return filled + float(min(_pearson(rest, rest_serving, n, m), tukey)), int((~sparse).sum()) + 1
+
+
+def _pearson(left: Any, right: Any, n: float, m: float) -> Any:
+    """What each cell adds to Pearson's statistic of two samples of ``n`` and ``m`` rows."""
     share = (left + right) / (n + m)
-    parts = (left - n * share) ** 2 / (n * share) + (right - m * share) ** 2 / (m * share)
-    return float(parts.sum()), len(left)
+    return (left - n * share) ** 2 / (n * share) + (right - m * share) ** 2 / (m * share)

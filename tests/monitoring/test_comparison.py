@@ -174,3 +174,13 @@ def test_the_power_that_no_drift_takes_is_the_power_there_is() -> None:
     found = [compare(rng.multinomial(20_000, shares), rng.multinomial(400, moved)) for _ in range(400)]
     spoke = np.mean([one.p_value < 0.001 for one in found])
     assert spoke == pytest.approx(found[0].power(distance, 0.001), abs=0.08)
+
+
+@pytest.mark.parametrize("per_key", [1, 14])
+def test_values_beyond_the_training_range_are_found(per_key: int) -> None:
+    """Five rows in a hundred at values that training never saw are drift, although no cell expects any."""
+
+    def beyond(values: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        return np.where(rng.random(len(values)) < 0.05, values + 1_000, values)
+
+    assert {verdict("gamma", 3_000, per_key, seed, beyond)[0] for seed in range(6)} == {Verdict.DRIFT}
