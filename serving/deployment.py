@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -16,7 +17,9 @@ from typing import Self
 import yaml
 
 from asof.errors import SettingsError
-from asof.settings import OnlineSettings, RepoSettings, mask
+from asof.settings import OnlineSettings, RepoSettings
+
+_SECRETS = re.compile(r"(?:password=|://[^:@/,]*:)([^,@]+)", re.IGNORECASE)
 
 FILE = "deployment.json"
 STORE = "feature_store.yaml"
@@ -57,7 +60,7 @@ def write(folder: Path, settings: RepoSettings) -> None:
     declared = yaml.safe_load((settings.path / STORE).read_text())
     online = declared.get("online_store") or {}
     text = str(online.get("connection_string", ""))
-    if mask(text) != text and "$" not in text:
+    if any(not secret.startswith("$") for secret in _SECRETS.findall(text)):
         raise SettingsError(
             f"{settings.path / STORE} holds a password in plain text, which a built service would carry along; "
             "write ${NAME} there and set that environment variable"

@@ -23,10 +23,8 @@ from tests.serving.processes import (
     STORE,
     Service,
     asof,
-    end_redis,
     environment,
     free_port,
-    make_repo,
     running,
     serving,
 )  # fmt: skip
@@ -217,18 +215,3 @@ def test_building_an_unknown_model_names_the_known(settings: RepoSettings) -> No
     """A mistyped model is met with the right one."""
     answer = asof(settings.path, "build", "breakdwon")
     assert (answer.returncode, "did you mean 'breakdown'" in answer.stderr) == (2, True)
-
-
-def test_a_password_is_not_built_in(tmp_path: Path) -> None:
-    """A repo with a password in plain text cannot be built, one that names a variable can."""
-    repo = make_repo(tmp_path / "repo")
-    end_redis(repo)
-    plain = STORE.replace("embedded", '"127.0.0.1:1,password=secret4711"')
-    (repo.path / "feature_store.yaml").write_text(plain)
-    answer = asof(repo.path, "build", "breakdown")
-    assert (answer.returncode, "plain text" in answer.stderr) == (2, True)
-    assert "secret4711" not in answer.stderr + answer.stdout
-    (repo.path / "feature_store.yaml").write_text(plain.replace("secret4711", "${MACHINES_PASSWORD}"))
-    assert asof(repo.path, "build", "breakdown", MACHINES_PASSWORD="secret4711").returncode == 0
-    bento = repo.data / "bentoml" / "bentos"
-    assert not [p for p in bento.rglob("*") if p.is_file() and b"secret4711" in p.read_bytes()]
