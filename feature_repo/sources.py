@@ -5,6 +5,7 @@ That microsecond is how **the payment being scored stays out of its own features
 later of its event time and its knowledge time is at or before t, online and offline alike. A payment that is
 scored at its own ``tx_datetime`` is therefore never known yet, nor is any other payment of the very same moment,
 whether its row has already been written (training, a replay) or not (live).
+(Feast's own ``get_historical_features`` looks at knowledge times only with ``filter_by_created_timestamp=True``; asof always does.)
 
 ``fraud_reports`` has one row for each payment as well: its verdict, 0 or 1, as an event of its own that happens
 seven days after the payment and is known from then on. A label is thus never known before its time, and a payment without fraud

@@ -376,3 +376,25 @@ def test_what_is_no_longer_declared_is_removed(filled, tmp_path):
         assert asof("--repo", smaller, "plan", "--json").answer["changes"] == []
     finally:
         asof("--repo", smaller, "redis", "stop")
+
+
+def test_no_payment_of_a_dataset_is_in_its_own_features(filled, payments_file, tmp_path):
+    """Counts and maxima of a dataset are those of the customer's payments strictly before each row's moment."""
+    repo, _ = filled
+    every = pq.read_table(payments_file)
+    rows = every.slice(12_000, 40)
+    pq.write_table(rows, tmp_path / "rows.parquet")
+    ran = asof(
+        "--repo", repo, "dataset", "fraud_v1", "--entities", tmp_path / "rows.parquet", "-o", tmp_path / "out.parquet"
+    )
+    assert ran.code == 0, ran.err
+    listed = every.to_pylist()
+    for row in pq.read_table(tmp_path / "out.parquet").to_pylist():
+        start = row["tx_datetime"] - timedelta(days=7)
+        known = [
+            r["tx_amount"]
+            for r in listed
+            if r["customer_id"] == row["customer_id"] and start < r["tx_datetime"] < row["tx_datetime"]
+        ]
+        assert row["customer_payments_7d"] == len(known)
+        assert row["customer_amount_max_7d"] == max(known, default=None)
