@@ -138,12 +138,13 @@ def _serve(listener: socket.socket, context: ssl.SSLContext, target: int) -> Non
 
 def _relay(plain: socket.socket, context: ssl.SSLContext, target: int) -> None:
     """Carry bytes both ways until one side ends."""
-    with plain, socket.create_connection(("127.0.0.1", target)) as inner, contextlib.suppress(OSError):
-        with context.wrap_socket(plain, server_side=True) as outer:
-            back = threading.Thread(target=_pump, args=(inner, outer), daemon=True)
-            back.start()
-            _pump(outer, inner)
-            back.join(5)
+    with contextlib.suppress(OSError), plain, socket.create_connection(("127.0.0.1", target)) as inner:
+        outer = context.wrap_socket(plain, server_side=True)
+        back = threading.Thread(target=_pump, args=(inner, outer), daemon=True)
+        back.start()
+        _pump(outer, inner)
+        back.join(5)
+        outer.close()
 
 
 def _pump(source: socket.socket, sink: socket.socket) -> None:

@@ -84,10 +84,12 @@ def test_loose_encoding_is_its_own_inverse(value: Any) -> None:
 @given(st.binary(max_size=30))
 def test_damaged_bytes_are_refused(stored: bytes) -> None:
     """Bytes that nobody encoded either mean a value or are refused; they never do anything else."""
+    said = ""
     try:
         loose.decode("map", stored)
     except OnlineStoreError as error:
-        assert "materialize" in str(error)
+        said = str(error)
+    assert not said or "materialize its view again" in said
 
 
 def test_values_of_the_wrong_type_are_refused_by_name(store: Any) -> None:
