@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import json
 import os
 import re
@@ -46,6 +47,7 @@ async def main():
             await client.get("/metrics")
     print(*(name for name in LAZY if name in sys.modules))
     print(sys.modules["asof"].__file__)
+    print(*sorted({name.partition(".")[0] for name in sys.modules}))
 
 asyncio.run(main())
 """
@@ -183,6 +185,33 @@ def test_a_worker_starts_without_heavy_libraries(settings: RepoSettings) -> None
     lines = answer.stdout.splitlines()
     assert lines[:2] == ["200", ""], answer.stderr
     assert Path(lines[2]).is_relative_to(source)
+    listed = installed_by((source.parent / "env" / "python" / "requirements.txt").read_text().splitlines())
+    providers = importlib.metadata.packages_distributions()
+    loaded = {providers[name][0].lower().replace("_", "-") for name in lines[3].split() if name in providers}
+    optional = {
+        "asof",
+        "httpx",
+        "setuptools",
+        "pip",
+        "colorama",
+    }  # ours, this test's, and what others use if it is there
+    assert loaded - listed <= optional
+
+
+def installed_by(requirements: list[str]) -> set[str]:
+    """The distributions that installing these brings along."""
+    found: set[str] = set()
+    todo = [re.split(r"[^\w.-]", line)[0] for line in requirements if line]
+    while todo:
+        name = todo.pop().lower().replace("_", "-")
+        if name not in found:
+            found.add(name)
+            try:
+                needed = importlib.metadata.requires(name) or []
+            except importlib.metadata.PackageNotFoundError:
+                continue  # for another platform
+            todo += [re.split(r"[^\w.-]", r)[0] for r in needed if "extra ==" not in r]
+    return found
 
 
 def test_redis_may_come_after_the_service(settings: RepoSettings, tmp_path: Path) -> None:
