@@ -6,6 +6,7 @@ protobuf only at the border to Feast. "Now" is this machine's clock, for Feast's
 
 from __future__ import annotations
 
+import asyncio
 import os
 import threading
 import time
@@ -14,6 +15,7 @@ from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
 from typing import Any, Literal
+from weakref import WeakKeyDictionary
 
 import numpy as np
 from feast import Entity, FeatureView, RepoConfig
@@ -96,8 +98,8 @@ class RedisOnlineStore(OnlineStore):
     """Feast's online store on Redis, in asof's layout (``docs/online-layout.md``)."""
 
     def __init__(self) -> None:
-        self._stores: dict[OnlineSettings, RedisStore] = {}
-        self._async: dict[OnlineSettings, AsyncRedisStore] = {}
+        self._stores: dict[int, tuple[RedisOnlineStoreConfig, RedisStore]] = {}
+        self._async: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisStore] = WeakKeyDictionary()
         self._plans: dict[Any, ReadPlan] = {}
         self._lock = threading.Lock()
 
@@ -108,8 +110,9 @@ class RedisOnlineStore(OnlineStore):
 
     def writer(self, config: RepoConfig) -> Writer:
         """A writer to the project's store, on this store's connections."""
-        writer = Writer(config.project, self._store(config))
-        writer.live = settings_of(config).key_ttl_seconds
+        store = self._store(config)
+        writer = Writer(config.project, store)
+        writer.live = store.settings.key_ttl_seconds
         return writer
 
     def online_write_batch(
@@ -135,8 +138,6 @@ class RedisOnlineStore(OnlineStore):
         self, config: RepoConfig, table: FeatureView, data: list[Row], progress: Callable[[int], Any] | None
     ) -> None:
         """As :meth:`online_write_batch`, in a thread."""
-        import asyncio
-
         await asyncio.to_thread(self.online_write_batch, config, table, data, progress)
 
     def online_read(
@@ -215,7 +216,7 @@ class RedisOnlineStore(OnlineStore):
         """Give back all connections."""
         for store in self._async.values():
             await store.close()
-        for plain in self._stores.values():
+        for _, plain in self._stores.values():
             plain.close()
 
     def _read_features_per_fv(
@@ -277,17 +278,19 @@ class RedisOnlineStore(OnlineStore):
             self._plans = {k: fresh if v is plan else v for k, v in self._plans.items()}
 
     def _store(self, config: RepoConfig) -> RedisStore:
-        settings = settings_of(config)
-        with self._lock:
-            if settings not in self._stores:
-                self._stores[settings] = RedisStore(settings)
-            return self._stores[settings]
+        section = config.online_store
+        found = self._stores.get(id(section))
+        if found is None:
+            with self._lock:
+                found = self._stores.setdefault(id(section), (section, RedisStore(settings_of(config))))
+        return found[1]
 
     def _async_store(self, config: RepoConfig) -> AsyncRedisStore:
-        settings = settings_of(config)
-        if settings not in self._async:
-            self._async[settings] = AsyncRedisStore(settings)
-        return self._async[settings]
+        """One for each event loop: connections belong to the loop that opened them."""
+        loop = asyncio.get_running_loop()
+        if loop not in self._async:
+            self._async[loop] = AsyncRedisStore(settings_of(config))
+        return self._async[loop]
 
 
 def _start() -> Filled:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from asof.online.plan import Vectors
 
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 _NUMBER: dict[str, Callable[[Any], Any]] = {
     "int32": int,
     "int64": int,
@@ -110,14 +111,16 @@ class PlainDecoder:
         ts = decoded.fixed["ts"][source]
         answer.event_times[target, member] = ts
         stale = (at[target] - ts > self.view.ttl) if self.view.ttl else np.zeros(len(ts), bool)
-        missing = copies.missing(decoded)[source]
-        values = copies.values(decoded)[source]
+        bits, numbers = decoded.missing(), copies.values(decoded)
+        absent = copies.missing(bits, numbers)
+        values, missing = numbers[source], absent[source]
         first, past = self.start, self.start + len(self.features)
         values[missing | stale[:, None]] = np.nan
         answer.values[target, first:past] = values
         answer.statuses[target, first:past] = statuses(np.ones(len(ts), bool), stale, missing)
         for name in self.others:
-            _place(answer.objects[self.view.alias, name], copies.objects(decoded, name), target, source, stale)
+            found = copies.objects(decoded, name, bits, numbers, absent)
+            _place(answer.objects[self.view.alias, name], found, target, source, stale)
 
 
 class _Copies:
@@ -150,27 +153,28 @@ class _Copies:
             column[(column != np.rint(column)) | (column < low) | (column >= high)] = np.nan
         return result
 
-    def missing(self, decoded: Rows) -> NDArray[np.bool_]:
-        """bool[n, features]: which values are missing, or cannot be read as what the view declares now."""
-        result = np.ones((len(decoded.fixed), self.count), bool)
+    def missing(self, bits: Flags, numbers: NDArray[np.float64]) -> Flags:
+        """bool[n, features]: which values are missing, or cannot be read as what the view declares now.
+
+        Args:
+            bits: Which values of the layout are missing.
+            numbers: What :meth:`values` gives.
+        """
+        result = np.ones((len(bits), self.count), bool)
         if len(self.places):
-            result[:, self.places] = decoded.missing()[:, self.bits]
+            result[:, self.places] = bits[:, self.bits]
         for place, _ in self.whole:
-            result[:, place] |= np.isnan(self.values(decoded)[:, place])
+            result[:, place] |= np.isnan(numbers[:, place])
         return result
 
-    def objects(self, decoded: Rows, name: str) -> list[Any]:
+    def objects(self, decoded: Rows, name: str, bits: Flags, numbers: NDArray[np.float64], absent: Flags) -> list[Any]:
         """The values of a feature as Python values; numbers that were stored as another type of number are converted."""
         if name not in self.known:
             return [None] * len(decoded.fixed)
         if name not in self.changed:
-            return decoded.objects(name)
-        convert = _NUMBER[self.changed[name]]
-        gone = self.missing(decoded)[:, self.place_of[name]]
-        return [
-            None if g else convert(v)
-            for g, v in zip(gone, self.values(decoded)[:, self.place_of[name]].tolist(), strict=True)
-        ]
+            return decoded.objects(name, bits)
+        convert, place = _NUMBER[self.changed[name]], self.place_of[name]
+        return [None if g else convert(v) for g, v in zip(absent[:, place], numbers[:, place].tolist(), strict=True)]
 
 
 def _readable(stored: str | None, declared: str) -> bool:
@@ -216,7 +220,10 @@ def _chosen(ages: Ints, owner: Ints | None, keys: int, row: Ints, at: Ints) -> I
     return chosen
 
 
-def _place(column: list[Any], values: list[Any], target: Ints | slice, source: Ints, stale: NDArray[np.bool_]) -> None:
+def _place(column: list[Any], values: list[Any], target: Ints | slice, source: Ints, stale: Flags) -> None:
+    if isinstance(target, slice) and not stale.any():
+        column[:] = [values[position] for position in source.tolist()]
+        return
     places = range(len(column)) if isinstance(target, slice) else target.tolist()
     for place, position, old in zip(places, source.tolist(), stale.tolist(), strict=True):
         column[place] = None if old else values[position]

@@ -6,9 +6,9 @@ time has yet to come. Packing works on whole columns; no Python object per value
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,8 @@ from asof.online import loose
 from asof.online.layouts import Layout, block_of
 
 Ints = NDArray[np.int64]
+
+_CONVERT: dict[str, Callable[[Any], Any]] = {"unixtimestamp": from_micros, "bool": bool}
 
 ENCODED = pa.large_binary()
 """Arrow type of a column whose values are encoded already, because Arrow has no type for them."""
@@ -133,17 +135,24 @@ class Rows:
         column: NDArray[Any] = self.fixed[block][:, self.layout.blocks[block].index(name)]
         return column
 
-    def objects(self, name: str) -> list[Any]:
-        """The n values of any column as Python values, None for missing; moments as aware ``datetime``."""
+    def objects(self, name: str, missing: NDArray[np.bool_] | None = None) -> list[Any]:
+        """The n values of any column as Python values, None for missing; moments as aware ``datetime``.
+
+        Args:
+            name: The column.
+            missing: What :meth:`missing` gives, where it is at hand.
+        """
         dtype = self.layout.dtypes[name]
-        absent = self.missing()[:, self.layout.place[name]]
+        absent = (self.missing() if missing is None else missing)[:, self.layout.place[name]]
         if block_of(dtype) is None:
             return [
                 None if gone else loose.decode(dtype, part)
                 for gone, part in zip(absent, self._parts(name), strict=True)
             ]
-        convert = from_micros if dtype == "unixtimestamp" else bool if dtype == "bool" else None
+        convert = _CONVERT.get(dtype)
         values = self.fixed_column(name).tolist()
+        if convert is None and not absent.any():
+            return cast("list[Any]", values)
         return [None if gone else convert(v) if convert else v for gone, v in zip(absent, values, strict=True)]
 
     def _parts(self, name: str) -> list[bytes]:

@@ -40,7 +40,7 @@ from asof.settings import OnlineSettings
 SHAPES = {"2 views x 10": (2, 10), "4 views x 50": (4, 50)}
 KEYS = (1, 10, 100, 500)
 WIDE_ROWS = 5_000
-DEFINITIONS = '''
+DEFINITIONS = """
 from datetime import timedelta
 from feast import Entity, FeatureView, Field, FileSource
 from feast.types import Float64, Int64
@@ -51,7 +51,7 @@ for number, (name, width) in enumerate({shapes!r}):
     source = FileSource(name="s_" + name, path="{data}/" + name + ".parquet", timestamp_field="ts")
     schema = [Field(name="key", dtype=Int64)] + [Field(name=f"{{name}}_{{i}}", dtype=Float64) for i in range(width)]
     globals()[name] = FeatureView(name=name, entities=[key], ttl=timedelta(days=3650), schema=schema, source=source)
-'''
+"""
 STORES = {
     "stock": "provider: local\nonline_store: {{type: redis, connection_string: '{address}'}}\noffline_store: {{type: file}}\n",
     "asof": (
@@ -77,7 +77,9 @@ def main() -> None:
     for what, case, who, figure in rows:
         print(f"{what:34} {case:26} {who:16} {figure:14,.3f}")
     if options.json:
-        options.json.write_text(json.dumps([dict(zip(("what", "case", "who", "figure"), r, strict=True)) for r in rows], indent=1))
+        options.json.write_text(
+            json.dumps([dict(zip(("what", "case", "who", "figure"), r, strict=True)) for r in rows], indent=1)
+        )
 
 
 def measure(folder: Path, address: str, port: int, count: int) -> list[Row]:
@@ -121,7 +123,9 @@ def _stock_keys(client: redis.Redis, count: int) -> list[bytes]:
     return [key for key, _ in zip(found, range(count), strict=False)]
 
 
-def reads(stores: dict[str, Any], reader: Reader, names: list[str], shape: str, keys: int, known: int, port: int) -> Iterator[Row]:
+def reads(
+    stores: dict[str, Any], reader: Reader, names: list[str], shape: str, keys: int, known: int, port: int
+) -> Iterator[Row]:
     """One read of ``keys`` keys, through each door."""
     rng, at = np.random.default_rng(keys), np.full(keys, int((NOW + timedelta(hours=1)).timestamp() * 1e6))
     wanted = rng.integers(0, known, keys).tolist()
@@ -169,7 +173,9 @@ def windows(address: str) -> Iterator[Row]:
     key = JoinKey("key", "key", "int64")
     rng, end = np.random.default_rng(1), int(NOW.timestamp()) * 1_000_000
     for events in (10, 100, 1000):
-        view = View(f"w{events}", f"w{events}", (key,), tuple(Field(a.name, "float64") for a in spans), 0, source, spans)
+        view = View(
+            f"w{events}", f"w{events}", (key,), tuple(Field(a.name, "float64") for a in spans), 0, source, spans
+        )
         total = events * 100
         table = pa.table({
             "key": np.repeat(np.arange(100), events), "id": np.arange(total), "amount": rng.random(total),
@@ -183,7 +189,12 @@ def windows(address: str) -> Iterator[Row]:
         reader = Reader(Contract("windows", "all", features, (view,)), settings(address))
         for keys in (1, 100):
             wanted, at = list(range(keys)), np.full(keys, end)
-            yield "windowed read, ms", f"{keys} keys x {events} events", "asof reader", 1e3 * median(lambda w=wanted, a=at: reader.read({"key": w}, a))  # type: ignore[misc]
+            yield (
+                "windowed read, ms",
+                f"{keys} keys x {events} events",
+                "asof reader",
+                1e3 * median(lambda w=wanted, a=at: reader.read({"key": w}, a)),
+            )  # type: ignore[misc]
 
 
 def median(call: Callable[[], Any], seconds: float = 1.0) -> float:
@@ -225,12 +236,16 @@ def write_data(folder: Path, count: int) -> None:
     """One row for each key and view; the wide views have fewer keys."""
     folder.mkdir(exist_ok=True)
     rng = np.random.default_rng(0)
-    moments = pa.array(np.full(count, int((NOW - timedelta(hours=1)).timestamp() * 1e6))).cast(pa.timestamp("us", "UTC"))
+    moments = pa.array(np.full(count, int((NOW - timedelta(hours=1)).timestamp() * 1e6))).cast(
+        pa.timestamp("us", "UTC")
+    )
     for shape, (_, width) in SHAPES.items():
         rows = count if width == 10 else min(count, WIDE_ROWS)
         for name in view_names(shape):
             columns = {f"{name}_{i}": rng.random(rows) for i in range(width)}
-            pq.write_table(pa.table({"key": np.arange(rows), "ts": moments[:rows], **columns}), folder / f"{name}.parquet")
+            pq.write_table(
+                pa.table({"key": np.arange(rows), "ts": moments[:rows], **columns}), folder / f"{name}.parquet"
+            )
 
 
 def contract_of(store: Any, names: Sequence[str]) -> Contract:
