@@ -26,7 +26,10 @@ def redis() -> None:
 @redis.command()
 @click.pass_context
 def start(ctx: click.Context) -> None:
-    """Start the server unless it runs. Example: asof redis start"""
+    """Start the server unless it runs.
+
+    Example: asof redis start
+    """
     server = _server(ctx)
     started = server.start()
     status = server.status()
@@ -36,7 +39,10 @@ def start(ctx: click.Context) -> None:
 @redis.command()
 @click.pass_context
 def stop(ctx: click.Context) -> None:
-    """Stop the server; its data stays. Example: asof redis stop"""
+    """Stop the server; its data stays.
+
+    Example: asof redis stop
+    """
     stopped = _server(ctx).stop()
     emit({"stopped": stopped}, "stopped" if stopped else "was not running")
 
@@ -44,7 +50,10 @@ def stop(ctx: click.Context) -> None:
 @redis.command()
 @click.pass_context
 def status(ctx: click.Context) -> None:
-    """Say whether the server runs and what it holds. Example: asof redis status"""
+    """Say whether the server runs and what it holds.
+
+    Example: asof redis status
+    """
     found = _server(ctx).status()
     emit(asdict(found), _line(found))
 

@@ -26,11 +26,15 @@ def test_a_finished_bundle_is_found_and_read(tmp_path: Path, contract: Contract)
     assert Bundle.find(tmp_path, "risk", "v1").version == "v1"
 
 
+def _fill_and_fail(folder: Path, contract: Contract) -> None:
+    (folder / "contract.json").write_text(contract.to_json())
+    raise TypeError
+
+
 def test_a_failed_write_leaves_nothing(tmp_path: Path, contract: Contract) -> None:
     """An error inside the block leaves neither a version nor a working folder."""
-    with pytest.raises(RuntimeError), writing(tmp_path, "risk", "v1") as folder:
-        (folder / "contract.json").write_text(contract.to_json())
-        raise RuntimeError
+    with pytest.raises(TypeError), writing(tmp_path, "risk", "v1") as folder:
+        _fill_and_fail(folder, contract)
     assert versions(tmp_path, "risk") == []
     assert list((tmp_path / "risk").iterdir()) == []
 
