@@ -21,6 +21,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -88,7 +89,7 @@ def measure(folder: Path, address: str, port: int, count: int) -> list[Row]:
     write_data(folder / "data", count)
     rows = [row for who, store in stores.items() for row in writes(who, store, count)]
     rows += memory(port, count)
-    for shape, (views, width) in SHAPES.items():
+    for shape, (_, width) in SHAPES.items():
         names = [f"{name}:{name}_{i}" for name in view_names(shape) for i in range(width)]
         reader = Reader(contract_of(stores["asof"], view_names(shape)), settings(address))
         for keys in KEYS:
@@ -188,13 +189,8 @@ def windows(address: str) -> Iterator[Row]:
         features = tuple(Feature(f.name, view.alias, f.name, f.dtype) for f in view.features)
         reader = Reader(Contract("windows", "all", features, (view,)), settings(address))
         for keys in (1, 100):
-            wanted, at = list(range(keys)), np.full(keys, end)
-            yield (
-                "windowed read, ms",
-                f"{keys} keys x {events} events",
-                "asof reader",
-                1e3 * median(lambda w=wanted, a=at: reader.read({"key": w}, a)),
-            )  # type: ignore[misc]
+            call = partial(reader.read, {"key": list(range(keys))}, np.full(keys, end))
+            yield "windowed read, ms", f"{keys} keys x {events} events", "asof reader", 1e3 * median(call)
 
 
 def median(call: Callable[[], Any], seconds: float = 1.0) -> float:
