@@ -7,6 +7,7 @@ hits work and not imports.
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import multiprocessing
 import os
@@ -33,10 +34,11 @@ from asof.repo import Repo
 from asof.streams import Sender
 from asof.streams.redis_source import RedisSource, dead_letter_name, stream_name
 from asof.streams.running import Crew, Plan
+from asof.streams.status import Bulletin
 from asof.tables import Pusher, declarations
 from tests.streams import world
 
-FAST = Plan(batch=60, linger=0.02, claim_after=0.5)
+FAST = Plan(batch=80, linger=0.02, claim_after=0.5)
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["asof.streams.running", "asof.tables.push", "deltalake", "tests.streams.world"]
 """What the fork server imports; children that materialize also want ``asof.engine``, which imports Feast."""
@@ -95,7 +97,8 @@ def warm_up() -> None:
 
 
 def consume(folder: str, plan: Plan) -> None:
-    """A child: consume until told to stop."""
+    """A child: consume until told to stop; SIGUSR1 shows where it is."""
+    faulthandler.register(signal.SIGUSR1)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _s, _f: stop.set())
     crew = Crew(Repo.open(folder), ["orders"], plan)
@@ -211,9 +214,14 @@ def until_drained(repo: Repo, seconds: float = 90) -> None:
     source = RedisSource(online, redis_client(repo), stream_name(world.PROJECT, "orders"), "observer")
     deadline = time.monotonic() + seconds
     while not source.drained():
-        assert time.monotonic() < deadline, f"not drained: {source.backlog()}"
+        assert time.monotonic() < deadline, f"not drained: {source.backlog()}, {_said(repo)}"
         time.sleep(0.05)
     source.close()
+
+
+def _said(repo: Repo) -> list[dict[str, Any]]:
+    """What the consumers said last."""
+    return Bulletin(world.PROJECT, repo.settings.online, redis_client(repo)).read("orders")
 
 
 def redis_client(repo: Repo) -> Any:
@@ -305,7 +313,7 @@ def _feed_on(sender: Sender, rng: random.Random, figures: Figures, stop: threadi
         ids = list(range(figures.events, figures.events + rng.randrange(20, 120)))
         feed(sender, ids, rng, [], figures, figures.events)
         figures.events += len(ids)
-        time.sleep(rng.uniform(0, 0.1))
+        time.sleep(rng.uniform(0.05, 0.3))
 
 
 def settle(repo: Repo, watcher: world.Watcher, figures: Figures, bad: list[int]) -> None:

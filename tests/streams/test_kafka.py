@@ -19,6 +19,8 @@ from asof.streams.running import Crew, Plan
 from tests.streams import world
 
 TOPIC = topic_name(world.PROJECT, "orders")
+IMPATIENT = {"session.timeout.ms": 6_000, "heartbeat.interval.ms": 500}
+"""The mock cluster notices that a consumer left only when its session has ended."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def run(repo: Repo, brokers: str, topic: str) -> Callable[[], dict[str, Any]]:
     """Consumes until nothing waits, with a new consumer each time."""
 
     def work() -> dict[str, Any]:
-        crew = Crew(repo, ["orders"], Plan(kafka=brokers, names={"orders": topic}, linger=0.05, batch=40))
+        crew = Crew(repo, ["orders"], Plan(kafka=brokers, kafka_options=IMPATIENT, names={"orders": topic}, linger=0.05, batch=40))
         try:
             return crew.run(threading.Event(), until_drained=True)["orders"].to_dict()
         finally:
