@@ -8,9 +8,11 @@ import time
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
-from asof.demo import MARKER, Stage, prepare, service
-from asof.errors import AsofError, UsageError
+from asof import cli as roof
+from asof.demo import MARKER, Script, Stage, prepare, service
+from asof.errors import AsofError, SettingsError, UsageError
 
 SERVER = """
 import http.server, sys
@@ -123,6 +125,37 @@ def test_failed_verb_stops_the_demo(tmp_path: Path) -> None:
 
     with pytest.raises(AsofError, match=r"stopped at `asof tables` \(exit code 2\): no feature_store.yaml"):
         Stage(tmp_path, total=1).asof("tables")
+
+
+def test_example_has_a_script(root: Path) -> None:
+    """The example's demo.yaml names its model, its tables and how to make data for them."""
+    script = Script.load(root / "feature_repo")
+
+    assert (script.model, script.tables, script.test_start) == ("fraud", ("transactions", "fraud_reports"), "2018-08-08")
+
+
+def test_script_with_unknown_keys_is_refused(tmp_path: Path) -> None:
+    """A demo.yaml that is not what is expected is named, with the keys that it should have."""
+    (tmp_path / "demo.yaml").write_text("model: m\ntables: [t]\ntest_start: 2020-01-01\ncolour: red\n")
+
+    with pytest.raises(SettingsError, match=r"demo.yaml: expected the keys model, tables, .*colour"):
+        Script.load(tmp_path)
+
+
+def test_repo_without_a_script_has_no_demo(tmp_path: Path) -> None:
+    """A feature repo without demo.yaml is told to be none."""
+    with pytest.raises(SettingsError, match=r"has no demo.yaml"):
+        Script.load(tmp_path)
+
+
+def test_missing_data_file_is_wrong_use(tmp_path: Path, root: Path) -> None:
+    """A data file that is not there is named before anything is written."""
+    arguments = ["--repo", str(root / "feature_repo"), "demo", "--data", str(tmp_path / "no.parquet"), "--into", str(tmp_path / "demo")]
+    done = CliRunner().invoke(roof.cli, arguments)
+
+    assert isinstance(done.exception, UsageError)
+    assert "there is no file" in str(done.exception)
+    assert not (tmp_path / "demo").exists()
 
 
 def test_table_has_every_step_and_the_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
