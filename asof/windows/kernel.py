@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,6 +14,7 @@ from numpy.typing import NDArray
 
 from asof.windows import ranges, stragglers
 from asof.windows.distinct import covered
+from asof.windows.order import stable_order
 from asof.windows.plan import Plan
 
 if TYPE_CHECKING:
@@ -19,8 +23,12 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
+PIECE = 1 << 16
+"""More events and questions than this are answered by ranges of keys, so that what is worked on stays in the cache."""
+_WORKERS = min(len(os.sched_getaffinity(0)), 4)
 ZERO_WHEN_EMPTY = frozenset({"count", "sum", "count_distinct"})
 _ORDERED = frozenset({"min", "max", "last"})
+_SPREAD = frozenset({"std", "var"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +76,25 @@ def aggregate(
     rows = len(questions.t)
     if not len(events.ts) or not rows:
         return {a.name: _empty(events, a, rows) for a in aggregations}
+    if len(events.ts) + rows <= PIECE:
+        return _aggregate(events, questions, aggregations, hop)
+    answers = {a.name: _empty(events, a, rows) for a in aggregations}
+    with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
+        found = pool.map(
+            lambda piece: (piece, _aggregate(piece.events, piece.questions, aggregations, hop)),
+            pieces(events, questions),
+        )
+        for piece, values in found:
+            for name, answer in answers.items():
+                answer[piece.asked] = values[name]
+    return answers
+
+
+def _aggregate(
+    events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int
+) -> dict[str, NDArray[Any]]:
+    if not len(events.ts):
+        return {a.name: _empty(events, a, len(questions.t)) for a in aggregations}
     windows = sorted({a.window for a in aggregations})
     plan = Plan.of(events, questions, windows, hop)
     columns: dict[str, _Column] = {}
@@ -75,11 +102,50 @@ def aggregate(
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         for column, function in dict.fromkeys((a.column, a.function) for a in aggregations):
             if column not in columns:
-                columns[column] = _Column(plan, events.columns[column] if column else None)
+                spread = {windows.index(a.window) for a in aggregations if a.column == column and a.function in _SPREAD}
+                columns[column] = _Column(plan, events.columns[column] if column else None, spread)
             wanted = [a for a in aggregations if a.column == column and a.function == function]
             table = _FUNCTIONS[function](columns[column], [windows.index(a.window) for a in wanted])
             answers.update((a.name, plan.as_asked(row)) for a, row in zip(wanted, table, strict=True))
     return {a.name: answers[a.name] for a in aggregations}
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """The events and questions of some keys, and the positions of these questions among all."""
+
+    events: Events
+    questions: Questions
+    asked: Ints
+
+
+def pieces(events: Events, questions: Questions) -> Iterator[Piece]:
+    """Events and questions by ranges of keys, about :data:`PIECE` of them at a time: small enough to stay in the cache."""
+    by_key, asked = stable_order(events.key), stable_order(questions.key)
+    key = events.key if by_key is None else events.key[by_key]
+    q_key = questions.key if asked is None else questions.key[asked]
+    asked = np.arange(len(q_key)) if asked is None else asked
+    start = q_start = 0
+    while q_start < len(q_key):
+        # The key that the piece would end in is taken whole: it ends before the next one.
+        last = min(q_key[min(q_start + PIECE // 2, len(q_key)) - 1], _key_at(key, start + PIECE // 2, q_key[-1]))
+        last = max(last, q_key[q_start])
+        stop, q_stop = int(key.searchsorted(last, "right")), int(q_key.searchsorted(last, "right"))
+        chosen = slice(start, stop) if by_key is None else by_key[start:stop]
+        mine = Events(
+            key[start:stop],
+            events.ts[chosen],
+            events.arrival[chosen],
+            events.kt[chosen],
+            {name: values[chosen] for name, values in events.columns.items()},
+        )
+        positions = asked[q_start:q_stop]
+        yield Piece(mine, Questions(q_key[q_start:q_stop], questions.t[positions]), positions)
+        start, q_start = stop, q_stop
+
+
+def _key_at(key: Ints, position: int, beyond: int) -> int:
+    return int(key[position]) if position < len(key) else int(beyond)
 
 
 def _empty(events: Events, aggregation: Aggregation, rows: int) -> NDArray[Any]:
@@ -101,11 +167,13 @@ class _Column:
         late: Positions of the stragglers that have a value.
         first: int64[w, q]; with ``end`` (same shape) the range of ``at`` that each question sees.
         count: int64[w, q], how many events with a value each question sees, stragglers included.
+        spread: Windows whose standard deviation or variance is asked for; their mean comes with it.
     """
 
-    __slots__ = ("at", "count", "end", "first", "late", "names", "plan", "seen", "values")
-
-    def __init__(self, plan: Plan, values: NDArray[Any] | None) -> None:
+    def __init__(self, plan: Plan, values: NDArray[Any] | None, spread: set[int]) -> None:
+        self.spread = spread
+        self._ranges: dict[tuple[int, ...], tuple[NDArray[np.bool_], ranges.Ranges | None]] = {}
+        self._moments: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
         self.plan, self.at, self.late = plan, plan.prompt, plan.late
         self.first, self.end = plan.first, np.broadcast_to(plan.end, plan.first.shape)
         self.values: Floats = np.zeros(len(plan.key))
@@ -127,9 +195,39 @@ class _Column:
         self.at = np.flatnonzero(kept) if self.at is None else self.at[kept]
         self.late = self.late[~missing[self.late]]
 
+    @cached_property
     def prompt(self) -> Floats:
         """The values of the prompt events that have one."""
         return self.values if self.at is None else self.values[self.at]
+
+    def ranges(self, picked: list[int]) -> tuple[NDArray[np.bool_], ranges.Ranges | None]:
+        """Which (window, question) pairs see prompt events, and the ranges of ``prompt`` that those see; None if none does."""
+        asked = tuple(picked)
+        if asked not in self._ranges:
+            first, end = self.first[picked].ravel(), self.end[picked].ravel()
+            some = end > first
+            found = ranges.Ranges(first[some], end[some], len(self.prompt)) if some.any() else None
+            self._ranges[asked] = (some, found)
+        return self._ranges[asked]
+
+    def moments(self, picked: list[int]) -> tuple[Floats, Floats]:
+        """Mean and sum of squared deviations of all events that have a value, [len(picked), q]; 0 where there are none."""
+        asked = tuple(picked)
+        if asked not in self._moments:
+            self._moments[asked] = self._merged_moments(picked)
+        return self._moments[asked]
+
+    def _merged_moments(self, picked: list[int]) -> tuple[Floats, Floats]:
+        some, chosen = self.ranges(picked)
+        means, spreads = np.zeros(len(some)), np.zeros(len(some))
+        if chosen is not None:
+            means[some], spreads[some] = ranges.moments(self.prompt, chosen)
+        mean, spread = means.reshape(len(picked), -1), spreads.reshape(len(picked), -1)
+        for row, window in enumerate(picked if self.seen else ()):
+            prompt = (self.end[window] - self.first[window], mean[row], spread[row])
+            late = stragglers.moments(*self.stragglers(window), self.count.shape[1])
+            _, mean[row], spread[row] = ranges.merge(prompt, late)
+        return mean, spread
 
     def stragglers(self, window: int) -> tuple[Floats, tuple[Ints, Ints]]:
         """Values of the stragglers that have one, and the range of questions that see each."""
@@ -146,17 +244,12 @@ def _numbers(values: NDArray[Any]) -> tuple[Floats, NDArray[Any] | None]:
     return numbers, names
 
 
-def _prompt_ranges(column: _Column, picked: list[int]) -> tuple[Ints, Ints, NDArray[np.bool_]]:
-    first, end = column.first[picked].ravel(), column.end[picked].ravel()
-    return first, end, end > first
-
-
 def _folded(column: _Column, picked: list[int], operation: np.ufunc, empty: float) -> Floats:
     """``operation`` over prompt events and stragglers, [len(picked), q]; ``empty`` where there are none."""
-    first, end, some = _prompt_ranges(column, picked)
-    result = np.full(len(first), empty)
-    if some.any():
-        result[some] = ranges.fold(operation, column.prompt(), first[some], end[some])
+    some, chosen = column.ranges(picked)
+    result = np.full(len(some), empty)
+    if chosen is not None:
+        result[some] = ranges.fold(operation, column.prompt, chosen)
     table = result.reshape(len(picked), -1)
     for row, window in enumerate(picked if column.seen else ()):
         late = stragglers.fold(operation, *column.stragglers(window), table.shape[1], empty)
@@ -173,6 +266,8 @@ def _sum(column: _Column, picked: list[int]) -> Floats:
 
 
 def _mean(column: _Column, picked: list[int]) -> Floats:
+    if set(picked) <= column.spread:
+        return np.where(column.count[picked] > 0, column.moments(picked)[0], np.nan)
     mean: Floats = _sum(column, picked) / column.count[picked]
     return mean
 
@@ -213,17 +308,8 @@ def _named(column: _Column, picked: list[int], numbers: Floats) -> NDArray[Any]:
 
 def _var(column: _Column, picked: list[int]) -> Floats:
     """Sample variance; see :func:`asof.windows.ranges.moments` for the formula."""
-    first, end, some = _prompt_ranges(column, picked)
-    shape = (len(picked), -1)
-    mean, spread = np.zeros(len(first)), np.zeros(len(first))
-    if some.any():
-        mean[some], spread[some] = ranges.moments(column.prompt(), first[some], end[some])
-    prompt = list(zip(*(part.reshape(shape) for part in (end - first, mean, spread)), strict=True))
-    for row, window in enumerate(picked if column.seen else ()):
-        late = stragglers.moments(*column.stragglers(window), column.count.shape[1])
-        prompt[row] = ranges.merge(prompt[row], late)
     count = column.count[picked]
-    return np.where(count > 1, np.stack([spread for _, _, spread in prompt]) / (count - 1), np.nan)
+    return np.where(count > 1, column.moments(picked)[1] / (count - 1), np.nan)
 
 
 def _std(column: _Column, picked: list[int]) -> Floats:

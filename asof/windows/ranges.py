@@ -2,15 +2,15 @@
 
 Short ranges are folded one by one. For long ones, each range straddles exactly one boundary between two neighbouring
 blocks of some power-of-two width; it is the end of the left block and the start of the right one. Running folds inside
-blocks, forwards and backwards, are one pass per width, and there are log2(longest range) widths: a disjoint sparse table.
-Every function here takes ranges of at least one value.
+blocks, forwards and backwards, double their width in one pass, and there are log2(longest range) widths: a disjoint sparse
+table of which only one level exists at a time.
 """
 
 from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -18,56 +18,80 @@ from numpy.typing import NDArray
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
+Moments = tuple[NDArray[np.number], Floats, Floats]
+"""Count, mean, sum of squared deviations from the mean."""
 
 DIRECT = 8
 """Ranges are folded one by one while their total length is at most this many times the number of values and ranges."""
+_NARROW = 8
+"""Blocks up to this wide are walked place by place, wider ones block by block: numpy is slow where its inner loop is short."""
 
 
-def fold(operation: np.ufunc, values: NDArray[Any], first: Ints, end: Ints) -> NDArray[Any]:
-    """``operation`` (add, minimum or maximum) over each range.
+class Ranges:
+    """m ranges of n values, each of at least one.
 
     Args:
-        operation: An associative ufunc.
-        values: n values.
-        first: Start of each of m ranges.
-        end: End of each range, exclusive, greater than its start.
-
-    Returns:
-        m values of the type of ``values``.
+        first: Start of each range.
+        end: End of each range, exclusive.
+        values: n.
     """
-    if not _long(len(values), first, end):
-        return _one_by_one(operation, values, first, end)
-    answer = values[first]
-    for block in _blocks(first, end):
-        rows = _rows(values, block.width)
-        ahead = operation.accumulate(rows, axis=1).ravel()
-        back = operation.accumulate(rows[:, ::-1], axis=1)[:, ::-1].ravel()
-        answer[block.chosen] = operation(back[block.first], ahead[block.last])
+
+    def __init__(self, first: Ints, end: Ints, values: int) -> None:
+        self.first, self.end = first, end
+        self.length = end - first
+        self.long = int(self.length.sum()) > DIRECT * (values + len(first))
+
+    @cached_property
+    def levels(self) -> list[tuple[Ints, Ints, Ints]]:
+        """Per width 0 (one value), 1, 2, 4, ...: which ranges straddle two blocks of it, their first and their last value."""
+        last = self.end - 1
+        widest = int((last - self.first).max()).bit_length()
+        exponent = np.minimum(np.frexp((self.first ^ last).astype(np.float64))[1], widest + 1).astype(np.int8)
+        order = np.argsort(exponent, kind="stable")
+        first, last = self.first[order], last[order]
+        bounds = np.concatenate([[0], np.cumsum(np.bincount(exponent, minlength=1))])
+        return [(order[a:b], first[a:b], last[a:b]) for a, b in itertools.pairwise(bounds)]
+
+
+def fold(operation: np.ufunc, values: NDArray[Any], ranges: Ranges) -> NDArray[Any]:
+    """``operation`` (add, minimum or maximum) over each range: m values of the type of ``values``."""
+    if not ranges.long:
+        return _one_by_one(operation, values, ranges.first, ranges.end)
+    answer = values[ranges.first]
+    ahead = _padded(values, len(ranges.levels))
+    back = ahead.copy()
+    for width, (chosen, first, last) in _widths(ranges):
+        if len(chosen):
+            answer[chosen] = operation(back[first], ahead[last])
+        left, right = _halves(ahead, width)
+        for near, far in _pairs(left[:, -1:], right):
+            operation(near, far, out=far)
+        left, right = _halves(back, width)
+        for near, far in _pairs(right[:, :1], left):
+            operation(far, near, out=far)
     return answer
 
 
-def moments(values: Floats, first: Ints, end: Ints) -> tuple[Floats, Floats]:
+def moments(values: Floats, ranges: Ranges) -> tuple[Floats, Floats]:
     """Mean and sum of squared deviations from it, of each range; the latter is exactly 0 where all values are equal.
 
-    Values are counted from one value of their own range, and partial results merged as in Chan, Golub and LeVeque,
-    "Algorithms for computing the sample variance" (1983), equation 2.1.
+    Partial results are merged as in Chan, Golub and LeVeque, "Algorithms for computing the sample variance" (1983),
+    equation 2.1.
     """
-    if not _long(len(values), first, end):
-        return _moments_one_by_one(values, first, end)
-    mean, spread = values[first], np.zeros(len(first))
-    for block in _blocks(first, end):
-        rows = _rows(values, block.width)
-        ahead, ahead_spread = (x.ravel() for x in _running_moments(rows))
-        back, back_spread = (x[:, ::-1].ravel() for x in _running_moments(rows[:, ::-1]))
-        inside = block.width - 1
-        left = (block.width - (block.first & inside), back[block.first], back_spread[block.first])
-        right = ((block.last & inside) + 1, ahead[block.last], ahead_spread[block.last])
-        mean[block.chosen], spread[block.chosen] = merge(left, right)[1:]
+    if not ranges.long:
+        return _moments_one_by_one(values, ranges)
+    mean, spread = values[ranges.first], np.zeros(len(ranges.first))
+    ahead = _padded(values, len(ranges.levels))
+    back, ahead_spread, back_spread = ahead.copy(), np.zeros_like(ahead), np.zeros_like(ahead)
+    for width, (chosen, first, last) in _widths(ranges):
+        if len(chosen):
+            left = (width - (first & (width - 1)), back[first], back_spread[first])
+            right = ((last & (width - 1)) + 1, ahead[last], ahead_spread[last])
+            mean[chosen], spread[chosen] = _merge_some(left, right)
+        share = np.arange(1, width + 1) / np.arange(width + 1, 2 * width + 1)
+        _widen(ahead, ahead_spread, width, share, forward=True)
+        _widen(back, back_spread, width, share[::-1], forward=False)
     return mean, spread
-
-
-Moments = tuple[NDArray[np.number], Floats, Floats]
-"""Count, mean, sum of squared deviations from the mean."""
 
 
 def merge(left: Moments, right: Moments) -> Moments:
@@ -80,48 +104,57 @@ def merge(left: Moments, right: Moments) -> Moments:
     return total, merged, spread + other_spread + apart * apart * n * share
 
 
-@dataclass(frozen=True, slots=True)
-class _Block:
-    """The ranges ``chosen`` that straddle one boundary between blocks of ``width`` values: from ``first`` to ``last``, inclusive."""
-
-    width: int
-    chosen: Ints
-    first: Ints
-    last: Ints
-
-
-def _blocks(first: Ints, end: Ints) -> Iterator[_Block]:
-    last = end - 1
-    widest = int((last - first).max()).bit_length()
-    level = np.minimum(np.frexp((first ^ last).astype(np.float64))[1], widest + 1).astype(np.int8)
-    by_level = np.argsort(level, kind="stable")
-    bounds = np.cumsum(np.bincount(level, minlength=1))
-    for exponent, (start, stop) in enumerate(itertools.pairwise(bounds)):
-        if start < stop:
-            chosen = by_level[start:stop]
-            yield _Block(1 << exponent, chosen, first[chosen], last[chosen])
+def _merge_some(left: Moments, right: Moments) -> tuple[Floats, Floats]:
+    """Mean and spread of two sets, neither of them empty."""
+    apart = right[1] - left[1]
+    share: Floats = np.asarray(right[0] / (left[0] + right[0]), dtype=np.float64)
+    mean = left[1] + apart * share
+    apart *= apart
+    apart *= share
+    apart *= left[0].astype(np.float64)
+    apart += left[2]
+    apart += right[2]
+    return mean, apart
 
 
-def _rows(values: NDArray[Any], width: int) -> NDArray[Any]:
-    """``values`` as rows of ``width``, padded; no range reaches into the padding."""
-    missing = -len(values) % width
-    padded = np.concatenate([values, np.zeros(missing, dtype=values.dtype)]) if missing else values
-    return padded.reshape(-1, width)
+def _widen(mean: Floats, spread: Floats, width: int, share: Floats, *, forward: bool) -> None:
+    """Double the blocks of running moments: the far half of each new block takes in all of the near half.
+
+    ``share`` is the part that a running set of the far half has in the merged one, by its place in the half.
+    """
+    means, spreads = _halves(mean, width), _halves(spread, width)
+    near, far = (0, 1) if forward else (1, 0)
+    edge = slice(-1, None) if forward else slice(0, 1)
+    for place in [slice(i, i + 1) for i in range(width)] if width <= _NARROW else [slice(None)]:
+        apart = means[far][:, place] - means[near][:, edge]
+        means[far][:, place] = means[near][:, edge] + apart * share[place]
+        apart *= apart
+        apart *= share[place] * width
+        apart += spreads[near][:, edge]
+        spreads[far][:, place] += apart
 
 
-def _running_moments(rows: Floats) -> tuple[Floats, Floats]:
-    """Mean and spread of each row's values up to and with each of them (Welford's recurrence, one running sum at a time)."""
-    count = np.arange(1, rows.shape[1] + 1, dtype=np.float64)
-    shifted = rows - rows[:, :1]
-    mean = np.cumsum(shifted, axis=1) / count
-    step = shifted[:, 1:] - mean[:, :-1]
-    spread = np.zeros_like(mean)
-    np.cumsum(step * step * (count[:-1] / count[1:]), axis=1, out=spread[:, 1:])
-    return rows[:, :1] + mean, spread
+def _widths(ranges: Ranges) -> Iterator[tuple[int, tuple[Ints, Ints, Ints]]]:
+    return ((1 << exponent, level) for exponent, level in enumerate(ranges.levels[1:]))
 
 
-def _long(values: int, first: Ints, end: Ints) -> bool:
-    return int((end - first).sum()) > DIRECT * (values + len(first))
+def _halves(running: NDArray[Any], width: int) -> tuple[NDArray[Any], NDArray[Any]]:
+    """Left and right halves of the blocks of twice ``width``, a row each."""
+    blocks = running.reshape(-1, 2, width)
+    return blocks[:, 0], blocks[:, 1]
+
+
+def _pairs(edge: NDArray[Any], half: NDArray[Any]) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+    if half.shape[1] > _NARROW:
+        yield edge, half
+        return
+    yield from ((edge[:, 0], half[:, place]) for place in range(half.shape[1]))
+
+
+def _padded(values: NDArray[Any], levels: int) -> NDArray[Any]:
+    """A copy of ``values``, filled up to whole blocks of the greatest width; no range reaches into the filling."""
+    missing = -len(values) % (1 << levels)
+    return np.concatenate([values, np.zeros(missing, dtype=values.dtype)])
 
 
 def _one_by_one(operation: np.ufunc, values: NDArray[Any], first: Ints, end: Ints) -> NDArray[Any]:
@@ -134,12 +167,12 @@ def _one_by_one(operation: np.ufunc, values: NDArray[Any], first: Ints, end: Int
     return operation.reduceat(values, closed)[::2]
 
 
-def _moments_one_by_one(values: Floats, first: Ints, end: Ints) -> tuple[Floats, Floats]:
-    length = end - first
-    stop = np.cumsum(length)
-    start = stop - length
-    member = np.arange(stop[-1]) + np.repeat(first - start, length)
-    shifted = values[member] - np.repeat(values[first], length)
-    mean = np.add.reduceat(shifted, start) / length
-    apart = shifted - np.repeat(mean, length)
-    return values[first] + mean, np.add.reduceat(apart * apart, start)
+def _moments_one_by_one(values: Floats, ranges: Ranges) -> tuple[Floats, Floats]:
+    """Values are counted from the first of their range, so that equal ones have no spread."""
+    stop = np.cumsum(ranges.length)
+    start = stop - ranges.length
+    member = np.arange(stop[-1]) + np.repeat(ranges.first - start, ranges.length)
+    shifted = values[member] - np.repeat(values[ranges.first], ranges.length)
+    mean = np.add.reduceat(shifted, start) / ranges.length
+    apart = shifted - np.repeat(mean, ranges.length)
+    return values[ranges.first] + mean, np.add.reduceat(apart * apart, start)

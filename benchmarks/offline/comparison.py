@@ -98,8 +98,19 @@ def compare(shape: Shape, sides: Sequence[str], folder: Path, repeats: int) -> C
 
 
 def _run(side: str, place: Path, runs: Runs) -> None:
-    command = [sys.executable, "-W", "ignore", "-m", "benchmarks.offline.sides", side, str(place), str(place / f"{side}.result")]
-    done = subprocess.run(command, capture_output=True, text=True, check=False, env={**os.environ, "FEAST_USAGE": "False"})
+    command = [
+        sys.executable,
+        "-W",
+        "ignore",
+        "-m",
+        "benchmarks.offline.sides",
+        side,
+        str(place),
+        str(place / f"{side}.result"),
+    ]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, env={**os.environ, "FEAST_USAGE": "False"}
+    )
     if done.returncode:
         raise SystemExit(f"{side} failed on {place.name}:\n{done.stderr[-2000:]}")
     measured = json.loads(done.stdout.strip().splitlines()[-1])
@@ -138,7 +149,9 @@ def growth(shape: Shape, side: str, folder: Path, repeats: int) -> list[tuple[ob
             _run(side, place, runs)
         (place / f"{side}.result").unlink()
         n = scaled.asked + sum(t.rows for t in scaled.tables)
-        rows.append((shape.name, n, round(runs.median, 3), runs.spread, round(runs.median / (n * math.log2(n)) * 1e9, 2)))
+        rows.append(
+            (shape.name, n, round(runs.median, 3), runs.spread, round(runs.median / (n * math.log2(n)) * 1e9, 2))
+        )
     return rows
 
 

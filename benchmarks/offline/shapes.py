@@ -46,9 +46,7 @@ class Shape:
 
     def scaled(self, factor: float) -> Shape:
         """The same shape with fewer or more rows; rows per key stay."""
-        tables = tuple(
-            replace(t, rows=int(t.rows * factor), keys=max(int(t.keys * factor), 1)) for t in self.tables
-        )
+        tables = tuple(replace(t, rows=int(t.rows * factor), keys=max(int(t.keys * factor), 1)) for t in self.tables)
         return replace(self, asked=max(int(self.asked * factor), 1), tables=tables)
 
 
@@ -62,6 +60,7 @@ SHAPES = {
         Shape("wide", 100_000, (Table("a", 300_000, 10_000, 200, 30),)),
         Shape("small", 100, (Table("a", 3_000_000, 100_000, 4, 30),)),
         Shape("late", 1_000_000, (Table("a", 3_000_000, 100_000, 4, 30, late=0.1),)),
+        Shape("huge", 10_000_000, (Table("a", 100_000_000, 1_000_000, 2, 30),)),
         Shape("windows", 1_750_000, (Table("a", 1_750_000, 5_000, 1, 0),), windows=(1, 7, 30)),
         Shape("late_windows", 1_750_000, (Table("a", 1_750_000, 5_000, 1, 0, late=0.1),), windows=(1, 7, 30)),
     )

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asof.contract import WINDOW_FUNCTIONS, Aggregation, WindowFunction
-from asof.windows import Events, Questions, aggregate, newest, ranges
+from asof.windows import Events, Questions, aggregate, kernel, newest, ranges
 
 TEXT_FUNCTIONS: tuple[WindowFunction, ...] = ("count", "min", "max", "last", "count_distinct")
 
@@ -75,16 +75,17 @@ def cases(draw: st.DrawFn) -> tuple[Events, Questions, int]:
     return events, Questions(np.where(q_key > 0, q_key * stride, q_key), t), draw(st.sampled_from([1, 1, 3, 7]))
 
 
-@pytest.mark.parametrize("direct", [0, 8], ids=["blocks", "one_by_one"])
+@pytest.mark.parametrize(("direct", "piece"), [(0, 9**9), (8, 9**9), (0, 10)], ids=["blocks", "one_by_one", "pieces"])
 @settings(max_examples=60, deadline=None)
 @given(cases())
-def test_every_function_equals_brute_force(direct: int, case: tuple[Events, Questions, int]) -> None:
-    """Every function, hop or no hop, late events included, equals the definition, by either way of folding ranges."""
+def test_every_function_equals_brute_force(direct: int, piece: int, case: tuple[Events, Questions, int]) -> None:
+    """Every function, hop or no hop, late events included, equals the definition, by either way of folding ranges, in one piece or many."""
     events, questions, hop = case
     asked = [*(("x", f) for f in WINDOW_FUNCTIONS), *(("s", f) for f in TEXT_FUNCTIONS)]
     aggregations = [Aggregation(f"{c}_{f}_{w}", c, f, w) for c, f in asked for w in (3, 17, 1000)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranges, "DIRECT", direct)
+        patch.setattr(kernel, "PIECE", piece)
         got = aggregate(events, questions, aggregations, hop)
     for aggregation in aggregations:
         expected = brute_force(events, questions, aggregation, hop)
