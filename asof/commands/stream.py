@@ -34,7 +34,11 @@ NAMES = click.option(
 REDIS = click.option("--redis", metavar="HOST:PORT", help="Redis that has the streams; default: the online store's.")
 KAFKA = click.option("--kafka", metavar="HOST:PORT,...", help="Kafka brokers; needs asof[kafka].")
 OPTIONS = click.option(
-    "--kafka-option", "kafka_options", metavar="KEY=VALUE", multiple=True, help="Option of Kafka's client; may be repeated."
+    "--kafka-option",
+    "kafka_options",
+    metavar="KEY=VALUE",
+    multiple=True,
+    help="Option of Kafka's client; may be repeated.",
 )
 GROUPS = click.option("--group", default=GROUP, show_default=True, help="Consumer group.")
 
@@ -52,14 +56,18 @@ def stream() -> None:
 
 @stream.command()
 @click.argument("tables", metavar="TABLE...", nargs=-1, required=True)
-@click.option("--batch", type=click.IntRange(1, 100_000), default=5_000, show_default=True, help="Most events of a batch.")
+@click.option(
+    "--batch", type=click.IntRange(1, 100_000), default=5_000, show_default=True, help="Most events of a batch."
+)
 @click.option("--linger", type=click.FloatRange(0, 60), default=1.0, show_default=True, help="Seconds to fill a batch.")
 @click.option(
     "--clock", type=click.Choice(["wall", "events"]), default="wall", show_default=True,
     help="events: a replay of the past in the order of knowledge time; reads are as of the newest event.",
 )  # fmt: skip
 @click.option(
-    "--start", metavar="TIME", help="With --clock events: the online store is complete up to here; default: the table's newest row."
+    "--start",
+    metavar="TIME",
+    help="With --clock events: the online store is complete up to here; default: the table's newest row.",
 )
 @click.option("--once", is_flag=True, help="End when nothing waits any more.")
 @click.option("--forget", is_flag=True, help="Delete entries of a Redis Stream once they are settled.")
@@ -103,7 +111,9 @@ def run(
 @stream.command()
 @click.argument("name", metavar="TABLE")
 @click.argument("files", metavar="FILE...", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--rate", type=click.FloatRange(min=0, min_open=True), help="Events per second; default: as fast as it goes.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), help="Events per second; default: as fast as it goes."
+)
 @NAMES
 @REDIS
 @KAFKA
@@ -197,7 +207,9 @@ def _drawing(line: Line) -> Callable[[str, Progress], None]:
 
 def _pairs(given: Sequence[str]) -> dict[str, str]:
     split = [text.partition("=") for text in given]
-    if wrong := [text for text, (name, equals, value) in zip(given, split, strict=True) if not (name and equals and value)]:
+    if wrong := [
+        text for text, (name, equals, value) in zip(given, split, strict=True) if not (name and equals and value)
+    ]:
         raise UsageError(f"got {wrong[0]!r}, expected a name, = and a value")
     return {name: value for name, _, value in split}
 
@@ -213,7 +225,17 @@ def _told(name: str, done: Progress) -> str:
 def _table_of(found: Sequence[StreamStatus]) -> str:
     header = ("table", "stream", "lag", "pending", "dead", "events/s", "freshness s", "reads as of", "consumers")
     rows = [
-        (s.table, s.stream, s.lag, s.pending, s.dead, s.rate, s.freshness, s.watermark or "now", sum(c["alive"] for c in s.consumers))
+        (
+            s.table,
+            s.stream,
+            s.lag,
+            s.pending,
+            s.dead,
+            s.rate,
+            s.freshness,
+            s.watermark or "now",
+            sum(c["alive"] for c in s.consumers),
+        )
         for s in found
     ]
     return table(header, rows)

@@ -94,9 +94,13 @@ class Intake:
         self._columns: tuple[Column, ...] = ()
         self._commits = 0
         if not self.declaration.id:
-            raise SettingsError(f"source {self.declaration.name!r} has no tag asof.id; a stream delivers events more than once, so they need one")
+            raise SettingsError(
+                f"source {self.declaration.name!r} has no tag asof.id; a stream delivers events more than once, so they need one"
+            )
         if clock == "events" and self.declaration.stamped:
-            raise UsageError(f"table {self.declaration.name!r} stamps arrival, which is the wall clock's; leave out --clock events")
+            raise UsageError(
+                f"table {self.declaration.name!r} stamps arrival, which is the wall clock's; leave out --clock events"
+            )
 
     def open(self, source: Source) -> None:
         """Make the watermark true before the first message: forget events that nobody will deliver again; start in order.

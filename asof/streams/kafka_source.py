@@ -47,7 +47,9 @@ class KafkaSource:
         SettingsError: The client library is not installed, or refuses an option.
     """
 
-    def __init__(self, brokers: str, topic: str, *, group: str = GROUP, options: Mapping[str, Any] | None = None) -> None:
+    def __init__(
+        self, brokers: str, topic: str, *, group: str = GROUP, options: Mapping[str, Any] | None = None
+    ) -> None:
         library = _library()
         self.topic = topic
         common = {"bootstrap.servers": brokers, **(options or {})}
@@ -90,7 +92,9 @@ class KafkaSource:
             ]
             self._producer.produce(dead_letter_name(self.topic), letter.message.payload or b"", headers=said)
         if self._producer.flush(PATIENCE):
-            raise OnlineStoreError(f"Kafka did not take the dead letters of topic {self.topic!r} within {PATIENCE:.0f} s")
+            raise OnlineStoreError(
+                f"Kafka did not take the dead letters of topic {self.topic!r} within {PATIENCE:.0f} s"
+            )
         try:
             self._consumer.commit(offsets=_offsets(messages), asynchronous=False)
         except self._failure as error:

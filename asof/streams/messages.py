@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import pyarrow as pa
@@ -20,11 +20,12 @@ from asof.tables.reading import Rows
 from asof.tables.schema import Column
 
 NOT_JSON = "not a JSON object"
+_PARSE = json.JSONDecoder().decode
+
 GONE = "the stream dropped the event before it was read"
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
+class Message(NamedTuple):
     """One event on its way.
 
     Attributes:
@@ -110,7 +111,11 @@ def decode(messages: Sequence[Message], columns: Sequence[Column], optional: fro
     """
     given = [_object(m.payload) for m in messages]
     good = [i for i, event in enumerate(given) if isinstance(event, dict)]
-    letters = [Letter(m, GONE if m.payload is None else NOT_JSON) for m, e in zip(messages, given, strict=True) if not isinstance(e, dict)]
+    letters = [
+        Letter(m, GONE if m.payload is None else NOT_JSON)
+        for m, e in zip(messages, given, strict=True)
+        if not isinstance(e, dict)
+    ]
     arrays = {}
     for column in columns:
         values = [given[i].get(column.name) for i in good]
@@ -121,7 +126,7 @@ def decode(messages: Sequence[Message], columns: Sequence[Column], optional: fro
 
 def _object(payload: bytes | None) -> Any:
     try:
-        return json.loads(payload) if payload else None
+        return _PARSE(payload.decode()) if payload else None
     except (ValueError, RecursionError):
         return None
 

@@ -57,7 +57,9 @@ def serve(metrics: StreamMetrics, port: int, address: str = "127.0.0.1") -> Call
     try:
         server, thread = start_http_server(port, address, registry)
     except OSError as error:
-        raise UsageError(f"metrics cannot be served at {address}:{port} ({error.strerror}); choose another --metrics-port") from error
+        raise UsageError(
+            f"metrics cannot be served at {address}:{port} ({error.strerror}); choose another --metrics-port"
+        ) from error
 
     def end() -> None:
         server.shutdown()

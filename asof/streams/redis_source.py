@@ -38,10 +38,8 @@ for i = 1, tonumber(ARGV[3]) do
   end
   at = at + 3
 end
-for i = at, #ARGV do
-  redis.call('XACK', KEYS[1], ARGV[1], ARGV[i])
-  if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], ARGV[i]) end
-end
+redis.call('XACK', KEYS[1], ARGV[1], unpack(ARGV, at))
+if ARGV[2] == '1' then redis.call('XDEL', KEYS[1], unpack(ARGV, at)) end
 """
 
 _AT_ONCE = 1_000

@@ -86,7 +86,11 @@ class Crew:
     """
 
     def __init__(
-        self, repo: Repo, tables: Sequence[str], plan: Plan, report: Callable[[str, Progress], object] = lambda _t, _p: None
+        self,
+        repo: Repo,
+        tables: Sequence[str],
+        plan: Plan,
+        report: Callable[[str, Progress], object] = lambda _t, _p: None,
     ) -> None:
         self.repo, self.plan = repo, plan
         self._report = report

@@ -75,7 +75,9 @@ class Sender:
     ) -> None:
         declared = declarations(repo)
         known = {table: declared.table(table).name for table in tables}
-        self.streams = {table: (names or {}).get(table) or stream_name(repo.settings.project, name) for table, name in known.items()}
+        self.streams = {
+            table: (names or {}).get(table) or stream_name(repo.settings.project, name) for table, name in known.items()
+        }
         self.outlet: Outlet = outlet or RedisOutlet(repo.settings.online)
 
     def __enter__(self) -> Self:

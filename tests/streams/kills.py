@@ -35,7 +35,7 @@ from asof.streams import Sender
 from asof.streams.redis_source import RedisSource, dead_letter_name, stream_name
 from asof.streams.running import Crew, Plan
 from asof.streams.status import Bulletin
-from asof.tables import Pusher, declarations
+from asof.tables import Pusher
 from tests.streams import world
 
 FAST = Plan(batch=80, linger=0.02, claim_after=0.5)
@@ -66,17 +66,29 @@ class Server:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", 0))
                 self.port = int(probe.getsockname()[1])
-        options = {"port": self.port, "bind": "127.0.0.1", "dir": self.folder, "appendonly": "yes", "appendfsync": "always", "save": ""}
+        options = {
+            "port": self.port,
+            "bind": "127.0.0.1",
+            "dir": self.folder,
+            "appendonly": "yes",
+            "appendfsync": "always",
+            "save": "",
+        }
         line = [find_server(), *(str(part) for name, value in options.items() for part in (f"--{name}", value))]
-        self.process = subprocess.Popen(line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        self.process = subprocess.Popen(
+            line, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+        )
         deadline = time.monotonic() + 30
-        while time.monotonic() < deadline:
-            try:
-                redis.Redis(port=self.port).ping()
-                return
-            except redis.RedisError:
-                time.sleep(0.01)
-        raise RuntimeError("redis-server does not start")
+        while not self._answers():
+            assert time.monotonic() < deadline, "redis-server does not start"
+            time.sleep(0.01)
+
+    def _answers(self) -> bool:
+        try:
+            with redis.Redis(port=self.port) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False
 
     def kill(self) -> None:
         """Kill it at once."""

@@ -43,7 +43,11 @@ def run(repo: Repo, brokers: str, topic: str) -> Callable[[], dict[str, Any]]:
     """Consumes until nothing waits, with a new consumer each time."""
 
     def work() -> dict[str, Any]:
-        crew = Crew(repo, ["orders"], Plan(kafka=brokers, kafka_options=IMPATIENT, names={"orders": topic}, linger=0.05, batch=40))
+        crew = Crew(
+            repo,
+            ["orders"],
+            Plan(kafka=brokers, kafka_options=IMPATIENT, names={"orders": topic}, linger=0.05, batch=40),
+        )
         try:
             return crew.run(threading.Event(), until_drained=True)["orders"].to_dict()
         finally:
@@ -59,7 +63,9 @@ def send(repo: Repo, brokers: str, topic: str, ids: range, *others: bytes) -> No
         sender.outlet.send(topic, list(others))
 
 
-def test_each_event_is_once_on_both_sides(repo: Repo, brokers: str, topic: str, run: Callable[[], dict[str, Any]]) -> None:
+def test_each_event_is_once_on_both_sides(
+    repo: Repo, brokers: str, topic: str, run: Callable[[], dict[str, Any]]
+) -> None:
     """Events that Kafka has twice count once, bad ones are on the dead-letter topic with the reason, and the next consumer goes on."""
     send(repo, brokers, topic, range(100), b"nonsense")
     send(repo, brokers, topic, range(90, 120))

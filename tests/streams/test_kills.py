@@ -45,7 +45,19 @@ def test_killed_writers_lose_nothing_that_they_acknowledged(tmp_path: Path) -> N
 def test_a_consumer_that_is_told_to_stop_finishes_its_batch(repo: Repo) -> None:
     """SIGTERM ends the process with code 0; what it had taken is settled, and what it had not is left."""
     send(repo, "orders", events(0, 400))
-    command = [sys.executable, "-m", "asof", "--repo", str(repo.path), "stream", "run", "orders", "--batch", "20", "--json"]
+    command = [
+        sys.executable,
+        "-m",
+        "asof",
+        "--repo",
+        str(repo.path),
+        "stream",
+        "run",
+        "orders",
+        "--batch",
+        "20",
+        "--json",
+    ]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         folder = repo.path / "data" / "tables" / "orders" / "_delta_log"

@@ -140,7 +140,9 @@ def _dying(owner: str, name: str, *, after: bool) -> Any:
     import importlib
 
     module, _, inside = owner.rpartition(".")
-    real = getattr(importlib.import_module(owner) if inside.islower() else getattr(importlib.import_module(module), inside), name)
+    real = getattr(
+        importlib.import_module(owner) if inside.islower() else getattr(importlib.import_module(module), inside), name
+    )
 
     def work(*arguments: Any, **options: Any) -> Any:
         if after:
@@ -267,7 +269,7 @@ def test_tables_that_a_stream_cannot_feed_are_refused(repo: Repo, monkeypatch: p
         Intake(repo, declared, "orders", None, watermark(repo), "events")  # type: ignore[arg-type]
     nameless = {"asof.column.at": "timestamp"}
     declared.tables["plain"] = world.TableDeclaration("plain", "data/tables/plain", "delta", "at", tags=nameless)
-    with pytest.raises(SettingsError, match="no tag asof.id"):
+    with pytest.raises(SettingsError, match=r"no tag asof\.id"):
         Intake(repo, declared, "plain", None, watermark(repo))  # type: ignore[arg-type]
     assert online.embedded
 
@@ -340,7 +342,7 @@ def test_metrics_tell_what_a_consumer_does(repo: Repo, crews: Callable[..., Crew
         serve(StreamMetrics(progress, crew.lags), 1, "192.0.2.1")
     port = _free_port()
     end = serve(StreamMetrics(progress, crew.lags), port)
-    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()  # noqa: S310
+    text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     end()
     assert 'asof_stream_events_total{outcome="added",table="orders"} 10.0' in text
     assert 'asof_stream_events_total{outcome="dead",table="orders"} 1.0' in text

@@ -77,9 +77,7 @@ def newest(source: str, key: str) -> View:
     return View(name, name, (JoinKey(key, key, "int64"),), (Field("id", "int64"), Field("price", "float64")), 0, of)
 
 
-VIEWS = {
-    t: (spans(t, "buyer"), spans(t, "shop"), newest(t, "buyer"), newest(t, "shop")) for t in ("orders", "visits")
-}
+VIEWS = {t: (spans(t, "buyer"), spans(t, "shop"), newest(t, "buyer"), newest(t, "shop")) for t in ("orders", "visits")}
 TABLES = {"orders": table("orders", "arrival"), "visits": table("visits", "at + 1 microsecond")}
 
 
@@ -107,7 +105,9 @@ def make_repo(folder: Path, connection: str = "embedded") -> Repo:
 def events(ids: range | list[int], rng: random.Random, at: int | None = None) -> pa.Table:
     """Purchases of now (or of moments from ``at`` on, a second apart, half of them sharing one), without knowledge time."""
     start = time.time_ns() // 1_000 if at is None else at
-    moments = [start + (i // 2) * 1_000_000 if at is not None else start - rng.randrange(2_000_000) for i, _ in enumerate(ids)]
+    moments = [
+        start + (i // 2) * 1_000_000 if at is not None else start - rng.randrange(2_000_000) for i, _ in enumerate(ids)
+    ]
     return pa.table(
         {
             "id": pa.array(list(ids), pa.int64()),
@@ -175,7 +175,9 @@ class Watcher:
             }
         )
         fresh = retrieve(self.contract, asked, at="moment", repo=self.repo.path)
-        columns = [fresh[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in self.contract.feature_names]
+        columns = [
+            fresh[name].cast(pa.float64()).to_numpy(zero_copy_only=False) for name in self.contract.feature_names
+        ]
         wrong = []
         for row, (keys, at, values) in enumerate(self.seen):
             for name, served, column in zip(self.contract.feature_names, values, columns, strict=True):
