@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tempfile
 from pathlib import Path
 
 import click
@@ -37,10 +38,10 @@ PEERS = {
 @click.option(
     "--data",
     type=click.Path(path_type=Path),
-    default=Path("/tmp/asof-bench"),
+    default=Path(tempfile.gettempdir()) / "asof-bench",
     show_default=True,
     help="Where data is made.",
-)  # noqa: S108
+)
 @click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
 def main(shapes: tuple[str, ...], sides: tuple[str, ...], quick: bool, repeats: int, data: Path, as_json: bool) -> None:
     """Compare, and print ratios: below 1, ours is faster or smaller."""
