@@ -94,6 +94,8 @@ def table_keys(keys: Sequence[JoinKey], table: pa.Table) -> pa.Array:
 
 def _column_text(key: JoinKey, values: Sequence[Any]) -> list[str | None]:
     listed: Sequence[Any] = values.tolist() if hasattr(values, "tolist") else values
+    if key.dtype in _INTEGERS and set(map(type, listed)) == {int}:
+        return list(map(str, listed))
     write = _TEXT.get(key.dtype, str)
     try:
         return [None if v is None or v != v else write(v) for v in listed]

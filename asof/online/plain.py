@@ -13,7 +13,7 @@ from asof.errors import OnlineStoreError
 from asof.online import rows
 from asof.online.layouts import Layout, block_of
 from asof.online.rows import Rows
-from asof.online.status import statuses
+from asof.online.status import PRESENT, statuses
 
 if TYPE_CHECKING:
     from asof.online.plan import Vectors
@@ -64,6 +64,8 @@ class PlainDecoder:
             answer: What to fill.
         """
         stored = [fields[self._field] for fields in fetched]
+        if stored and not self.others and None not in stored and self._plainly(stored, row, at, member, answer):
+            return
         candidates, owner = _candidates(stored)
         for name in self.others:
             answer.objects[self.view.alias, name] = [None] * len(at)  # type: ignore[index]
@@ -83,6 +85,38 @@ class PlainDecoder:
                 position[mine] = np.arange(len(mine))
                 decoded = Rows.of(self._layout(one), [candidates[i] for i in mine])
                 self._copy(decoded, np.flatnonzero(subset), position[chosen[subset]], at, member, answer)
+
+    def _plainly(self, stored: Sequence[bytes], row: Ints, at: Ints, member: int, answer: Vectors) -> bool:
+        """The usual case in a few block copies: one known, fresh, complete row of one layout for each key; else False."""
+        layout = self._layouts.get(int.from_bytes(stored[0][:4], "little"))
+        if layout is None or layout.loose or (copies := self._copies_of(layout)).straight is None:
+            return False
+        joined, size = b"".join(stored), layout.fixed.itemsize
+        if len(joined) != size * len(stored):
+            return False
+        fixed = np.frombuffer(joined, layout.fixed)
+        heads = np.frombuffer(joined, copies.heads)
+        if (heads["head"] != copies.head).any() or fixed["mask"].any():
+            return False
+        times, values = heads["times"], fixed[copies.straight][:, copies.order]
+        if len(row) != len(stored) or (row != np.arange(len(row))).any():
+            if (row < 0).any():
+                return False
+            times, values = times[row], values[row]
+        ts = times[:, 0]
+        if (times.max(axis=1) > at).any() or (self.view.ttl and (at - ts > self.view.ttl).any()):
+            return False
+        first, past = self.start, self.start + len(self.features)
+        answer.values[:, first:past] = values
+        answer.statuses[:, first:past] = PRESENT
+        answer.event_times[:, member] = ts
+        return True
+
+    def _copies_of(self, layout: Layout) -> _Copies:
+        found = self._copies.get(layout.id)
+        if found is None:
+            found = self._copies[layout.id] = _Copies(self, layout)
+        return found
 
     def _layout(self, one: int) -> Layout:
         try:
@@ -107,7 +141,7 @@ class PlainDecoder:
     def _copy(self, decoded: Rows, target: Ints | slice, source: Ints, at: Ints, member: int, answer: Vectors) -> None:
         """Copy the decoded rows ``source`` to the rows ``target`` of the answer."""
         layout = decoded.layout
-        copies = self._copies.get(layout.id) or self._copies.setdefault(layout.id, _Copies(self, layout))
+        copies = self._copies_of(layout)
         ts = decoded.fixed["ts"][source]
         answer.event_times[target, member] = ts
         stale = (at[target] - ts > self.view.ttl) if self.view.ttl else np.zeros(len(ts), bool)
@@ -141,6 +175,15 @@ class _Copies:
         ]
         self.changed = {name: dtype for _, name, dtype in numbers if layout.dtypes[name] != dtype}
         self.place_of = {name: i for i, name, _ in usable}
+        used = [(block, source) for block, source, _ in self.blocks if len(source)]
+        straight = len(used) == 1 and len(used[0][1]) == self.count and not self.whole
+        self.straight = used[0][0] if straight else None
+        self.order = _as_slice(used[0][1]) if straight else slice(0)
+        size = layout.fixed.itemsize
+        self.head = np.uint64(layout.id | size << 32)
+        self.heads = np.dtype(
+            {"names": ["head", "times"], "formats": ["<u8", ("<i8", (2,))], "offsets": [0, 8], "itemsize": size}
+        )
 
     def values(self, decoded: Rows) -> NDArray[np.float64]:
         """float64[n, features] of the numeric features; NaN for the others."""
@@ -175,6 +218,12 @@ class _Copies:
             return decoded.objects(name, bits)
         convert, place = _NUMBER[self.changed[name]], self.place_of[name]
         return [None if g else convert(v) for g, v in zip(absent[:, place], numbers[:, place].tolist(), strict=True)]
+
+
+def _as_slice(positions: Ints) -> Ints | slice:
+    """``positions``, as a slice where they follow each other: numpy then copies nothing."""
+    follow = len(positions) and (np.diff(positions) == 1).all()
+    return slice(int(positions[0]), int(positions[-1]) + 1) if follow else positions
 
 
 def _readable(stored: str | None, declared: str) -> bool:

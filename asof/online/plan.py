@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.contract import View
+from asof.contract import JoinKey, View
 from asof.errors import RequestError
 from asof.online.layouts import Layout, field_of
 from asof.online.names import entity_prefix, ordered_keys, request_keys, watermarks_key
@@ -68,6 +68,7 @@ class _Group:
 
     prefix: bytes
     view: View
+    keys: list[JoinKey]
     members: list[int] = field(default_factory=list)
 
 
@@ -130,7 +131,7 @@ class ReadPlan:
         for group in self._groups:
             for key in group.view.join_keys:
                 _check_column(keys, key.request, rows)
-            texts = request_keys(ordered_keys(group.view), keys, rows)
+            texts = request_keys(group.keys, keys, rows)
             positions: dict[bytes, int] = {}
             row = [-1 if t is None else positions.setdefault(t, len(positions)) for t in texts]
             asked.append(Asked(np.array(row, np.int64), [group.prefix + text for text in positions]))
@@ -169,7 +170,7 @@ def _groups(project: str, wanted: Sequence[Wanted]) -> list[_Group]:
     for position, w in enumerate(wanted):
         identity = tuple((k.column, k.request) for k in ordered_keys(w.view))
         prefix = entity_prefix(project, (k.column for k in w.view.join_keys))
-        groups.setdefault(identity, _Group(prefix, w.view)).members.append(position)
+        groups.setdefault(identity, _Group(prefix, w.view, ordered_keys(w.view))).members.append(position)
     return list(groups.values())
 
 
