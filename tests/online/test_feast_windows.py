@@ -123,6 +123,22 @@ def test_reader_and_feast_agree(repo: Path, store: FeatureStore) -> None:
     assert found.column("profile", "city") == values["city"]
 
 
+def test_feature_server_pushes_and_reads(repo: Path) -> None:
+    """Feast's feature server, what `feast serve` runs, takes raw events at /push and counts them at /get-online-features."""
+    from feast.feature_server import get_app
+    from starlette.testclient import TestClient
+
+    event = sales((31, 7, 1, 1, 8.0)).astype({"sold": str, "known": str}).to_dict("list")
+    with TestClient(get_app(FeatureStore(repo_path=str(repo)))) as client:
+        pushed = client.post("/push", json={"push_source_name": "sales_push", "df": event, "to": "online"})
+        assert pushed.status_code == 200, pushed.text
+        asked = {"feature_service": "shops", "entities": {"shop_id": [7, 99]}}
+        answer = client.post("/get-online-features", json=asked).json()
+    place = answer["metadata"]["feature_names"].index("sold_day")
+    assert answer["results"][place]["values"] == [1, 0]
+    assert answer["results"][place]["statuses"] == ["PRESENT", "NOT_FOUND"]
+
+
 def test_removing_a_view_removes_its_values_only(repo: Path) -> None:
     """After a view is deleted from the definitions, apply deletes what was stored of it and nothing else."""
     server = EmbeddedRedis(repo / "data" / "redis")
