@@ -130,7 +130,8 @@ def skew(
 ) -> None:
     """Recompute every served vector from the offline tables, as they were known at its moment, and count what differs.
 
-    Integers and texts must be equal, floats within 1e-9 relative. Exit code 1 when a value differs.
+    Integers and texts must be equal, floats within 1e-9 relative. Exit code 1 when a value differs, 3 when
+    no file of the log can be read.
 
     Example: asof skew fraud --from 2018-08-08 --to 2018-08-15
     """
@@ -142,7 +143,8 @@ def skew(
     with progress("recomputing") as line:
         report = run(log, window, recompute, line.advance)
     emit(report.to_dict(), report.to_text())
-    ctx.exit(1 if report.mismatches else 0)
+    unread = report.problems and not report.rows
+    ctx.exit(3 if unread else 1 if report.mismatches else 0)
 
 
 @click.command()

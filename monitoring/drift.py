@@ -18,7 +18,7 @@ from asof.clusters import LEAST_CLUSTERS, Worth
 from asof.console import table
 from asof.instants import DAY, SECOND, format_moment, format_span
 from monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
-from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, reference_worth
+from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, reference_worth, told
 
 HOUR = 3_600 * SECOND
 SHORT = 7 * DAY
@@ -156,7 +156,7 @@ class DriftReport:
             for c in self.columns
         ]
         lines = [f"{self.model} {self.version}, {self.window}", self.summary, "", table(header, rows), ""]
-        return "\n".join([*lines, *(f"- {line}" for line in (*self.advice, *self.problems))]).rstrip()
+        return "\n".join([*lines, *(f"- {line}" for line in self.advice), *told(self.problems)]).rstrip()
 
 
 def drift(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -217,3 +217,13 @@ def reference_worth(reference: Mapping[str, Any], observed: Observed, name: str)
     """What the reference's rows of a column are worth: as measured at training, else as in serving."""
     listed = reference.get("worth", {}).get(name)
     return clusters.Worth.from_list(listed) if listed else observed.worth[name]
+
+
+SHOWN = 3
+"""So many problems are told one by one."""
+
+
+def told(problems: Sequence[str]) -> list[str]:
+    """The problems for a terminal: the first few, and how many more there are."""
+    more = len(problems) - SHOWN
+    return [f"- {line}" for line in problems[:SHOWN]] + ([f"- and {more:,} more files; --json names them all"] if more > 0 else [])

@@ -23,7 +23,7 @@ from asof.contract import Source
 from asof.errors import BundleError, SourceError
 from asof.offline.engine import EngineSettings, quoted
 from asof.offline.sources import Files, open_files
-from monitoring.observed import Log, Window
+from monitoring.observed import Log, Window, told
 
 DRAWS = 200
 """Bootstrap draws."""
@@ -155,7 +155,7 @@ class PerformanceReport:
             ]
         if self.figures and self.left_out:
             lines.append(f"- The figures at training leave out {self.left_out:,} test rows, those here leave out none.")
-        return "\n".join([*lines, *(f"- {line}" for line in self.problems)])
+        return "\n".join([*lines, *told(self.problems)])
 
 
 def performance(

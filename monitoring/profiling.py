@@ -19,7 +19,7 @@ from asof import prediction_log, profiles
 from asof.console import table
 from asof.errors import SourceError
 from asof.instants import DAY, SECOND, format_moment, parse_moment
-from monitoring.observed import END, Log, Window, unused
+from monitoring.observed import END, Log, Window, told, unused
 
 Unit = Literal["hour", "day"]
 SPANS: dict[Unit, int] = {"hour": 3_600 * SECOND, "day": DAY}
@@ -58,7 +58,7 @@ class ProfileReport:
         """The report for a terminal."""
         rows = [(p.start, p.rows, "written" if p.written else "unchanged", p.path) for p in self.profiles]
         lines = [f"{self.model} {self.version}", table(("from", "rows", "profile", "file"), rows)]
-        return "\n".join([*lines, *(f"- {line}" for line in self.problems)])
+        return "\n".join([*lines, *told(self.problems)])
 
 
 def profile(

@@ -22,7 +22,7 @@ from asof.contract import Contract, Feature
 from asof.histograms import TOLERANCE
 from asof.instants import format_moment
 from asof.on_demand import add_path
-from monitoring.observed import Log, Window, unused
+from monitoring.observed import Log, Window, told, unused
 
 EXAMPLES = 3
 """Mismatches that are shown for each feature."""
@@ -123,7 +123,7 @@ class SkewReport:
         rows = [(f.name, f.view, f.recomputed, f.mismatches, f.one_missing, f.largest) for f in self.features]
         examples = [f"- {f.name}: {example}" for f in self.features for example in f.examples]
         lines = [f"{self.model} {self.version}, {self.window}", self.summary, "", table(header, rows), ""]
-        return "\n".join([*lines, *examples, *(f"- {line}" for line in self.problems)]).rstrip()
+        return "\n".join([*lines, *examples, *told(self.problems)]).rstrip()
 
 
 def skew(log: Log, window: Window, recompute: Recompute, advance: Callable[[int], None] = lambda _: None) -> SkewReport:

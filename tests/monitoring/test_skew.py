@@ -141,3 +141,13 @@ def test_lists_single_precision_and_infinities_compare_as_they_should() -> None:
     big = 2**60
     assert same([big, big, None, 1], [big, big + 1, None, None], pa.int64(), "int64") == [True, False, True, False]
     assert isinstance(served.CONTRACT, Contract)
+
+
+def test_many_unreadable_files_are_told_in_few_lines() -> None:
+    """A terminal names the first problems and counts the others."""
+    from monitoring.observed import SHOWN, told
+
+    assert told([]) == []
+    assert told(["one"]) == ["- one"]
+    assert len(told([f"file {i}" for i in range(45)])) == SHOWN + 1
+    assert told([f"file {i}" for i in range(45)])[-1].startswith("- and 42 more")
