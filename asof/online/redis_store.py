@@ -6,6 +6,7 @@ the connections. A cluster is read and written through redis-py's own pipelines,
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -297,12 +298,36 @@ class AsyncRedisStore:
                 *((k, f or [REVISION]) for k, f in requests),
             ]  # HMGET needs a field
             if isinstance(self.client, AsyncRedisCluster):
-                return _fetched(asked, await self._replies(asked[:2]) + await self._replies(asked[2:]))
-            return _fetched(asked, await self._replies(asked))
+                return _fetched(asked, await self._cluster_replies(asked[:2]) + await self._cluster_replies(asked[2:]))
+            return _fetched(asked, await self._retried(asked))
 
-    async def _replies(self, requests: Sequence[Request]) -> list[Any]:
+    async def _retried(self, asked: Sequence[Request]) -> list[Any]:
+        for tries in range(self.settings.retries):
+            try:
+                return await self._replies(asked)
+            except (redis.ConnectionError, redis.TimeoutError, OSError):
+                await asyncio.sleep(min(BACKOFF_CAP, BACKOFF_BASE * 2**tries))
+        return await self._replies(asked)
+
+    async def _replies(self, asked: Sequence[Request]) -> list[Any]:
+        pool = self.client.connection_pool
+        connection = await pool.get_connection()
+        try:
+            await connection.send_packed_command([packed(asked)], check_health=False)
+            async with asyncio.timeout(self.settings.read_timeout):
+                return await _received_async(connection, sum(len(keys) for keys, _ in asked))
+        except TimeoutError as error:
+            await connection.disconnect()
+            raise redis.TimeoutError("timed out") from error
+        except BaseException:
+            await connection.disconnect()
+            raise
+        finally:
+            await pool.release(connection)
+
+    async def _cluster_replies(self, asked: Sequence[Request]) -> list[Any]:
         pipe = self.client.pipeline(transaction=False)
-        for keys, fields in requests:
+        for keys, fields in asked:
             for key in keys:
                 pipe.hmget(key, list(fields))
         replies: list[Any] = await pipe.execute()
@@ -345,21 +370,39 @@ def _received(connection: Any, count: int, *, raising: bool = True) -> list[Any]
     reader = hiredis.Reader()
     replies: list[Any] = []
     try:
-        while len(replies) < count:
-            reply = reader.gets()
-            if reply is False:
-                received = connection._sock.recv(_RECEIVE)  # noqa: SLF001 - redis-py parses reply by reply, ten times slower
-                if not received:
-                    raise redis.ConnectionError("connection closed")
-                reader.feed(received)
-                continue
-            replies.append(reply)
+        while not _parsed(reader, replies, count):
+            reader.feed(_some(connection._sock.recv(_RECEIVE)))  # noqa: SLF001 - redis-py parses ten times slower
     except TimeoutError as error:
         raise redis.TimeoutError("timed out") from error
-    if raising:
-        for reply in replies:
-            if isinstance(reply, hiredis.ReplyError):
-                raise redis.ResponseError(str(reply))
+    return _without_errors(replies) if raising else replies
+
+
+async def _received_async(connection: Any, count: int) -> list[Any]:
+    """As :func:`_received`."""
+    reader = hiredis.Reader()
+    replies: list[Any] = []
+    while not _parsed(reader, replies, count):
+        reader.feed(_some(await connection._reader.read(_RECEIVE)))  # noqa: SLF001 - likewise
+    return _without_errors(replies)
+
+
+def _parsed(reader: Any, replies: list[Any], count: int) -> bool:
+    """Take the replies that ``reader`` has in full; whether there are ``count`` now."""
+    while len(replies) < count and (reply := reader.gets()) is not False:
+        replies.append(reply)
+    return len(replies) == count
+
+
+def _some(received: bytes) -> bytes:
+    if not received:
+        raise redis.ConnectionError("connection closed")
+    return received
+
+
+def _without_errors(replies: list[Any]) -> list[Any]:
+    for reply in replies:
+        if isinstance(reply, hiredis.ReplyError):
+            raise redis.ResponseError(str(reply))
     return replies
 
 
