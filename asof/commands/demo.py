@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -240,13 +241,26 @@ def _verdict(answer: dict[str, Any]) -> str:
 
 
 def _what_next(play: Play, into: Path) -> str:
-    repo, model = into / "feature_repo", play.script.model
+    repo, model, asof = into / "feature_repo", play.script.model, _command()
+    verbs = {
+        f"drift {model}": "what changed, feature by feature",
+        f"serve {model}": "answer requests at http://127.0.0.1:3000",
+        "doctor": "is everything in order?",
+    }
+    width = max(map(len, verbs))
     return "\n".join(
         (
             f"Report: {repo / 'data' / 'reports' / f'drift-{model}.html'} (and drift-{model}-manipulated.html)",
             "Try next:",
-            f"  asof --repo {repo} drift {model}        what changed, feature by feature",
-            f"  asof --repo {repo} serve {model}        answer requests at http://127.0.0.1:3000",
-            f"  asof --repo {repo} doctor             is everything in order?",
+            *(f"  {asof} --repo {repo} {verb.ljust(width)}   {why}" for verb, why in verbs.items()),
         )
     )
+
+
+def _command() -> str:
+    """How this asof is called from here: by name where the shell finds it, else by its path in the virtual environment."""
+    installed = Path(sys.executable).with_name("asof")
+    found = shutil.which("asof")
+    if found and Path(found).resolve() == installed.resolve():
+        return "asof"
+    return os.path.relpath(installed) if installed.exists() else f"{os.path.relpath(sys.executable)} -m asof"
