@@ -15,7 +15,7 @@ from asof.instants import format_moment
 
 Ints = NDArray[np.int64]
 
-_PER_MICRO = {"s": 1_000_000, "ms": 1_000, "us": 1}
+_PER_MICRO = {"s": 1_000_000, "ms": 1_000}
 _SCALARS = {
     "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
     "string": pa.string(), "bytes": pa.binary(), "pdfbytes": pa.binary(), "imagebytes": pa.binary(), "uuid": pa.string(),
@@ -157,6 +157,8 @@ def micros(column: pa.ChunkedArray | pa.Array, what: str) -> tuple[Ints, NDArray
     counts = (
         pc.fill_null(array.cast(pa.int64()), 0).to_numpy() if array.null_count else array.cast(pa.int64()).to_numpy()
     )
+    if array.type.unit == "us":
+        return counts, missing
     return (counts // 1000 if array.type.unit == "ns" else counts * _PER_MICRO[array.type.unit]), missing
 
 

@@ -85,17 +85,19 @@ def _out_of_range(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.
 
 def _column_codes(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple[Ints, Ints], int]:
     if pa.types.is_integer(ours.type) and ours.type != pa.uint64() and len(ours) > ours.null_count:
-        bounds = pc.min_max(ours).as_py()
-        size = bounds["max"] - bounds["min"] + 1
-        if size <= _SPARSE * (len(ours) + len(theirs)):
-            return (_offset(ours, bounds["min"]), _within(_offset(theirs, bounds["min"]), size)), size
+        bounds, most = pc.min_max(ours).as_py(), _SPARSE * (len(ours) + len(theirs))
+        low = 0 if 0 <= bounds["min"] and bounds["max"] < most else bounds["min"]
+        size = bounds["max"] - low + 1
+        if size <= most:
+            return (_offset(ours, low), _within(_offset(theirs, low), size)), size
     return _hashed(ours, theirs)
 
 
 def _offset(column: pa.ChunkedArray, low: int) -> Ints:
     """Whole numbers counted from ``low``; -1 for null."""
     filled = pc.fill_null(column, pa.scalar(low, column.type)) if column.null_count else column
-    numbers: Ints = filled.cast(pa.int64()).combine_chunks().to_numpy(zero_copy_only=False) - low
+    numbers: Ints = filled.cast(pa.int64()).combine_chunks().to_numpy(zero_copy_only=False)
+    numbers = numbers - low if low else numbers
     return np.where(column.is_null().to_numpy(), -1, numbers) if column.null_count else numbers
 
 
