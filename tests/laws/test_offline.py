@@ -66,8 +66,8 @@ BUSY = Shape(keys=40, events=12, questions=8, span=20, late=0.5, missing=0.2)
 WINDOWS = Shape(keys=40, events=12, questions=8, span=20, late=0.5, missing=0.2, windows=(3, 15))
 
 
-def _searched_left(known: np.ndarray, at: np.ndarray) -> Any:
-    return known.searchsorted(at, "left") - 1
+def _known_too_late(key: np.ndarray, arrival: np.ndarray, asked: np.ndarray, t: np.ndarray) -> np.ndarray:
+    return last_of_key(key, arrival, asked, t - 1)
 
 
 def _without_late(known: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -125,8 +125,8 @@ def _no_spread(left: Any, right: Any) -> Any:
     return total, mean, left[2] + right[2]
 
 
-def _first_of_ties(codes_: np.ndarray, kt: np.ndarray) -> np.ndarray | None:
-    return order.stable_order(codes_)
+def _any_of_ties(events: Any) -> np.ndarray | None:
+    return order.stable_order(events.ts)
 
 
 def _no_order(codes_: np.ndarray, kt: np.ndarray) -> None:
@@ -142,11 +142,12 @@ def _hop_twice(moments: np.ndarray, hop: int) -> np.ndarray:
 
 
 codes, too_old, event_values, coded = key_codes.codes, values._too_old, columns.event_values, loading._coded
-newest_row, merge, floored, plan_stragglers = staircase.newest, ranges.merge, plan._floor, plan._stragglers
+newest_row, last_of_key, merge = staircase.newest, staircase._last_of_key, ranges.merge
+floored, plan_stragglers = plan._floor, plan._stragglers
 
 MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
-    (laws.check_definition, BUSY, staircase, "_newest_rank", _searched_left),
-    (laws.check_definition, BUSY, order, "stable_order", lambda _: None),
+    (laws.check_definition, BUSY, staircase, "_last_of_key", _known_too_late),
+    (laws.check_definition, BUSY, staircase, "stable_order", lambda _: None),
     (laws.check_definition, WINDOWS, plan, "_stragglers", _without_late),
     (laws.check_definition, WINDOWS, plan, "event_order", _no_order),
     (laws.check_definition, Shape(**{**WINDOWS.__dict__, "hop": 5}), plan, "_floor", _hop_ignored),
@@ -157,10 +158,10 @@ MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
     (laws.check_future_is_unknown, BUSY, loading, "_coded", _known_at_once),
     (laws.check_each_question_is_alone, BUSY, values, "newest", _sorted_answers),
     (laws.check_keys_are_apart, BUSY, loading, "codes", _one_code),
-    (laws.check_ties, BUSY, staircase, "event_order", _first_of_ties),
+    (laws.check_ties, BUSY, staircase, "_time_order", _any_of_ties),
     (laws.check_ttl, BUSY, values, "_too_old", _as_old_is_too_old),
     (laws.check_ttl, BUSY, values, "_too_old", _never_too_old),
-    (laws.check_moment_of_knowledge, BUSY, staircase, "_newest_rank", _searched_left),
+    (laws.check_moment_of_knowledge, BUSY, staircase, "_last_of_key", _known_too_late),
     (laws.check_moment_of_knowledge, BUSY, loading, "_coded", _known_at_once),
     (laws.check_not_a_number_is_missing, WINDOWS, values, "event_values", _null_as_zero),
     (laws.check_rows_out_are_rows_in, BUSY, loading, "codes", _nulls_as_zero),
