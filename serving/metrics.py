@@ -57,10 +57,17 @@ class Metrics:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         registry = self._registry
-        if FOLDER in os.environ:
+        if FOLDER in os.environ and _in_files():
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST
+
+
+def _in_files() -> bool:
+    """Whether values lie in files; prometheus_client decides that once, when it is first imported."""
+    from prometheus_client import values
+
+    return bool(values.ValueClass._multiprocess)  # noqa: SLF001 - it has no other way to tell
 
 
 def _own_folder() -> Path:
