@@ -50,10 +50,14 @@ class Bundle:
         try:
             manifest = json.loads((path / MANIFEST).read_text())
         except (OSError, ValueError) as error:
-            raise BundleError(f"{path} is not a finished model bundle ({error}); train again with `asof train`") from error
+            raise BundleError(
+                f"{path} is not a finished model bundle ({error}); train again with `asof train`"
+            ) from error
         for name, digest in manifest["files"].items() if verify else ():
             if not (path / name).is_file() or _digest(path / name) != digest:
-                raise BundleError(f"{path / name} is missing or was changed after training; train again with `asof train`")
+                raise BundleError(
+                    f"{path / name} is missing or was changed after training; train again with `asof train`"
+                )
         return cls(path)
 
     @classmethod

@@ -60,7 +60,9 @@ class LazyGroup(click.Group):
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return _with_json(command)
 
-    def resolve_command(self, ctx: click.Context, args: list[str]) -> tuple[str | None, click.Command | None, list[str]]:
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
         """As click does, with the closest verb named for a mistyped one."""
         from asof.errors import NotFoundError
 
@@ -75,7 +77,9 @@ def _with_json(command: click.Command) -> click.Command:
         _with_json(inner)
     if not any(p.name == "as_json" for p in command.params) and not isinstance(command, click.Group):
         command.params.append(
-            click.Option(["--json", "as_json"], is_flag=True, expose_value=False, callback=_set_json, help="Answer in JSON.")
+            click.Option(
+                ["--json", "as_json"], is_flag=True, expose_value=False, callback=_set_json, help="Answer in JSON."
+            )
         )
     return command
 

@@ -82,10 +82,13 @@ def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(h), *(len(r[i][0]) for r in cells)]) for i, h in enumerate(header)]
     numeric = [bool(cells) and all(r[i][1] for r in cells) for i in range(len(header))]
-    lines = ["  ".join(h.rjust(w) if n else h.ljust(w) for h, w, n in zip(header, widths, numeric, strict=True)).rstrip()]
+    lines = [
+        "  ".join(h.rjust(w) if n else h.ljust(w) for h, w, n in zip(header, widths, numeric, strict=True)).rstrip()
+    ]
     lines.append("  ".join("-" * w for w in widths))
     lines.extend(
-        "  ".join(c.rjust(w) if n else c.ljust(w) for (c, _), w, n in zip(row, widths, numeric, strict=True)).rstrip() for row in cells
+        "  ".join(c.rjust(w) if n else c.ljust(w) for (c, _), w, n in zip(row, widths, numeric, strict=True)).rstrip()
+        for row in cells
     )
     return "\n".join(lines)
 

@@ -281,7 +281,9 @@ class Contract:
         except (KeyError, TypeError, ValueError, AttributeError) as error:
             raise BundleError(f"the contract cannot be read ({error}); rebuild the model with `asof train`") from error
         if printed is not None and printed != contract.fingerprint:
-            raise BundleError(f"the contract says fingerprint {printed} but has {contract.fingerprint}: it was changed by hand")
+            raise BundleError(
+                f"the contract says fingerprint {printed} but has {contract.fingerprint}: it was changed by hand"
+            )
         return contract
 
     def differences(self, other: Contract) -> list[str]:
@@ -289,7 +291,11 @@ class Contract:
         mine, theirs = dict(_promises(self)), dict(_promises(other))
         lines = [f"{name}: is gone" for name in mine if name not in theirs]
         lines += [f"{name}: is new" for name in theirs if name not in mine]
-        lines += [f"{name}: was {mine[name]}, is {theirs[name]}" for name in mine if name in theirs and mine[name] != theirs[name]]
+        lines += [
+            f"{name}: was {mine[name]}, is {theirs[name]}"
+            for name in mine
+            if name in theirs and mine[name] != theirs[name]
+        ]
         if not lines and self.feature_names != other.feature_names:
             lines.append(f"features: the order was {list(self.feature_names)}, is {list(other.feature_names)}")
         return lines

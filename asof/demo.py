@@ -74,7 +74,9 @@ class Script:
             given = yaml.safe_load(path.read_text())
             return cls(**{**given, "tables": tuple(given["tables"]), "test_start": str(given["test_start"])})
         except FileNotFoundError:
-            raise SettingsError(f"{repo} has no demo.yaml, so there is no demo of it; name another repo with --repo") from None
+            raise SettingsError(
+                f"{repo} has no demo.yaml, so there is no demo of it; name another repo with --repo"
+            ) from None
         except (TypeError, KeyError, yaml.YAMLError) as error:
             names = ", ".join(f.name for f in fields(cls))
             raise SettingsError(f"{path}: expected the keys {names}; {' '.join(str(error).split())}") from error
@@ -230,7 +232,9 @@ def _await_ready(process: subprocess.Popen[bytes], port: int, log: Path) -> None
     deadline = time.monotonic() + READY_WITHIN
     while not _ready(port):
         if process.poll() is not None or time.monotonic() > deadline:
-            state = f"ended with code {process.returncode}" if process.returncode is not None else "did not become ready"
+            state = (
+                f"ended with code {process.returncode}" if process.returncode is not None else "did not become ready"
+            )
             last = ([line for line in log.read_text(errors="replace").splitlines() if line.strip()] or ["nothing"])[-1]
             raise AsofError(f"the service {state}; it said: {last.strip()} (all of it: {log})")
         time.sleep(0.1)

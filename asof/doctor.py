@@ -68,7 +68,12 @@ def examine(repo: str | Path | None = None) -> Iterator[Finding]:
     try:
         settings = RepoSettings.load(repo)
     except AsofError as error:
-        yield Finding("feature repo", fine=repo is None and not os.environ.get("ASOF_REPO"), found=str(error), advice="--repo PATH")
+        yield Finding(
+            "feature repo",
+            fine=repo is None and not os.environ.get("ASOF_REPO"),
+            found=str(error),
+            advice="--repo PATH",
+        )
         return
     for name, repo_check in REPO.items():
         yield from _guarded(name, partial(repo_check, Repo(settings)))
@@ -81,19 +86,34 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
         yield Finding(name, fine=False, found=str(error), advice="see the message")
     except Exception as error:  # noqa: BLE001 - a broken installation may raise anything; the doctor reports it
         said = " ".join(str(error).split())
-        yield Finding(name, fine=False, found=f"{type(error).__name__}: {said}", advice="set the environment up again: pip install -r requirements.lock")
+        yield Finding(
+            name,
+            fine=False,
+            found=f"{type(error).__name__}: {said}",
+            advice="set the environment up again: pip install -r requirements.lock",
+        )
 
 
 def _python() -> Iterator[Finding]:
     version = ".".join(map(str, sys.version_info[:3]))
     fine = (3, 11) <= sys.version_info[:2] < (3, 13)
-    yield Finding("Python", fine, version, "" if fine else "install Python 3.11 or 3.12 and set the environment up again")
+    yield Finding(
+        "Python", fine, version, "" if fine else "install Python 3.11 or 3.12 and set the environment up again"
+    )
 
 
 def _packages() -> Iterator[Finding]:
     wanted = _locked() or _declared()
-    wrong = [f"{name} {_installed(name) or 'is missing'} ({asked})" for name, asked, fits in wanted if not fits(_installed(name))]
-    found = f"{len(wanted)} packages fit" if not wrong else ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if wrong[5:] else "")
+    wrong = [
+        f"{name} {_installed(name) or 'is missing'} ({asked})"
+        for name, asked, fits in wanted
+        if not fits(_installed(name))
+    ]
+    found = (
+        f"{len(wanted)} packages fit"
+        if not wrong
+        else ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if wrong[5:] else "")
+    )
     yield Finding("packages", not wrong, found, "pip install --require-hashes -r requirements.lock" if wrong else "")
 
 
@@ -124,7 +144,11 @@ def _declared() -> list[Wanted]:
 
 def _wanted(requirement: Any) -> Wanted:
     specifier = requirement.specifier
-    return requirement.name, f"expected {specifier}", lambda v: v is not None and specifier.contains(v, prereleases=True)
+    return (
+        requirement.name,
+        f"expected {specifier}",
+        lambda v: v is not None and specifier.contains(v, prereleases=True),
+    )
 
 
 def _installed(name: str) -> str | None:
@@ -145,7 +169,9 @@ def _native() -> Iterator[Finding]:
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        yield Finding("LightGBM", fine=False, found=str(error), advice="install OpenMP (Debian: apt-get install libgomp1)")
+        yield Finding(
+            "LightGBM", fine=False, found=str(error), advice="install OpenMP (Debian: apt-get install libgomp1)"
+        )
     else:
         yield Finding("LightGBM", fine=True, found="its library loads")
 
@@ -190,7 +216,12 @@ def _writable(repo: Repo) -> Iterator[Finding]:
     free = shutil.disk_usage(parent).free
     enough = free >= LEAST_DISK
     yield Finding("write access", fine=True, found=f"{parent} can be written")
-    yield Finding("disk space", enough, f"{free / (1 << 30):.1f} GiB free", "" if enough else "free some space: 1 GiB is the least")
+    yield Finding(
+        "disk space",
+        enough,
+        f"{free / (1 << 30):.1f} GiB free",
+        "" if enough else "free some space: 1 GiB is the least",
+    )
 
 
 def _online(repo: Repo) -> Iterator[Finding]:
@@ -223,7 +254,9 @@ def _contracts(repo: Repo) -> Iterator[Finding]:
         contract = repo.contract(service)
         differing = Reader(contract, repo.settings.online).check()
         found = "; ".join(differing[:3]) or f"{contract.fingerprint} fits what is in the online store"
-        yield Finding(f"contract {service}", not differing, found, "asof apply, then asof materialize" if differing else "")
+        yield Finding(
+            f"contract {service}", not differing, found, "asof apply, then asof materialize" if differing else ""
+        )
 
 
 def _bundles(repo: Repo) -> Iterator[Finding]:
@@ -244,7 +277,9 @@ def _bundle(repo: Repo, folder: Path) -> Iterator[Finding]:
     yield Finding(name, not differing, found, f"asof train {bundle.model}" if differing else "")
     created = parse_moment(str(bundle.metadata["created"])) / 1e6
     if created > time.time() + 60:
-        yield Finding("clock", fine=False, found=f"{name} was made in the future", advice="set this machine's clock (NTP)")
+        yield Finding(
+            "clock", fine=False, found=f"{name} was made in the future", advice="set this machine's clock (NTP)"
+        )
 
 
 INSTALLATION: dict[str, Callable[[], Iterator[Finding]]] = {

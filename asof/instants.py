@@ -49,7 +49,9 @@ def parse_moment(text: str) -> int:
     try:
         return to_micros(datetime.fromisoformat(text.strip()))
     except ValueError:
-        raise UsageError(f"got the time {text!r}, expected ISO 8601 such as 2018-08-08 or 2018-08-08T12:00:00Z") from None
+        raise UsageError(
+            f"got the time {text!r}, expected ISO 8601 such as 2018-08-08 or 2018-08-08T12:00:00Z"
+        ) from None
 
 
 def parse_span(text: str) -> int:
@@ -61,7 +63,9 @@ def parse_span(text: str) -> int:
     match = _SPAN.fullmatch(text)
     unit = _UNITS.get(match.group(2).lower()) or _UNITS.get(match.group(2).lower() + "s") if match else None
     if match is None or unit is None:
-        raise UsageError(f"got the span {text!r}, expected a number and a unit such as '7 days', '12h' or '1 microsecond'")
+        raise UsageError(
+            f"got the span {text!r}, expected a number and a unit such as '7 days', '12h' or '1 microsecond'"
+        )
     return round(float(match.group(1)) * unit)
 
 

@@ -101,5 +101,7 @@ def _checked(view: OnDemandView, name: str, result: Mapping[str, Sequence[Any]],
         raise ContractError(f"on-demand function {view.function} did not return {name!r}; it returned {sorted(result)}")
     values = list(result.get(name, ()))
     if len(values) != rows:
-        raise ContractError(f"on-demand function {view.function} returned {len(values)} values of {name!r}, expected {rows}")
+        raise ContractError(
+            f"on-demand function {view.function} returned {len(values)} values of {name!r}, expected {rows}"
+        )
     return values

@@ -56,7 +56,9 @@ class OnlineSettings:
 
     def __post_init__(self) -> None:
         if self.redis_type not in _REDIS_TYPES:
-            raise SettingsError(f"online_store.redis_type is {self.redis_type!r}, expected one of {', '.join(_REDIS_TYPES)}")
+            raise SettingsError(
+                f"online_store.redis_type is {self.redis_type!r}, expected one of {', '.join(_REDIS_TYPES)}"
+            )
 
     @property
     def embedded(self) -> bool:
@@ -141,7 +143,9 @@ def _parse(text: str, root: Path) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise SettingsError(f"{root / 'feature_store.yaml'} is not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(payload, dict):
-        raise SettingsError(f"{root / 'feature_store.yaml'}: expected a mapping with project, registry, provider and stores")
+        raise SettingsError(
+            f"{root / 'feature_store.yaml'}: expected a mapping with project, registry, provider and stores"
+        )
     return payload
 
 
@@ -152,5 +156,7 @@ def _online(section: Any, root: Path) -> OnlineSettings:
         raise SettingsError(f"online_store has the unknown keys {unknown}; known: {sorted(_ONLINE_KEYS)}")
     known = {k: options[k] for k in sorted(_ONLINE_KEYS - {"type", "connection_string"}) if options.get(k) is not None}
     return OnlineSettings(
-        connection_string=override or str(options.get("connection_string", EMBEDDED)), folder=root / "data" / "redis", **known
+        connection_string=override or str(options.get("connection_string", EMBEDDED)),
+        folder=root / "data" / "redis",
+        **known,
     )

@@ -34,7 +34,13 @@ An error is one line. `ASOF_DEBUG=1` shows the traceback of an unexpected one.
 
 def render() -> str:
     """The whole page; the options of ``asof simulate`` are those of the example's simulator."""
-    root = click.Context(cli, info_name="asof", obj={"repo": str(ROOT / "feature_repo"), "json": False}, help_option_names=["-h", "--help"], **LINES)
+    root = click.Context(
+        cli,
+        info_name="asof",
+        obj={"repo": str(ROOT / "feature_repo"), "json": False},
+        help_option_names=["-h", "--help"],
+        **LINES,
+    )
     return "\n".join([HEADER, *(_section(context) for context in [root, *_contexts(root)])])
 
 

@@ -226,4 +226,6 @@ SHOWN = 3
 def told(problems: Sequence[str]) -> list[str]:
     """The problems for a terminal: the first few, and how many more there are."""
     more = len(problems) - SHOWN
-    return [f"- {line}" for line in problems[:SHOWN]] + ([f"- and {more:,} more files; --json names them all"] if more > 0 else [])
+    return [f"- {line}" for line in problems[:SHOWN]] + (
+        [f"- and {more:,} more files; --json names them all"] if more > 0 else []
+    )

@@ -59,7 +59,15 @@ def _code_lines(path: Path) -> int:
     """Lines that hold code: no blank lines, no comments, no docstrings."""
     text = path.read_text()
     docs = {line for node in ast.walk(ast.parse(text)) for line in _docstring_lines(node)}
-    skip = {tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENCODING, tokenize.ENDMARKER}
+    skip = {
+        tokenize.COMMENT,
+        tokenize.NL,
+        tokenize.NEWLINE,
+        tokenize.INDENT,
+        tokenize.DEDENT,
+        tokenize.ENCODING,
+        tokenize.ENDMARKER,
+    }
     lines: set[int] = set()
     for token in tokenize.generate_tokens(io.StringIO(text).readline):
         if token.type not in skip:
@@ -71,7 +79,11 @@ def _docstring_lines(node: ast.AST) -> set[int]:
     body = getattr(node, "body", None)
     lines: set[int] = set()
     for statement in body if isinstance(body, list) else ():
-        if isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant) and isinstance(statement.value.value, str):
+        if (
+            isinstance(statement, ast.Expr)
+            and isinstance(statement.value, ast.Constant)
+            and isinstance(statement.value.value, str)
+        ):
             lines |= set(range(statement.lineno, (statement.end_lineno or statement.lineno) + 1))
     return lines
 
@@ -103,7 +115,9 @@ def test_feature_repo_imports_feast_and_its_own_files(path: Path) -> None:
     """What Feast imports of the example needs Feast, numpy and the standard library alone; a script that it ignores may use more."""
     own = {p.stem for p in (ROOT / "feature_repo").glob("*.py")}
     ignored = (ROOT / "feature_repo" / ".feastignore").read_text().split()
-    allowed = REPO_LIBRARIES | own | set(sys.stdlib_module_names) | (SCRIPT_LIBRARIES if path.name in ignored else set())
+    allowed = (
+        REPO_LIBRARIES | own | set(sys.stdlib_module_names) | (SCRIPT_LIBRARIES if path.name in ignored else set())
+    )
 
     assert not {m for m in _imports(path) if m.split(".")[0] not in allowed}
 
@@ -130,7 +144,9 @@ def test_only_the_example_knows_its_domain(path: Path) -> None:
 @pytest.mark.parametrize("path", _modules(*PACKAGES, "feature_repo", "benchmarks", "deploy", "docs"), ids=_name)
 def test_things_stay_small(path: Path) -> None:
     """A module has at most 400 lines of code and a body at most 40."""
-    functions = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)]
+    functions = [
+        n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef)
+    ]
 
     assert _code_lines(path) <= MODULE_LINES
     assert not {n.name: _body_lines(n) for n in functions if _body_lines(n) > BODY_LINES}
@@ -146,7 +162,11 @@ def test_modules_are_named_after_what_they_are() -> None:
 @pytest.mark.parametrize("path", [p for p in _modules("tests") if p.stem.startswith("test_")], ids=_name)
 def test_tests_state_facts(path: Path) -> None:
     """The docstring of every test is one sentence, and every test asserts something."""
-    tests = [n for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name.startswith("test_")]
+    tests = [
+        n
+        for n in ast.walk(ast.parse(path.read_text()))
+        if isinstance(n, ast.FunctionDef | ast.AsyncFunctionDef) and n.name.startswith("test_")
+    ]
     silent = [t.name for t in tests if not (ast.get_docstring(t) or "").endswith(".")]
     vain = [t.name for t in tests if not re.search(r"\bassert|raises\(|check_", ast.unparse(t))]
 
@@ -154,7 +174,9 @@ def test_tests_state_facts(path: Path) -> None:
     assert not vain
 
 
-@pytest.mark.parametrize("path", _modules(*PACKAGES, "feature_repo", "benchmarks", "deploy", "docs", "tests"), ids=_name)
+@pytest.mark.parametrize(
+    "path", _modules(*PACKAGES, "feature_repo", "benchmarks", "deploy", "docs", "tests"), ids=_name
+)
 def test_modules_say_what_they_are_for(path: Path) -> None:
     """Every module that holds code has a docstring."""
     tree = ast.parse(path.read_text())
@@ -183,7 +205,9 @@ def test_every_verb_exists() -> None:
 def test_every_verb_explains_itself() -> None:
     """Every verb has a help text with an example, and every option says what it is for."""
     unexplained = [name for name, command in _commands() if f"asof {name}" not in (command.help or "")]
-    mute = [f"{name} {p.name}" for name, c in _commands() for p in c.params if isinstance(p, click.Option) and not p.help]
+    mute = [
+        f"{name} {p.name}" for name, c in _commands() for p in c.params if isinstance(p, click.Option) and not p.help
+    ]
 
     assert not unexplained
     assert not mute

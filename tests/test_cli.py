@@ -115,7 +115,9 @@ def test_every_error_is_one_line(
     assert captured.err.strip().count("\n") == 0
 
 
-def test_messages_of_several_lines_are_joined(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_messages_of_several_lines_are_joined(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """A message of a library that spans lines is still one line."""
     _main(monkeypatch, ValueError("first\n   second\n"))
 

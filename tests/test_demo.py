@@ -131,7 +131,11 @@ def test_example_has_a_script(root: Path) -> None:
     """The example's demo.yaml names its model, its tables and how to make data for them."""
     script = Script.load(root / "feature_repo")
 
-    assert (script.model, script.tables, script.test_start) == ("fraud", ("transactions", "fraud_reports"), "2018-08-08")
+    assert (script.model, script.tables, script.test_start) == (
+        "fraud",
+        ("transactions", "fraud_reports"),
+        "2018-08-08",
+    )
 
 
 def test_script_with_unknown_keys_is_refused(tmp_path: Path) -> None:
@@ -150,7 +154,15 @@ def test_repo_without_a_script_has_no_demo(tmp_path: Path) -> None:
 
 def test_missing_data_file_is_wrong_use(tmp_path: Path, root: Path) -> None:
     """A data file that is not there is named before anything is written."""
-    arguments = ["--repo", str(root / "feature_repo"), "demo", "--data", str(tmp_path / "no.parquet"), "--into", str(tmp_path / "demo")]
+    arguments = [
+        "--repo",
+        str(root / "feature_repo"),
+        "demo",
+        "--data",
+        str(tmp_path / "no.parquet"),
+        "--into",
+        str(tmp_path / "demo"),
+    ]
     done = CliRunner().invoke(roof.cli, arguments)
 
     assert isinstance(done.exception, UsageError)

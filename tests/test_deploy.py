@@ -57,7 +57,9 @@ def test_manifests_agree_on_names() -> None:
 
 def test_probes_ask_the_right_questions() -> None:
     """Readiness asks for Redis and contract, liveness and startup only whether the process works."""
-    paths = {name: _container()[name]["httpGet"]["path"] for name in ("readinessProbe", "livenessProbe", "startupProbe")}
+    paths = {
+        name: _container()[name]["httpGet"]["path"] for name in ("readinessProbe", "livenessProbe", "startupProbe")
+    }
 
     assert paths == {"readinessProbe": "/readyz", "livenessProbe": "/livez", "startupProbe": "/livez"}
     assert {"requests", "limits"} <= set(_container()["resources"])

@@ -40,6 +40,11 @@ def test_links_lead_somewhere(page: Path) -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
 def test_verbs_that_documents_name_exist(page: Path) -> None:
     """Every ``asof verb`` that a document mentions is a verb."""
-    named = set(re.findall(r"(?:^|[`$ ])asof ([a-z]+)\b(?=[^a-z])", "\n".join(re.findall(r"`[^`]+`|^    .*$|^\$.*$", page.read_text(), re.MULTILINE))))
+    named = set(
+        re.findall(
+            r"(?:^|[`$ ])asof ([a-z]+)\b(?=[^a-z])",
+            "\n".join(re.findall(r"`[^`]+`|^    .*$|^\$.*$", page.read_text(), re.MULTILINE)),
+        )
+    )
 
     assert named <= set(COMMANDS)

@@ -19,7 +19,9 @@ import pytest
 from asof.redis_server import EmbeddedRedis
 
 ROOT = Path(__file__).resolve().parents[1]
-BLOCK = re.compile(r"(?:^<!-- file: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(
+    r"(?:^<!-- file: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+)
 NUMBER = re.compile(r"[-+]?\d[\d.,:TZe]*|\b(?:inf|nan)\b")
 HASH = re.compile(r"\b[0-9a-f]{8,}\b")
 INSTEAD = {

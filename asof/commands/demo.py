@@ -108,9 +108,28 @@ def _source(given: str | None) -> Path:
 
 
 def _run(play: Play) -> None:
-    _acts(play, {"data": _data, "apply": _apply, "ingest": _ingest, "train": _train, "build": _build, "materialize": _materialize})
+    _acts(
+        play,
+        {
+            "data": _data,
+            "apply": _apply,
+            "ingest": _ingest,
+            "train": _train,
+            "build": _build,
+            "materialize": _materialize,
+        },
+    )
     _serve_and_replay(play)
-    _acts(play, {"profile": _profile, "drift": _drift, "drift, manipulated": _manipulated, "skew": _skew, "performance": _performance})
+    _acts(
+        play,
+        {
+            "profile": _profile,
+            "drift": _drift,
+            "drift, manipulated": _manipulated,
+            "skew": _skew,
+            "performance": _performance,
+        },
+    )
 
 
 def _acts(play: Play, acts: dict[str, Act]) -> None:
@@ -155,7 +174,9 @@ def _train(play: Play, step: stages.Step) -> None:
     split = answer["split"]
     play.span = (split["test_start"], split["test_end"])
     figures = ", ".join(f"{name} {figure['value']:.3f}" for name, figure in answer["metrics"].items())
-    learned, judged = (f"{split[f'{part}_rows']:,} rows ({split[f'{part}_positives']:,} positive)" for part in ("train", "test"))
+    learned, judged = (
+        f"{split[f'{part}_rows']:,} rows ({split[f'{part}_positives']:,} positive)" for part in ("train", "test")
+    )
     step.happened = f"learned from {learned}, judged on {judged}: {figures}"
     if answer["missed"]:
         step.happened += f"; below its threshold: {', '.join(answer['missed'])}"
@@ -193,7 +214,9 @@ def _serve_and_replay(play: Play) -> None:
         with stage.step("replay") as step:
             answer = stage.asof("replay", model, "--from", play.span[0], "--to", play.span[1], "--url", address)
             latency = ", ".join(f"{name} {value:.1f} ms" for name, value in answer["latency_ms"].items())
-            step.happened = f"{answer['answered']:,} requests answered, {answer['rows_per_second']:,.0f} a second; {latency}"
+            step.happened = (
+                f"{answer['answered']:,} requests answered, {answer['rows_per_second']:,.0f} a second; {latency}"
+            )
             step.fine = answer["answered"] > 0 and not answer["failed"]
 
 
@@ -237,7 +260,11 @@ def _span(play: Play) -> tuple[str, ...]:
 def _verdict(answer: dict[str, Any]) -> str:
     drifted = [c["name"] for c in answer["columns"] if c["verdict"] == "drift"]
     named = ", ".join(drifted[:NAMED]) + (f" and {len(drifted) - NAMED} more" if drifted[NAMED:] else "")
-    return f"drift in {len(drifted)} of {len(answer['columns'])} columns: {named}" if drifted else f"none in {len(answer['columns'])} columns"
+    return (
+        f"drift in {len(drifted)} of {len(answer['columns'])} columns: {named}"
+        if drifted
+        else f"none in {len(answer['columns'])} columns"
+    )
 
 
 def _what_next(play: Play, into: Path) -> str:

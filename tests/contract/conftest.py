@@ -10,7 +10,9 @@ DAY = 86_400_000_000
 @pytest.fixture
 def contract() -> Contract:
     """A plain view, a windowed view, and an on-demand view that reads both."""
-    source = Source("orders", "data/orders", "delta", "ordered_at", "known_at", {"amt": "amount"}, "order_id", "orders_push")
+    source = Source(
+        "orders", "data/orders", "delta", "ordered_at", "known_at", {"amt": "amount"}, "order_id", "orders_push"
+    )
     plain = View(
         name="profile", alias="buyer_profile", join_keys=(JoinKey("user_id", "buyer_id", "int64"),),
         features=(Field("age", "int64"), Field("city", "string"), Field("limit", "float64")), ttl=DAY, source=source,

@@ -33,7 +33,11 @@ def _windowed(**changes: object) -> StreamFeatureView:
 
 
 def _plain() -> FeatureView:
-    schema = [Field(name="buyer_id", dtype=Int64), Field(name="city", dtype=String), Field(name="taste", dtype=Array(Float32))]
+    schema = [
+        Field(name="buyer_id", dtype=Int64),
+        Field(name="city", dtype=String),
+        Field(name="taste", dtype=Array(Float32)),
+    ]
     return FeatureView(name="profile", entities=[BUYER], ttl=timedelta(days=1), source=ORDERS, schema=schema)
 
 
@@ -58,7 +62,10 @@ def test_tiling_sets_the_hop() -> None:
     [
         (Aggregation(column="amount", function="mean", name="mean_7d"), "without a time_window"),
         (Aggregation(column="amount", function="median", time_window=timedelta(days=7), name="mean_7d"), "'median'"),
-        (Aggregation(column="amount", function="mean", time_window=timedelta(days=7), name="other"), "missing in the schema: \\['other'\\]"),
+        (
+            Aggregation(column="amount", function="mean", time_window=timedelta(days=7), name="other"),
+            "missing in the schema: \\['other'\\]",
+        ),
     ],
 )
 def test_windows_that_cannot_keep_the_law_are_refused(aggregation: Aggregation, message: str) -> None:

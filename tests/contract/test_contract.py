@@ -28,7 +28,9 @@ def test_stored_includes_what_only_on_demand_functions_read(contract: Contract) 
 
 def test_fingerprint_ignores_where_files_lie(contract: Contract) -> None:
     """Moving a source's files is not a change of the contract."""
-    moved = replace(contract, views=tuple(replace(v, source=replace(v.source, path="elsewhere")) for v in contract.views))
+    moved = replace(
+        contract, views=tuple(replace(v, source=replace(v.source, path="elsewhere")) for v in contract.views)
+    )
     assert moved.fingerprint == contract.fingerprint
 
 

@@ -48,7 +48,14 @@ def test_span_counts_microseconds(span: timedelta) -> None:
 
 @pytest.mark.parametrize(
     ("text", "micros"),
-    [("7 days", 604_800_000_000), ("1 microsecond", 1), ("90s", 90_000_000), ("0.5h", 1_800_000_000), ("2us", 2), ("10 min", 600_000_000)],
+    [
+        ("7 days", 604_800_000_000),
+        ("1 microsecond", 1),
+        ("90s", 90_000_000),
+        ("0.5h", 1_800_000_000),
+        ("2us", 2),
+        ("10 min", 600_000_000),
+    ],
 )
 def test_spans_of_every_spelling(text: str, micros: int) -> None:
     """Units may be long or short, singular or plural."""
