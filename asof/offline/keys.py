@@ -86,7 +86,7 @@ def _out_of_range(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.
 def _column_codes(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple[Ints, Ints], int]:
     if pa.types.is_integer(ours.type) and ours.type != pa.uint64() and len(ours) > ours.null_count:
         bounds, most = pc.min_max(ours).as_py(), _SPARSE * (len(ours) + len(theirs))
-        low = 0 if 0 <= bounds["min"] and bounds["max"] < most else bounds["min"]
+        low = 0 if bounds["min"] >= 0 and bounds["max"] < most else bounds["min"]
         size = bounds["max"] - low + 1
         if size <= most:
             return (_offset(ours, low), _within(_offset(theirs, low), size)), size
