@@ -43,7 +43,7 @@ def read_directly(files: Files, names: Sequence[str], reach: Reach) -> pa.Table 
             with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
                 if not _alike(file.schema_arrow, files.schema, names):
                     return None
-                tables.append(_read(file, path, names, reach).select(list(names)))
+                tables.append(_read(file, names, reach).select(list(names)))
         except (OSError, pa.ArrowInvalid) as error:
             reason = str(error).partition("\n")[0]
             raise SourceError(f"source {files.source!r}: {path} cannot be read ({reason}); write it again") from None
@@ -60,27 +60,13 @@ def _alike(schema: pa.Schema, expected: pa.Schema, names: Sequence[str]) -> bool
     )
 
 
-def _read(file: pq.ParquetFile, path: str, names: Sequence[str], reach: Reach) -> pa.Table:
+def _read(file: pq.ParquetFile, names: Sequence[str], reach: Reach) -> pa.Table:
     count = file.metadata.num_row_groups
     column = file.schema_arrow.names.index(reach.column) if _flat(file) else None
     groups = [i for i in range(count) if column is None or _overlaps(file.metadata.row_group(i).column(column), reach)]
     if len(groups) == count:
-        wanted = pa.schema([file.schema_arrow.field(n) for n in names])
-        return _plain(path, wanted) if all(_simple(f.type) for f in wanted) else file.read(columns=list(names))
+        return file.read(columns=list(names))
     return file.read_row_groups(groups, columns=list(names))
-
-
-def _simple(stored: pa.DataType) -> bool:
-    """Whether a column is a plain run of numbers, which polars reads at half the cost of pyarrow."""
-    moment = pa.types.is_timestamp(stored) and stored.unit == "us" and stored.tz in {None, "UTC"}
-    return bool(stored in {pa.int32(), pa.int64(), pa.float32(), pa.float64(), pa.bool_()} or moment)
-
-
-def _plain(path: str, wanted: pa.Schema) -> pa.Table:
-    import polars as pl
-
-    columns = pl.read_parquet(path, columns=wanted.names, glob=False, hive_partitioning=False).rechunk()
-    return columns.to_arrow().select(wanted.names).cast(wanted.remove_metadata())
 
 
 def _flat(file: pq.ParquetFile) -> bool:
