@@ -26,7 +26,7 @@ test: $(READY)
 	@$(RUN) -m pytest
 
 laws: $(READY)
-	@$(RUN) -m pytest tests/laws --hypothesis-profile thorough
+	@ASOF_LAW_CASES=100000 ASOF_LAW_HISTORIES=10000 $(RUN) -m pytest tests/laws --hypothesis-profile thorough --timeout 3600
 
 lint: $(READY)
 	@$(RUN) -m ruff check .

@@ -20,7 +20,7 @@ import hashlib
 import json
 import os
 import shutil
-import tempfile
+import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -136,7 +136,8 @@ def writing(models: Path, model: str, version: str) -> Iterator[Path]:
     target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         raise BundleError(f"model {model!r} has a version {version} already; versions never change")
-    work = Path(tempfile.mkdtemp(prefix=".writing-", dir=target.parent))
+    work = target.parent / f".writing-{uuid.uuid4().hex}"
+    work.mkdir()
     try:
         yield work
         files = {str(p.relative_to(work)): _digest(p) for p in sorted(work.rglob("*")) if p.is_file()}

@@ -5,7 +5,6 @@ from __future__ import annotations
 import ast
 import hashlib
 import shutil
-import subprocess
 from collections.abc import Iterator
 from importlib import metadata
 from pathlib import Path
@@ -14,16 +13,6 @@ from asof.contract import Contract
 
 LOCKS = ("requirements.lock", "uv.lock", "poetry.lock", "pylock.toml")
 """Lock files that are looked for, in this order, in the feature repo and the folders above it."""
-
-_GIT_PATIENCE = 10.0
-
-
-def code_revision(folder: Path) -> str | None:
-    """The git commit that ``folder`` is at, with ``-dirty`` where tracked files were changed; None outside a git repository."""
-    revision = _git(folder, "rev-parse", "HEAD")
-    if not revision:
-        return None
-    return revision + ("-dirty" if _git(folder, "status", "--porcelain", "--untracked-files=no") else "")
 
 
 def lock_hash(folder: Path) -> tuple[str, str]:
@@ -75,13 +64,3 @@ def _imported(file: Path) -> Iterator[str]:
         elif isinstance(node, ast.ImportFrom) and not node.level and node.module:
             yield node.module
             yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def _git(folder: Path, *arguments: str) -> str:
-    try:
-        done = subprocess.run(
-            ["git", "-C", str(folder), *arguments], capture_output=True, text=True, timeout=_GIT_PATIENCE, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return ""
-    return done.stdout.strip() if done.returncode == 0 else ""

@@ -16,6 +16,7 @@ import pyarrow as pa
 from asof import bundle
 from asof.contract import Contract
 from asof.instants import format_moment, to_micros
+from asof.revision import code_revision
 from training import provenance
 from training.fit import Fitted
 from training.leak import Leak
@@ -133,7 +134,7 @@ def metadata(run: Run, version: str, created: datetime, repo: Path) -> dict[str,
         "leaks": [leak.line for leak in run.leaks],
         "tables": dict(run.versions),
         "booster_sha256": run.digest,
-        "code_revision": provenance.code_revision(repo),
+        "code_revision": code_revision(repo),
         "lock_hash": digest,
         "lock": lock,
     }

@@ -7,6 +7,7 @@ import subprocess
 from dataclasses import replace
 
 from asof.contract import Field, OnDemandView
+from asof.revision import code_revision
 from tests.training.machines import CONTRACT
 from training import provenance
 
@@ -31,12 +32,12 @@ def test_the_revision_is_the_commit_and_says_when_files_were_changed(tmp_path):
     (tmp_path / "views.py").write_text("a = 1\n")
     git(tmp_path, "add", ".")
     git(tmp_path, "commit", "-q", "-m", "first")
-    clean = provenance.code_revision(tmp_path)
+    clean = code_revision(tmp_path)
     (tmp_path / "views.py").write_text("a = 2\n")
 
     assert clean == git(tmp_path, "rev-parse", "HEAD")
-    assert provenance.code_revision(tmp_path) == f"{clean}-dirty"
-    assert provenance.code_revision(tmp_path / "nowhere") is None
+    assert code_revision(tmp_path) == f"{clean}-dirty"
+    assert code_revision(tmp_path / "nowhere") is None
 
 
 def test_the_lock_is_the_nearest_file_or_what_is_installed(tmp_path, monkeypatch):
