@@ -1,7 +1,7 @@
 """Events per second through ``asof stream run``: from a filled Redis Stream into the Delta table and every online view.
 
-``python -m benchmarks streams --data FILE [--events N] [--batch N ...]`` uses the example's repo as it is and a file of its
-layout. For each batch size: a fresh copy of the repo, N events sent, and the consumer as its own process until nothing waits.
+``python -m benchmarks streams [--data FILE] [--events N] [--batch N ...]`` uses the example's repo as it is and a file of its
+layout, simulated where none is given. For each batch size: a fresh copy of the repo, N events sent, and the consumer as its own process until nothing waits.
 Beside the consumer's own clock (without starting Python) it shows what sending took, and reading the stream alone, the floor.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -27,18 +28,26 @@ TABLE = "transactions"
 def main() -> None:
     """Measure and print a table."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks streams")
-    parser.add_argument("--data", required=True, type=Path, help="file with the rows of the table")
+    parser.add_argument("--data", type=Path, help="file with the rows of the table; simulated where none is given")
     parser.add_argument("--events", type=int, default=200_000)
     parser.add_argument("--batch", type=int, nargs="+", default=[1_000, 5_000, 20_000])
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
-    rows = pq.read_table(given.data).slice(0, given.events)
+    rows = rows_of(given.data).slice(0, given.events)
     with tempfile.TemporaryDirectory(prefix="asof-streams-") as folder:
         template = applied(Path(folder) / "template")
         found = [measured(template, Path(folder) / str(batch), rows, batch) for batch in given.batch]
     print(told(found))
     if given.json:
         given.json.write_text(json.dumps(found, indent=1))
+
+
+def rows_of(data: Path | None) -> pa.Table:
+    """The rows of a file, or simulated ones of the same layout."""
+    if data is not None:
+        return pq.read_table(data)
+    made: pa.Table = runpy.run_path(str(ROOT / "feature_repo" / "simulate.py"))["simulate"](days=40)
+    return made
 
 
 def applied(repo: Path) -> Path:
