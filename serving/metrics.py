@@ -26,10 +26,13 @@ class Metrics:
     """The metrics of one worker."""
 
     def __init__(self) -> None:
-        if FOLDER in os.environ:
+        self._in_files = FOLDER in os.environ
+        if self._in_files:
             os.environ[FOLDER] = str(_own_folder())
-        from prometheus_client import CollectorRegistry, Counter, Histogram  # reads the variable on import
+        from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
+        # The library decides at its first import where values lie, and opens files once: maybe before the folder was ours.
+        values.ValueClass = values.MultiProcessValue() if self._in_files else values.MutexValue  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.requests = Counter(
             "asof_service_requests", "Requests by endpoint and HTTP status.", ["endpoint", "status"],
@@ -57,17 +60,10 @@ class Metrics:
         from prometheus_client.multiprocess import MultiProcessCollector
 
         registry = self._registry
-        if FOLDER in os.environ and _in_files():
+        if self._in_files:
             registry = CollectorRegistry()
             MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return generate_latest(registry), CONTENT_TYPE_LATEST
-
-
-def _in_files() -> bool:
-    """Whether values lie in files; prometheus_client decides that once, when it is first imported."""
-    from prometheus_client import values
-
-    return bool(values.ValueClass._multiprocess)  # noqa: SLF001 - it has no other way to tell
 
 
 def _own_folder() -> Path:

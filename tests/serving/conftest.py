@@ -14,6 +14,12 @@ from tests.serving.contracts import FUNCTIONS, machines
 from tests.serving.processes import Service, asof, end_redis, make_repo, serving
 
 
+@pytest.fixture(autouse=True)
+def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A service in this process counts for itself, whatever another test's BentoML set."""
+    monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
+
+
 @pytest.fixture
 def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     """Name of an importable module that holds the on-demand functions of the machines contract."""
