@@ -76,7 +76,14 @@ def test_async_equals_sync(store: FeatureStore) -> None:
     """`get_online_features_async` answers as `get_online_features` does."""
     rows = [{"driver_id": 1003, **REQUEST}, {"driver_id": 1, **REQUEST}]
     service = store.get_feature_service("driver_activity_v1")
-    answer = asyncio.run(store.get_online_features_async(service, rows))
+
+    async def ask() -> Any:
+        try:
+            return await store.get_online_features_async(service, rows)
+        finally:
+            await store.close()  # connections belong to the loop that opened them
+
+    answer = asyncio.run(ask())
     assert answer.to_dict() == store.get_online_features(service, rows).to_dict()
 
 
