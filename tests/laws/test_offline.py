@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
-from asof.offline import EngineSettings, columns, loading, retrieve, values
+from asof.offline import EngineSettings, columns, loading, plain, retrieve, windowed
 from asof.offline import keys as key_codes
 from asof.windows import kernel, order, plan, ranges, staircase, stragglers
 from tests.laws import laws
@@ -141,7 +141,7 @@ def _hop_twice(moments: np.ndarray, hop: int) -> np.ndarray:
     return floored(moments, 2 * hop)
 
 
-codes, too_old, event_values, coded = key_codes.codes, values._too_old, columns.event_values, loading._coded
+codes, too_old, event_values, coded = key_codes.codes, plain.too_old, columns.event_values, loading._coded
 newest_row, last_of_key, merge = staircase.newest, staircase._last_of_key, ranges.merge
 floored, plan_stragglers = plan._floor, plan._stragglers
 
@@ -156,14 +156,14 @@ MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
     (laws.check_definition, Shape(**{**BUSY.__dict__, "two_keys": True}), loading, "codes", _codes_by_last_key),
     (laws.check_definition, WINDOWS, kernel, "covered", _counted),
     (laws.check_future_is_unknown, BUSY, loading, "_coded", _known_at_once),
-    (laws.check_each_question_is_alone, BUSY, values, "newest", _sorted_answers),
+    (laws.check_each_question_is_alone, BUSY, plain, "newest", _sorted_answers),
     (laws.check_keys_are_apart, BUSY, loading, "codes", _one_code),
     (laws.check_ties, BUSY, staircase, "_time_order", _any_of_ties),
-    (laws.check_ttl, BUSY, values, "_too_old", _as_old_is_too_old),
-    (laws.check_ttl, BUSY, values, "_too_old", _never_too_old),
+    (laws.check_ttl, BUSY, plain, "too_old", _as_old_is_too_old),
+    (laws.check_ttl, BUSY, plain, "too_old", _never_too_old),
     (laws.check_moment_of_knowledge, BUSY, staircase, "_last_of_key", _known_too_late),
     (laws.check_moment_of_knowledge, BUSY, loading, "_coded", _known_at_once),
-    (laws.check_not_a_number_is_missing, WINDOWS, values, "event_values", _null_as_zero),
+    (laws.check_not_a_number_is_missing, WINDOWS, windowed, "event_values", _null_as_zero),
     (laws.check_rows_out_are_rows_in, BUSY, loading, "codes", _nulls_as_zero),
     (laws.check_shifted_time_is_the_same_time, Shape(**{**WINDOWS.__dict__, "hop": 5}), plan, "_floor", _hop_twice),
 ]

@@ -1,0 +1,59 @@
+"""Values of a plain view at the moments that entity rows ask about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from asof.offline.columns import conform
+from asof.offline.loading import Asked, Loaded, Part, load
+from asof.windows import newest
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from asof.contract import View
+    from asof.offline.sources import Files
+
+
+GATHERERS = 2
+"""Threads that gather the columns of one view; more wait for memory, not for each other."""
+
+
+def plain_values(
+    view: View,
+    wanted: Sequence[str],
+    files: Files,
+    asked: Asked,
+    engine: DuckDBPyConnection,
+    knowledge: bool,
+    part: Part | None,
+) -> dict[str, pa.Array]:
+    """The features ``wanted`` of the newest known row, one value per row that asks, in its order and in the declared types."""
+    columns = {name: view.source.column(name) for name in wanted}
+    loaded = load(view, files, list(columns.values()), asked, engine, knowledge=knowledge, part=part)
+    found = newest(loaded.events, loaded.questions)
+    place = pa.array(found, mask=(found < 0) | too_old(view, loaded, found))
+
+    def value(name: str) -> pa.Array:
+        found = _take(loaded.columns[columns[name]], place)
+        return conform(found, view.feature(name).dtype, f"feature {view.name}:{name}")
+
+    with ThreadPoolExecutor(max_workers=GATHERERS) as pool:
+        return dict(zip(columns, pool.map(value, columns), strict=True))
+
+
+def _take(column: pa.ChunkedArray, place: pa.Array) -> pa.Array:
+    return column.combine_chunks().take(place)
+
+
+def too_old(view: View, loaded: Loaded, found: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Whether the newest known row is older than the view's ttl; exactly as old is not."""
+    if not view.ttl or not len(loaded.events.ts):
+        return np.zeros(len(found), dtype=bool)
+    return (found >= 0) & (loaded.questions.t - loaded.events.ts[found] > view.ttl)

@@ -1,0 +1,53 @@
+"""Values of a windowed view at the moments that entity rows ask about."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from asof.offline.columns import conform, event_values
+from asof.offline.loading import Asked, Part, load
+from asof.offline.plain import too_old
+from asof.windows import Events, aggregate, newest
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from asof.contract import View
+    from asof.offline.sources import Files
+
+
+def windowed_values(
+    view: View,
+    wanted: Sequence[str],
+    files: Files,
+    asked: Asked,
+    engine: DuckDBPyConnection,
+    knowledge: bool,
+    part: Part | None,
+) -> dict[str, pa.Array]:
+    """The aggregations ``wanted``, one value per row that asks, in its order and in the declared types."""
+    chosen = [a for a in view.aggregations if a.name in set(wanted)]
+    columns = {a.column: view.source.column(a.column) for a in chosen if a.column}
+    loaded = load(view, files, list(columns.values()), asked, engine, knowledge=knowledge, part=part)
+    values = {name: event_values(loaded.columns[column]) for name, column in columns.items()}
+    events = Events(loaded.events.key, loaded.events.ts, loaded.events.arrival, loaded.events.kt, values)
+    answers = aggregate(events, loaded.questions, chosen, view.hop)
+    withheld = too_old(view, loaded, newest(events, loaded.questions)) if view.ttl else None
+    return {name: _typed(view, name, answers[name], withheld) for name in wanted}
+
+
+def _typed(view: View, name: str, values: NDArray[Any], withheld: NDArray[np.bool_] | None) -> pa.Array:
+    dtype = view.feature(name).dtype
+    if values.dtype == object:
+        array = pa.array(values, mask=withheld)
+    else:
+        missing = np.isnan(values) if withheld is None else np.isnan(values) | withheld
+        array = pa.array(values, mask=missing)
+    if dtype == "unixtimestamp":
+        array = array.cast(pa.int64())
+    return conform(array, dtype, f"feature {view.name}:{name}")
