@@ -20,6 +20,7 @@ from asof.errors import AsofError
 COMMANDS = {
     "apply": "asof.commands.contract:apply",
     "build": "serving.commands:build",
+    "clean": "asof.commands.clean:command",
     "dataset": "asof.commands.features:dataset",
     "demo": "asof.commands.demo:demo",
     "doctor": "asof.commands.doctor:doctor",

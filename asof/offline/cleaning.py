@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from asof.bundle import Bundle, versions
 from asof.errors import TableError
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
 
 RETENTION_HOURS = 7 * 24
 """Files that left the table more recently than this stay, for readers that are at work."""
@@ -40,7 +44,7 @@ def clean(
         dry_run: Only say what would be deleted.
 
     Returns:
-        The deleted files, relative to the table.
+        The deleted files.
 
     Raises:
         TableError: There is no Delta table, or a version to keep is gone already.
@@ -57,6 +61,19 @@ def clean(
                 raise TableError(
                     f"version {version} of {path} has lost {len(missing)} files already; nothing was cleaned"
                 )
-        return table.vacuum(retention_hours, dry_run=dry_run, enforce_retention_duration=False, keep_versions=kept)
+        found = _unneeded(table, kept, retention_hours, dry_run=True)
+        # The log of a table goes on naming files that an earlier cleaning deleted.
+        there = [f for f in found if (path / f).exists()]
+        if there and not dry_run:
+            _unneeded(table, kept, retention_hours, dry_run=False)
     except (DeltaError, OSError, ValueError) as error:
         raise TableError(f"{path} cannot be cleaned ({str(error).partition(chr(10))[0]})") from None
+    else:
+        return there
+
+
+def _unneeded(table: DeltaTable, kept: list[int], retention_hours: int, *, dry_run: bool) -> list[str]:
+    """Files that no version in ``kept`` names; "full" has those in it that no commit ever named, left by a writer that died."""
+    return table.vacuum(
+        retention_hours, dry_run=dry_run, enforce_retention_duration=False, full=True, keep_versions=kept
+    )

@@ -7,6 +7,7 @@ file is written. What fits is answered in one piece. The bytes of the file depen
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import tempfile
@@ -21,7 +22,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asof.errors import SourceError, TableError
+from asof.errors import SchemaError, SourceError, TableError
 from asof.offline.engine import EngineSettings, literal, quoted
 from asof.offline.loading import Asked, Part
 from asof.offline.provenance import KEY, EntityDigest, Provenance
@@ -111,10 +112,11 @@ class Rows:
         """Rows from a table or a file.
 
         Raises:
+            SchemaError: Parquet cannot hold a column of the table.
             SourceError: The file cannot be read.
         """
         if isinstance(given, pa.Table):
-            table = given.replace_schema_metadata(None)
+            table = _as_kept(given.replace_schema_metadata(None))
             return cls(table, None, table.schema, table.num_rows)
         try:
             footer = pq.read_metadata(given)
@@ -146,6 +148,20 @@ class Rows:
             return engine.sql(f"SELECT * FROM asked_rows{where}").to_arrow_table()
         finally:
             engine.unregister("asked_rows")
+
+
+def _as_kept(table: pa.Table) -> pa.Table:
+    """The table in the types that it would be read back with; Parquet has no seconds, for example, but milliseconds.
+
+    Otherwise a dataset that is made again would differ from the first one, whose rows came in other types.
+    """
+    file = io.BytesIO()
+    try:
+        pq.ParquetWriter(file, table.schema).close()
+    except pa.ArrowException as error:
+        raise SchemaError(f"entity rows cannot be kept in Parquet ({str(error).partition(chr(10))[0]})") from None
+    kept = pq.read_schema(file).remove_metadata()
+    return table if str(kept) == str(table.schema) else table.cast(kept)
 
 
 def _answers(
