@@ -21,6 +21,8 @@ PEERS = {
     "narrow": ("asof_engine", *HAND_WRITTEN, "asof_feast", "stock_feast"),
     "wide": ("asof_engine", *HAND_WRITTEN, "asof_feast", "stock_feast"),
     "small": ("asof_engine", *HAND_WRITTEN, "asof_feast", "stock_feast"),
+    "warm": ("asof_engine", *HAND_WRITTEN, "asof_feast", "stock_feast"),
+    "warm_small": ("asof_engine", *HAND_WRITTEN, "asof_feast", "stock_feast"),
     "late": ("asof_engine", "asof_unaware"),
     "huge": ("asof_streaming",),
     "windows": ("asof_engine", "duckdb_windows", "polars_rolling", "pandas_rolling"),
@@ -30,6 +32,9 @@ PEERS = {
 
 Stock Feast pairs every question of the hot key with every row of it: it takes part at the size that it finishes, ``hot_small``.
 """
+
+FEW = 100
+"""Shapes that ask with so few rows are not made smaller."""
 
 
 @click.command(help=__doc__)
@@ -62,7 +67,9 @@ def main(shapes: tuple[str, ...], sides: tuple[str, ...], quick: bool, repeats: 
             ]
             continue
         picked = [s for s in PEERS[name] if not sides or s in sides or s == PEERS[name][0]]
-        found.append(compare(SHAPES[name] if name == "small" else SHAPES[name].scaled(factor), picked, data, repeats))
+        found.append(
+            compare(SHAPES[name] if SHAPES[name].asked <= FEW else SHAPES[name].scaled(factor), picked, data, repeats)
+        )
         if not as_json:
             click.echo(table(HEADER, found[-1].rows()) + "\n")
     if as_json:

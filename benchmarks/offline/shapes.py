@@ -37,12 +37,16 @@ class Table:
 
 @dataclass(frozen=True)
 class Shape:
-    """Entity rows and the views that they ask. ``windows`` shapes ask every row's own key and time, over windows of days."""
+    """Entity rows and the views that they ask. ``windows`` shapes ask every row's own key and time, over windows of days.
+
+    ``calls`` above 1 measures a process that has done it all before: the median of that many calls after the first.
+    """
 
     name: str
     asked: int
     tables: tuple[Table, ...]
     windows: tuple[int, ...] = ()
+    calls: int = 1
 
     def scaled(self, factor: float) -> Shape:
         """The same shape with fewer or more rows; rows per key stay."""
@@ -60,6 +64,8 @@ SHAPES = {
         Shape("narrow", 1_000_000, (Table("a", 3_000_000, 100_000, 1, 30),)),
         Shape("wide", 100_000, (Table("a", 300_000, 10_000, 200, 30),)),
         Shape("small", 100, (Table("a", 3_000_000, 100_000, 4, 30),)),
+        Shape("warm", 100, (Table("a", 3_000_000, 100_000, 4, 30),), calls=20),
+        Shape("warm_small", 100, (Table("a", 10_000, 1_000, 4, 30),), calls=100),
         Shape("late", 1_000_000, (Table("a", 3_000_000, 100_000, 4, 30, late=0.1),)),
         Shape("huge", 10_000_000, (Table("a", 100_000_000, 1_000_000, 2, 30),)),
         Shape("windows", 1_750_000, (Table("a", 1_750_000, 5_000, 1, 0),), windows=(1, 7, 30)),
@@ -88,7 +94,7 @@ def read(place: Path) -> Shape:
     """The shape whose files are in ``place``."""
     payload = json.loads((place / "shape.json").read_text())
     tables = tuple(Table(**t) for t in payload["tables"])
-    return Shape(payload["name"], payload["asked"], tables, tuple(payload["windows"]))
+    return Shape(payload["name"], payload["asked"], tables, tuple(payload["windows"]), payload["calls"])
 
 
 def _rows(rng: np.random.Generator, table: Table) -> pa.Table:
