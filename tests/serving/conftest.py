@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import functools
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
 
 from asof.contract import Contract
+from asof.online import AsyncReader
 from asof.settings import RepoSettings
+from serving import deployment, worker
+from serving.limits import Limits
+from serving.store import Store
+from tests.serving import bundles
 from tests.serving.contracts import FUNCTIONS, machines
+from tests.serving.doubles import Wayward
 from tests.serving.processes import Service, asof, end_redis, make_repo, serving
 
 
@@ -53,3 +60,38 @@ def service(settings: RepoSettings, tmp_path_factory: pytest.TempPathFactory) ->
     with serving(settings, log, ASOF_SERVE_LOG_SECONDS="0.5") as made:
         made.until_ready()
         yield made
+
+
+@pytest.fixture
+def folder(request: pytest.FixtureRequest, tmp_path: Path, contract: Contract, functions: str) -> Path:
+    """What a Bento of the machines model holds, and the repo it was built in; ``timeless``: its rows carry no moment."""
+    repo = tmp_path / "repo"
+    repo.mkdir()
+    (repo / "feature_store.yaml").write_text("project: machines\nonline_store: {type: asof.online.RedisOnlineStore}\n")
+    built = tmp_path / "built"
+    timeless = getattr(request, "param", None) == "timeless"
+    bundles.write(tmp_path / "models", contract, functions, event_time=not timeless)
+    built.mkdir()
+    (tmp_path / "models" / "breakdown" / "v1").rename(built / "bundle")
+    deployment.write(built, RepoSettings.load(repo))
+    return built
+
+
+@pytest.fixture
+def wayward(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> Wayward:
+    """The store in memory, in the place of Redis."""
+    made = Wayward(contract)
+    connect = functools.partial(Store, connect=lambda known, _settings: AsyncReader(known, made))
+    monkeypatch.setattr(worker, "Store", connect)
+    return made
+
+
+@pytest.fixture
+def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
+    """Sets limits for the services made after."""
+
+    def set_limits(**changed: float) -> None:
+        monkeypatch.setattr(Limits, "from_environment", lambda: Limits(**changed))  # type: ignore[arg-type]
+
+    set_limits(log_seconds=0.05, check_every=0.05)
+    return set_limits

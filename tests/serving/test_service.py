@@ -3,115 +3,25 @@
 from __future__ import annotations
 
 import asyncio
-import dataclasses
-import functools
-import json
 import os
 import signal
 import threading
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from asof import on_demand, prediction_log
 from asof.bundle import Bundle
 from asof.contract import Contract
-from asof.errors import BundleError, ContractError, RequestError
-from asof.online import AsyncReader, Writer
-from asof.settings import RepoSettings
-from serving import deployment, worker
+from asof.errors import ContractError
+from asof.online import AsyncReader
 from serving.limits import Limits
 from serving.readiness import Readiness
-from serving.store import Store
-from tests.serving import bundles
-from tests.serving.contracts import machines
 from tests.serving.doubles import Wayward
-
-ROW = {"machine_id": 1, "site": "north", "load": 8.0, "read_at": "2024-05-01T13:30:00Z"}
-AT = 1_714_570_200_000_000
-
-
-@pytest.fixture
-def folder(request: pytest.FixtureRequest, tmp_path: Path, contract: Contract, functions: str) -> Path:
-    """What a Bento of the machines model holds, and the repo it was built in; ``timeless``: its rows carry no moment."""
-    repo = tmp_path / "repo"
-    repo.mkdir()
-    (repo / "feature_store.yaml").write_text("project: machines\nonline_store: {type: asof.online.RedisOnlineStore}\n")
-    built = tmp_path / "built"
-    timeless = getattr(request, "param", None) == "timeless"
-    bundles.write(tmp_path / "models", contract, functions, event_time=not timeless)
-    built.mkdir()
-    (tmp_path / "models" / "breakdown" / "v1").rename(built / "bundle")
-    deployment.write(built, RepoSettings.load(repo))
-    return built
-
-
-@pytest.fixture
-def wayward(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> Wayward:
-    """The store in memory, in the place of Redis."""
-    made = Wayward(contract)
-    connect = functools.partial(Store, connect=lambda known, _settings: AsyncReader(known, made))
-    monkeypatch.setattr(worker, "Store", connect)
-    return made
-
-
-@pytest.fixture
-def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets limits for the services made after."""
-
-    def set_limits(**changed: float) -> None:
-        monkeypatch.setattr(Limits, "from_environment", lambda: Limits(**changed))  # type: ignore[arg-type]
-
-    set_limits(log_seconds=0.05, check_every=0.05)
-    return set_limits
-
-
-@asynccontextmanager
-async def serving(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a service that has started."""
-    from serving.service import make
-
-    app = make(folder).to_asgi()
-    async with app.router.lifespan_context(app):
-        transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
-        async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
-            yield client
-
-
-def run(folder: Path, work: Callable[[httpx.AsyncClient], Awaitable[Any]]) -> Any:
-    """The result of ``work`` with a client of a running service."""
-
-    async def inside() -> Any:
-        async with serving(folder) as client:
-            return await work(client)
-
-    return asyncio.run(inside())
-
-
-def post(folder: Path, body: Any = None, **options: Any) -> httpx.Response:
-    """The answer to one prediction request."""
-    content = options.pop("content", json.dumps({"rows": [ROW]} if body is None else body))
-    headers = {"content-type": "application/json", **options.pop("headers", {})}
-
-    async def work(client: httpx.AsyncClient) -> httpx.Response:
-        return await client.post("/predict", content=content, headers=headers)
-
-    answer: httpx.Response = run(folder, work)
-    return answer
-
-
-def get(folder: Path, path: str, method: str = "GET") -> httpx.Response:
-    """The answer to one request without body."""
-    answer: httpx.Response = run(folder, lambda client: client.request(method, path))
-    return answer
-
+from tests.serving.inside import AT, ROW, error, get, post, run
 
 pytestmark = [
     pytest.mark.usefixtures("wayward", "limits"),
@@ -167,174 +77,6 @@ def test_a_request_without_an_id_gets_one(folder: Path) -> None:
     assert len(post(folder).json()["predictions"][0]["request_id"]) == 32
 
 
-def error(answer: httpx.Response) -> dict[str, Any]:
-    """The error of an answer, after checking its shape."""
-    payload: dict[str, Any] = answer.json()["error"]
-    assert set(payload) == {"code", "message", "problems", "request_id"}
-    assert "\n" not in payload["message"]
-    return payload
-
-
-def test_bad_rows_are_named(folder: Path) -> None:
-    """A wrong row is a 400 that names the row and the field."""
-    answer = post(folder, {"rows": [ROW, {**ROW, "load": "x"}], "request_id": "abc"})
-    assert answer.status_code == 400
-    assert error(answer)["problems"] == [{"row": 1, "field": "load", "problem": "expected a finite number"}]
-    assert error(answer)["request_id"] == "abc"
-
-
-@pytest.mark.parametrize(
-    ("content", "code"),
-    [
-        (b"", "invalid_json"),
-        (b"{", "invalid_json"),
-        (b"\xff\xfe", "invalid_json"),
-        (b'{"rows": [NaN]}', "invalid_json"),
-        (b"[" * 100_000, "invalid_json"),
-        (b'{"rows": ' + b"9" * 10_000 + b"}", "invalid_json"),
-        (b"[]", "invalid_rows"),
-        (b'"rows"', "invalid_rows"),
-        (b'{"rows": []}', "invalid_rows"),
-        (b'{"rows": [{}], "extra": 1}', "invalid_rows"),
-        (b'{"rows": [{}], "request_id": 7}', "invalid_rows"),
-        (b'{"rows": [{}], "request_id": ""}', "invalid_rows"),
-    ],
-)
-def test_rubbish_is_a_400_with_a_code(folder: Path, content: bytes, code: str) -> None:
-    """A body that is no request is told apart from one with wrong rows."""
-    answer = post(folder, content=content)
-    assert (answer.status_code, error(answer)["code"]) == (400, code)
-
-
-@pytest.mark.parametrize(
-    ("method", "path", "status"),
-    [("GET", "/nowhere", 404), ("GET", "/predict", 405), ("PUT", "/predict", 405), ("DELETE", "/readyz", 405)],
-)
-def test_errors_of_the_framework_have_our_shape(folder: Path, method: str, path: str, status: int) -> None:
-    """404 and 405 are told as everything else is."""
-    answer = get(folder, path, method)
-    assert answer.status_code == status
-    assert error(answer)["code"] in {"not_found", "method_not_allowed"}
-
-
-def test_another_content_type_is_refused(folder: Path) -> None:
-    """A form is a 415, not a guess."""
-    answer = post(folder, headers={"content-type": "application/x-www-form-urlencoded"})
-    assert (answer.status_code, error(answer)["code"]) == (415, "unsupported_media_type")
-
-
-def test_large_requests_are_refused(folder: Path, limits: Callable[..., None]) -> None:
-    """Too many bytes and too many rows are both a 413."""
-    limits(max_body=300, max_rows=2)
-    assert post(folder, content=b" " * 301).status_code == 413
-    assert post(folder, {"rows": [{}, {}, {}]}).status_code == 413
-    assert post(folder).status_code == 200
-
-
-def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, wayward: Wayward) -> None:
-    """While Redis is away predictions and readiness say 503 with the reason, and both recover by themselves."""
-
-    async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
-        for _ in range(200):
-            answer = await client.get("/readyz")
-            if answer.status_code == status:
-                return answer
-            await asyncio.sleep(0.02)
-        pytest.fail(f"readyz never said {status}")
-
-    async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
-        wayward.down = True
-        middle = await client.post("/predict", json={"rows": [ROW]})
-        unready = await until(client, 503)
-        down = await client.post("/predict", json={"rows": [ROW]})
-        wayward.down = False
-        await until(client, 200)
-        return [middle, unready, down, await client.post("/predict", json={"rows": [ROW]})]
-
-    *away, back = run(folder, work)
-    for answer in away:
-        assert (answer.status_code, error(answer)["code"], answer.headers["retry-after"]) == (503, "not_ready", "1")
-        assert "Redis at test does not answer" in error(answer)["message"]
-    assert back.status_code == 200
-
-
-def test_a_service_starts_without_the_store(folder: Path, wayward: Wayward) -> None:
-    """With Redis down at start the service is alive and not ready."""
-    wayward.down = True
-
-    async def work(client: httpx.AsyncClient) -> tuple[int, int]:
-        return (await client.get("/livez")).status_code, (await client.get("/readyz")).status_code
-
-    assert run(folder, work) == (200, 503)
-
-
-def test_a_store_that_does_not_fit_is_named(folder: Path, wayward: Wayward) -> None:
-    """When what is applied differs from the contract nothing is scored and the feature is named."""
-    changed = machines().view("site_state")
-    crew = [dataclasses.replace(f, dtype="string") if f.name == "crew" else f for f in changed.features]
-    Writer("machines", wayward.memory).register([dataclasses.replace(changed, features=tuple(crew))])
-    answer = get(folder, "/readyz")
-    assert (answer.status_code, "site_state:crew" in error(answer)["message"]) == (503, True)
-    assert "site_state:crew" in error(post(folder))["message"]
-
-
-def test_too_many_requests_at_once_are_told_to_come_back(
-    folder: Path, wayward: Wayward, limits: Callable[..., None]
-) -> None:
-    """Beyond the limit a request is a 503 with Retry-After, and the others are answered."""
-    limits(max_in_flight=2, check_every=0.05)
-    wayward.delay = 0.3
-
-    async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
-        return await asyncio.gather(*(client.post("/predict", json={"rows": [ROW]}) for _ in range(5)))
-
-    answers = run(folder, work)
-    assert sorted(a.status_code for a in answers) == [200, 200, 503, 503, 503]
-    refused = [a for a in answers if a.status_code == 503]
-    assert {error(a)["code"] for a in refused} == {"overloaded"}
-    assert {a.headers["retry-after"] for a in refused} == {"1"}
-
-
-def test_a_slow_store_is_a_timeout_in_our_shape(folder: Path, wayward: Wayward, limits: Callable[..., None]) -> None:
-    """A request that takes too long is answered in time."""
-    limits(timeout=0.2, check_every=0.05)
-    wayward.delay = 30.0
-    answer = post(folder)
-    assert (answer.status_code, error(answer)["code"]) == (503, "timeout")
-
-
-def test_a_failing_function_is_a_500_without_values(
-    folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
-    """What a user's function raises is told by type; neither the answer nor the log repeats a value of the request."""
-
-    def failing(_inputs: Any) -> Any:
-        raise RuntimeError("load is 8.125")
-
-    monkeypatch.setattr(on_demand, "load", lambda _name: failing)
-    answer = post(folder, {"rows": [{**ROW, "load": 8.125}]})
-    assert (answer.status_code, error(answer)["code"]) == (500, "internal")
-    assert "RuntimeError" in error(answer)["message"]
-    assert "8.125" not in answer.text + caplog.text
-
-
-def test_an_unforeseen_failure_is_a_500_without_values(
-    folder: Path, wayward: Wayward, caplog: pytest.LogCaptureFixture
-) -> None:
-    """A bug is told as one, at once, and its message stays out of answer and log."""
-    wayward.failure = KeyError("north")
-    answer = post(folder)
-    assert (answer.status_code, error(answer)["code"]) == (500, "internal")
-    assert "north" not in answer.text + caplog.text
-
-
-def test_bad_values_are_not_logged(folder: Path, caplog: pytest.LogCaptureFixture) -> None:
-    """A wrong value of a request reaches no log line."""
-    caplog.set_level("DEBUG")
-    post(folder, {"rows": [{**ROW, "load": "secret-4711"}]})
-    assert "4711" not in caplog.text
-
-
 def test_openapi_names_every_field_with_its_type(folder: Path, contract: Contract) -> None:
     """The page describes keys, request fields, answers and errors as they are."""
     document = get(folder, "/docs.json").json()
@@ -380,13 +122,6 @@ def test_bentoml_declares_the_same_types(folder: Path, contract: Contract) -> No
     route = next(r for r in schema["routes"] if r["route"] == "/predict")
     fields = route["input"]["properties"]["rows"]["items"]["properties"]
     assert list(fields) == [f.name for f in (*contract.keys, *contract.request_fields)]
-
-
-def test_a_changed_bundle_is_refused(folder: Path) -> None:
-    """A file of the model that was changed after training keeps the service from starting."""
-    (folder / "bundle" / "contract.json").write_text("{}")
-    with pytest.raises(BundleError, match="changed after training"):
-        run(folder, lambda client: client.get("/livez"))
 
 
 def test_bundles_are_read_once(folder: Path) -> None:
@@ -502,63 +237,3 @@ def test_a_worker_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) ->
     finally:
         signal.signal(signal.SIGTERM, previous)
     assert told == ["stop", "log", "exit 1"]
-
-
-JSON = st.recursive(
-    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(max_size=8),
-    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from([*ROW, "rows", "request_id"]), inner),
-    max_leaves=10,
-)
-
-
-def test_nothing_that_is_sent_breaks_the_service(folder: Path) -> None:
-    """Whatever bytes, JSON or nearly right rows come, the answer is a prediction or a problem in our shape."""
-    bodies: list[bytes] = []
-
-    @settings(max_examples=150, database=None)
-    @given(
-        st.binary(max_size=40)
-        | JSON.map(lambda value: json.dumps(value).encode())
-        | st.dictionaries(st.sampled_from([*ROW]), JSON).map(
-            lambda row: json.dumps({"rows": [{**ROW, **row}]}).encode()
-        )
-    )
-    def collect(body: bytes) -> None:
-        bodies.append(body)
-
-    collect()
-
-    async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
-        headers = {"content-type": "application/json"}
-        return [await client.post("/predict", content=body, headers=headers) for body in bodies]
-
-    answers = run(folder, work)
-    assert {a.status_code for a in answers} <= {200, 400}
-    assert all(set(error(a)) for a in answers if a.status_code == 400)
-
-
-def test_a_log_that_cannot_be_written_stops_no_answer_and_is_visible(
-    folder: Path, limits: Callable[..., None], caplog: pytest.LogCaptureFixture
-) -> None:
-    """With no place for the log, answers go on, the metrics count what failed and was dropped, and the log says so once."""
-    limits(log_seconds=0.05, log_rows=3)
-    (folder.parent / "repo" / "data").mkdir()
-    (folder.parent / "repo" / "data" / "predictions").write_text("a file where the folder should be")
-
-    async def work(client: httpx.AsyncClient) -> tuple[list[int], str]:
-        codes = [(await client.post("/predict", json={"rows": [ROW]})).status_code for _ in range(5)]
-        await asyncio.sleep(0.3)
-        return codes, (await client.get("/metrics")).text
-
-    codes, text = run(folder, work)
-    assert codes == [200] * 5
-    assert 'asof_prediction_log_rows_total{outcome="dropped"} 2.0' in text
-    assert 'asof_prediction_log_rows_total{outcome="failed"} 0.0' not in text
-    assert caplog.text.count("cannot write to") == 1
-
-
-def test_a_key_that_the_store_cannot_take_is_a_wrong_row(folder: Path, wayward: Wayward) -> None:
-    """What only the store can tell of a row is a 400 like any other."""
-    wayward.failure = RequestError(None, "site", "does not fit")
-    answer = post(folder)
-    assert (answer.status_code, error(answer)["problems"][0]["field"]) == (400, "site")
