@@ -1,0 +1,115 @@
+"""Whole columns read without an engine: the same rows, types and skipped row groups, whoever decodes them."""
+
+from __future__ import annotations
+
+import datetime as dt
+import decimal
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from asof.contract import Source
+from asof.errors import SourceError
+from asof.offline import direct
+from asof.offline.direct import Reach, read_directly
+from asof.offline.sources import Files, open_files
+
+ROWS, GROUP = 90, 10
+START = 1_700_000_000_000_000
+COLUMNS = {
+    **{str(t): pa.array([None, *range(1, ROWS)], t) for t in (pa.int8(), pa.int16(), pa.int32(), pa.int64())},
+    **{str(t): pa.array([*range(1, ROWS), None], t) for t in (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64())},
+    **{str(t): pa.array([float("nan"), None, *range(2, ROWS)], t) for t in (pa.float32(), pa.float64())},
+    "bool": pa.array([None, *(i % 3 == 0 for i in range(1, ROWS))]),
+    "naive": pa.array([None, *range(1, ROWS)], pa.timestamp("us")),
+    "moment": pa.array(range(START, START + ROWS), pa.timestamp("us", "UTC")),
+    "abroad": pa.array(range(ROWS), pa.timestamp("us", "Asia/Tokyo")),
+    "fine": pa.array(range(ROWS), pa.timestamp("ns")),
+    "date": pa.array([dt.date(2024, 1, 1 + i % 28) for i in range(ROWS)]),
+    "text": pa.array([None, *(f"row {i}" for i in range(1, ROWS))]),
+    "list": pa.array([None, *([i] * (i % 3) for i in range(1, ROWS))]),
+    "decimal": pa.array([decimal.Decimal(i) for i in range(ROWS)], pa.decimal128(20, 2)),
+}
+NAMES = tuple(n for n in COLUMNS if n != "list")
+"""Columns of one leaf each; with a list among them, statistics are not found by position and no row group is skipped."""
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Files:
+    """A source of two files, of nine row groups each."""
+    for number in range(2):
+        pq.write_table(pa.table(COLUMNS).select(NAMES), tmp_path / f"{number}.parquet", row_group_size=GROUP)
+    return _files(tmp_path)
+
+
+def _files(folder: Path) -> Files:
+    return open_files(Source("s", str(folder), "parquet", "moment", None), folder)
+
+
+def test_every_type_is_read_as_it_is_stored(tmp_path: Path) -> None:
+    """Columns of every type come in the order asked for, with their types, nulls and order of rows."""
+    table = pa.table(COLUMNS)
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=GROUP)
+    names = list(reversed(COLUMNS))
+
+    found = read_directly(_files(tmp_path), names, Reach("moment", None, None))
+
+    assert found is not None
+    assert found.schema.equals(table.select(names).schema)
+    assert str(found.to_pydict()) == str(table.select(names).to_pydict())
+
+
+@pytest.mark.parametrize(
+    ("first", "last", "rows"),
+    [(None, None, ROWS), (25, 44, 30), (None, 9, 10), (89, None, 10), (ROWS, None, 0), (None, -1, 0)],
+)
+def test_row_groups_out_of_reach_are_skipped(files: Files, first: int | None, last: int | None, rows: int) -> None:
+    """Of each file the row groups that overlap the reach are read, whole and in order."""
+    reach = Reach("moment", *(None if bound is None else START + bound for bound in (first, last)))
+
+    found = read_directly(files, NAMES, reach)
+
+    assert found is not None
+    assert found.num_rows == 2 * rows
+    start = (first or 0) // GROUP * GROUP
+    wanted = pa.table(COLUMNS).select(NAMES).slice(start, rows)
+    assert found.to_pydict()["moment"] == wanted["moment"].to_pylist() * 2
+    assert found.to_pydict()["text"] == wanted["text"].to_pylist() * 2
+
+
+def test_row_groups_in_reach_need_not_lie_together(tmp_path: Path) -> None:
+    """Rows that are in no order of time are skipped as well, and what remains stays in source order."""
+    moments = [*range(20), *range(100, 120), *range(10, 30)]
+    table = pa.table({"moment": pa.array(moments, pa.timestamp("us", "UTC")), "n": range(60), "s": ["x"] * 60})
+    pq.write_table(table, tmp_path / "rows.parquet", row_group_size=GROUP)
+
+    found = read_directly(_files(tmp_path), ["n", "s", "moment"], Reach("moment", 10, 19))
+
+    assert found is not None
+    assert found["n"].to_pylist() == [*range(10, 20), *range(40, 50)]
+
+
+def test_what_polars_cannot_read_is_read_by_arrow(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which library decodes a column changes nothing about it."""
+    reach = Reach("moment", START + 25, START + 44)
+    wanted = read_directly(files, NAMES, reach)
+    monkeypatch.setattr(direct, "_numbers", lambda *_: None)
+
+    found = read_directly(files, NAMES, reach)
+
+    assert found is not None
+    assert wanted is not None
+    assert found.schema.equals(wanted.schema)
+    assert str(found.to_pydict()) == str(wanted.to_pydict())
+
+
+def test_a_damaged_file_is_named(files: Files) -> None:
+    """A file whose pages are damaged is an error of its source, not of a library."""
+    path = Path(files.paths[0])
+    content = path.read_bytes()
+    path.write_bytes(content[:4] + bytes(len(content) // 4) + content[4 + len(content) // 4 :])
+
+    with pytest.raises(SourceError, match=r"'s'.*0\.parquet cannot be read"):
+        read_directly(files, ["int64", "double"], Reach("moment", None, None))
