@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -118,25 +118,38 @@ async def close_async(client: AsyncClient) -> None:
         await sentinel.aclose()
 
 
-@contextmanager
-def translated(settings: OnlineSettings) -> Iterator[None]:
+def translated(settings: OnlineSettings) -> AbstractContextManager[None]:
     """Errors of Redis as :class:`OnlineStoreError`: what happened, where, and what to do."""
-    try:
-        yield
-    except redis.AuthenticationError as error:
-        raise _error(settings, "refuses our user or password", "check online_store.connection_string") from error
-    except redis.OutOfMemoryError as error:
-        raise _error(settings, "is full", "raise its maxmemory or delete data; nothing was half-written") from error
-    except redis.TimeoutError as error:
-        raise _error(settings, "does not answer in time", "see online_store.read_timeout and its load") from error
-    except (redis.ConnectionError, redis.exceptions.ClusterDownError, OSError) as error:
-        raise _error(settings, "cannot be reached", _advice(settings)) from error
-    except redis.ResponseError as error:
-        if "OOM" in str(error):
-            raise _error(settings, "is full", "raise its maxmemory or delete data; nothing was half-written") from error
-        raise _error(settings, f"refused a command ({str(error)[:120]})", "see its log") from error
-    except redis.RedisError as error:
-        raise _error(settings, f"failed ({type(error).__name__})", "see its log") from error
+    return _Translated(settings)
+
+
+class _Translated(AbstractContextManager[None]):
+    """A class, because a generator costs more than the rest of a read of one key."""
+
+    __slots__ = ("_settings",)
+
+    def __init__(self, settings: OnlineSettings) -> None:
+        self._settings = settings
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (redis.RedisError, OSError)):
+            raise _error(self._settings, *_said(self._settings, error)) from error
+
+
+def _said(settings: OnlineSettings, error: redis.RedisError | OSError) -> tuple[str, str]:
+    """What happened, and what to do about it."""
+    full = "raise its maxmemory or delete data; nothing was half-written"
+    if isinstance(error, redis.AuthenticationError):
+        return "refuses our user or password", "check online_store.connection_string"
+    if isinstance(error, redis.OutOfMemoryError):
+        return "is full", full
+    if isinstance(error, redis.TimeoutError):
+        return "does not answer in time", "see online_store.read_timeout and its load"
+    if isinstance(error, (redis.ConnectionError, redis.exceptions.ClusterDownError, OSError)):
+        return "cannot be reached", _advice(settings)
+    if isinstance(error, redis.ResponseError):
+        return ("is full", full) if "OOM" in str(error) else (f"refused a command ({str(error)[:120]})", "see its log")
+    return f"failed ({type(error).__name__})", "see its log"
 
 
 @contextmanager

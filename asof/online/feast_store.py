@@ -37,7 +37,8 @@ from asof.online import protos
 from asof.online.plan import ReadPlan, Vectors, Wanted
 from asof.online.raw_events import accept_raw_events, declared_view
 from asof.online.reader import read, read_async
-from asof.online.redis_store import AsyncRedisStore, RedisStore
+from asof.online.redis_async import AsyncRedisStore
+from asof.online.redis_store import RedisStore
 from asof.online.writer import Writer
 from asof.settings import EMBEDDED, OnlineSettings
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
+from functools import lru_cache
 from typing import Any
 from urllib.parse import quote
 
@@ -24,6 +25,7 @@ SEPARATOR = "\x1f"
 _INTEGERS = ("int32", "int64")
 
 
+@lru_cache
 def layouts_key(project: str) -> bytes:
     """The hash: layout id -> layout, for a project."""
     return f"asof/{quote(project, safe='')}#layouts".encode()
@@ -34,6 +36,7 @@ def views_key(project: str) -> bytes:
     return f"asof/{quote(project, safe='')}#views".encode()
 
 
+@lru_cache
 def watermarks_key(project: str) -> bytes:
     """The hash: table -> its watermark, for a project; see :mod:`asof.streams.watermarks`."""
     return f"{{asof/{quote(project, safe='')}}}#watermarks".encode()
@@ -44,6 +47,7 @@ def inflight_key(project: str, table: str) -> bytes:
     return f"{{asof/{quote(project, safe='')}}}#inflight/{quote(table, safe='')}".encode()
 
 
+@lru_cache
 def project_prefix(project: str) -> bytes:
     """What the keys of all entities of a project start with."""
     return f"asof/{quote(project, safe='')}/".encode()

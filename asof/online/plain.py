@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,8 +14,9 @@ from asof.contract import NUMERIC_TYPES, View
 from asof.errors import OnlineStoreError
 from asof.online import rows
 from asof.online.layouts import Layout, block_of
+from asof.online.replies import FEW, Block
 from asof.online.rows import Rows
-from asof.online.status import PRESENT, statuses
+from asof.online.status import NULL, OUTSIDE_MAX_AGE, PRESENT, statuses
 
 if TYPE_CHECKING:
     from asof.online.plan import Vectors
@@ -27,6 +30,8 @@ _NUMBER: dict[str, Callable[[Any], Any]] = {
     "float64": float,
     "bool": bool,
 }
+_HEAD = struct.Struct("<IIqq")
+HEAD = _HEAD.size
 _WHOLE = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63)}
 
 
@@ -63,9 +68,9 @@ class PlainDecoder:
             member: This view's position among the views.
             answer: What to fill.
         """
-        stored = [fields[self._field] for fields in fetched]
-        if stored and not self.others and None not in stored and self._plainly(stored, row, at, member, answer):
+        if not self.others and len(fetched) and self._quickly(fetched, row, at, member, answer):
             return
+        stored = [fields[self._field] for fields in fetched]
         candidates, owner = _candidates(stored)
         for name in self.others:
             answer.objects[self.view.alias, name] = [None] * len(at)  # type: ignore[index]
@@ -86,31 +91,82 @@ class PlainDecoder:
                 decoded = Rows.of(self._layout(one), [candidates[i] for i in mine])
                 self._copy(decoded, np.flatnonzero(subset), position[chosen[subset]], at, member, answer)
 
-    def _plainly(self, stored: Sequence[bytes], row: Ints, at: Ints, member: int, answer: Vectors) -> bool:
-        """The usual case in a few block copies: one known, fresh, complete row of one layout for each key; else False."""
-        layout = self._layouts.get(int.from_bytes(stored[0][:4], "little"))
-        if layout is None or layout.loose or (copies := self._copies_of(layout)).straight is None:
+    def _quickly(
+        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
+    ) -> bool:
+        """The usual case: at most one row for each key, known at the moments asked for, all of one simple layout; else False."""
+        if isinstance(fetched, Block):
+            return self._together(fetched, self._field, row, at, member, answer)
+        stored = [fields[self._field] for fields in fetched]
+        if len(row) <= FEW:
+            return self._one_by_one(stored, row, at, member, answer)
+        present = [value for value in stored if value is not None]
+        if len(present) != len(stored):
+            row = _among_present(stored, row)
+        size = len(present[0]) if present else 0
+        joined = b"".join(present)
+        if not size or len(joined) != size * len(present):
             return False
-        joined, size = b"".join(stored), layout.fixed.itemsize
-        if len(joined) != size * len(stored):
-            return False
-        fixed = np.frombuffer(joined, layout.fixed)
-        heads = np.frombuffer(joined, copies.heads)
-        if (heads["head"] != copies.head).any() or fixed["mask"].any():
-            return False
-        times, values = heads["times"], fixed[copies.straight][:, copies.order]
-        if len(row) != len(stored) or (row != np.arange(len(row))).any():
-            if (row < 0).any():
+        return self._together(Block(joined, 0, size, ((0, size),), len(present)), 0, row, at, member, answer)
+
+    def _one_by_one(self, stored: Sequence[bytes | None], row: Ints, at: Ints, member: int, answer: Vectors) -> bool:
+        """A few rows, each with less effort than numpy takes for many."""
+        first, past = self.start, self.start + len(self.features)
+        for place, (key, moment) in enumerate(zip(row.tolist(), at.tolist(), strict=True)):
+            value = stored[key] if key >= 0 else None
+            if value is None:
+                continue
+            one, size, ts, kt = _HEAD.unpack_from(value)
+            copies = self._copies.get(one) or self._known_copies(one)
+            if copies is None or copies.spots is None or size != len(value) or size != copies.size:
                 return False
-            times, values = times[row], values[row]
-        ts = times[:, 0]
-        if (times.max(axis=1) > at).any() or (self.view.ttl and (at - ts > self.view.ttl).any()):
+            if ts > moment or kt > moment or value[HEAD : HEAD + len(copies.unmasked)] != copies.unmasked:
+                return False
+            answer.event_times[place, member] = ts
+            if self.view.ttl and moment - ts > self.view.ttl:
+                answer.statuses[place, first:past] = OUTSIDE_MAX_AGE
+                continue
+            for spot in copies.spots:
+                answer.values[place, spot.target] = np.frombuffer(value, spot.dtype, spot.count, spot.at)[spot.source]
+            answer.statuses[place, first:past] = PRESENT
+        return True
+
+    def _together(self, block: Block, field: int, row: Ints, at: Ints, member: int, answer: Vectors) -> bool:
+        """Many rows in a few copies of whole blocks of numbers, straight from where they arrived."""
+        data, stride, count = block.data, block.stride, block.replies
+        offset, size = block.places[field]
+        start = block.start + offset
+        copies = self._known_copies(int.from_bytes(data[start : start + 4], "little")) if size > HEAD else None
+        if copies is None or copies.spots is None or copies.size != size:
+            return False
+        if (np.ndarray(count, "<u8", data, start, stride) != copies.head).any():
+            return False
+        times = np.ndarray((count, 2), "<i8", data, start + 8, (stride, 8))
+        masks = np.ndarray((count, len(copies.unmasked)), np.uint8, data, start + HEAD, (stride, 1))
+        target, source = _pairs(row, count)
+        ts, moments = times[source, 0], at[target]
+        if (times[source].max(axis=1) > moments).any():
             return False
         first, past = self.start, self.start + len(self.features)
-        answer.values[:, first:past] = values
-        answer.statuses[:, first:past] = PRESENT
-        answer.event_times[:, member] = ts
+        for spot in copies.spots:
+            numbers = np.ndarray((count, spot.count), spot.dtype, data, start + spot.at, (stride, spot.dtype.itemsize))
+            answer.values[target, spot.target] = numbers[source, spot.source]
+        answer.statuses[target, first:past] = PRESENT
+        answer.event_times[target, member] = ts
+        if masks.any():
+            missing = np.zeros((len(at), len(self.features)), bool)
+            missing[target] = _bits(masks)[source][:, copies.bits]
+            answer.values[:, first:past][missing] = np.nan
+            answer.statuses[:, first:past][missing] = NULL
+        if self.view.ttl and (moments - ts > self.view.ttl).any():
+            stale = np.arange(len(at))[target][moments - ts > self.view.ttl]
+            answer.values[stale, first:past] = np.nan
+            answer.statuses[stale, first:past] = OUTSIDE_MAX_AGE
         return True
+
+    def _known_copies(self, one: int) -> _Copies | None:
+        layout = self._layouts.get(one)
+        return None if layout is None else self._copies_of(layout)
 
     def _copies_of(self, layout: Layout) -> _Copies:
         found = self._copies.get(layout.id)
@@ -175,15 +231,10 @@ class _Copies:
         ]
         self.changed = {name: dtype for _, name, dtype in numbers if layout.dtypes[name] != dtype}
         self.place_of = {name: i for i, name, _ in usable}
-        used = [(block, source) for block, source, _ in self.blocks if len(source)]
-        straight = len(used) == 1 and len(used[0][1]) == self.count and not self.whole
-        self.straight = used[0][0] if straight else None
-        self.order = _as_slice(used[0][1]) if straight else slice(0)
-        size = layout.fixed.itemsize
-        self.head = np.uint64(layout.id | size << 32)
-        self.heads = np.dtype(
-            {"names": ["head", "times"], "formats": ["<u8", ("<i8", (2,))], "offsets": [0, 8], "itemsize": size}
-        )
+        self.size, self.head = layout.fixed.itemsize, np.uint64(layout.id | layout.fixed.itemsize << 32)
+        self.unmasked = bytes((len(layout.fields) + 7) // 8)
+        simple = len(numbers) == self.count and not self.whole and not layout.loose and self.count
+        self.spots = [_spot(layout, decoder.start, *b) for b in self.blocks if len(b[1])] if simple else None
 
     def values(self, decoded: Rows) -> NDArray[np.float64]:
         """float64[n, features] of the numeric features; NaN for the others."""
@@ -218,6 +269,56 @@ class _Copies:
             return decoded.objects(name, bits)
         convert, place = _NUMBER[self.changed[name]], self.place_of[name]
         return [None if g else convert(v) for g, v in zip(absent[:, place], numbers[:, place].tolist(), strict=True)]
+
+
+@dataclass(frozen=True, slots=True)
+class _Spot:
+    """Where the numbers of one block lie in a row, and where in the answer they go.
+
+    Attributes:
+        at: Position of the first number in the row.
+        count: How many numbers the block has.
+        dtype: Their type.
+        source: Which of them are read.
+        target: Their columns in the answer.
+    """
+
+    at: int
+    count: int
+    dtype: np.dtype[Any]
+    source: Ints | slice
+    target: Ints | slice
+
+
+def _spot(layout: Layout, start: int, block: str, source: Ints, target: Ints) -> _Spot:
+    base, at = layout.fixed[block].base, _offset(layout.fixed, block)
+    low, high = int(source.min()), int(source.max()) + 1  # numbers before and after those that are read are left alone
+    at += low * base.itemsize
+    return _Spot(at, high - low, base, _as_slice(source - low), _as_slice(target + start))
+
+
+def _offset(fixed: np.dtype[np.void], block: str) -> int:
+    return int((fixed.fields or {})[block][1])  # type: ignore[index]
+
+
+def _pairs(row: Ints, keys: int) -> tuple[Ints | slice, Ints | slice]:
+    """Which rows of the answer have a key, and which key each of them has. Distinct keys are numbered as they appear."""
+    if len(row) == keys:
+        return slice(None), slice(None)
+    if len(row) and row.min() >= 0:
+        return slice(None), row
+    target = np.flatnonzero(row >= 0)
+    return target, row[target]
+
+
+def _among_present(stored: Sequence[bytes | None], row: Ints) -> Ints:
+    """``row``, with the keys that have no value left out of the count."""
+    present = np.array([value is not None for value in stored])
+    return np.where((row >= 0) & present[row], np.cumsum(present)[row] - 1, -1)
+
+
+def _bits(masks: NDArray[np.uint8]) -> Flags:
+    return np.unpackbits(masks, axis=1, bitorder="little").view(bool)
 
 
 def _as_slice(positions: Ints) -> Ints | slice:

@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from asof.contract import NUMERIC_TYPES, Contract, View, view_fingerprint
 from asof.online.plan import ReadPlan, Vectors, Wanted
-from asof.online.redis_store import AsyncRedisStore, RedisStore
+from asof.online.redis_async import AsyncRedisStore
+from asof.online.redis_store import RedisStore
 from asof.online.stores import AsyncReadableStore, ReadableStore
 from asof.settings import OnlineSettings
 

@@ -1,41 +1,30 @@
 """The store in Redis: what :mod:`asof.online.memory` is in a dict, behind the same few methods.
 
-Reads are sent as one packed string of HMGET commands and parsed by hiredis alone; redis-py makes, authenticates and pools
-the connections. A cluster is read and written through redis-py's own pipelines, which know where a key lives.
+Reads are sent as one packed string of HMGET commands over lines of our own (:mod:`asof.online.lines`); redis-py makes and
+authenticates their connections. A cluster is read and written through redis-py's own pipelines, which know where a key lives.
 """
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
-import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
 
 import hiredis
 import redis
-from redis.asyncio.cluster import RedisCluster as AsyncRedisCluster
 from redis.cluster import RedisCluster
 
 from asof.errors import OnlineStoreError
-from asof.online.connections import (
-    BACKOFF_BASE,
-    BACKOFF_CAP,
-    AsyncClient,
-    Client,
-    close_async,
-    connect,
-    connect_async,
-    translated,
-)
+from asof.online.connections import Client, connect, translated
 from asof.online.events import Pruning
 from asof.online.layouts import Layout, field_of
+from asof.online.lines import Lines
 from asof.online.names import layouts_key, project_prefix, views_key, watermarks_key
+from asof.online.replies import HashReplies, Replies
 from asof.online.scripts import ADD_LAYOUT, PUT_EVENTS, PUT_ROWS
 from asof.online.stores import Fetched, Request, StaleLayoutsError, Target
 from asof.settings import OnlineSettings
-
-T = TypeVar("T")
 
 ROWS_AT_ONCE = 256
 """Keys that one call of a script writes: Redis serves nobody else during it, about a millisecond."""
@@ -46,7 +35,6 @@ BYTES_AT_ONCE = 1 << 18
 DELETES_AT_ONCE = 500
 REVISION = b"revision"
 """Field of the hash of layouts that counts how often a layout was added or removed."""
-_RECEIVE = 1 << 18
 
 
 class RedisStore:
@@ -60,6 +48,9 @@ class RedisStore:
     def __init__(self, settings: OnlineSettings, client: Client | None = None) -> None:
         self.settings = settings
         self.client: Any = client if client is not None else connect(settings)
+        self._lines: Lines | None = None
+        if not isinstance(self.client, RedisCluster):
+            self._lines = Lines(self.client.connection_pool, settings.retries)
 
     def ping(self) -> None:
         """Raise unless the store answers.
@@ -110,14 +101,12 @@ class RedisStore:
             OnlineStoreError: Redis does not answer after ``settings.retries`` further tries.
         """
         with translated(self.settings):
-            asked = [
-                ([layouts_key(project)], [REVISION]),
-                *((k, f or [REVISION]) for k, f in requests),
-            ]  # HMGET needs a field
-            if isinstance(self.client, RedisCluster):
+            asked = questions(project, requests)
+            if self._lines is None:
                 # Nodes answer side by side: what comes first (watermarks) has to be there before the rest is asked for.
-                return _fetched(asked, self._cluster_replies(asked[:2]) + self._cluster_replies(asked[2:]))
-            return _fetched(asked, self._retried(lambda: self._replies(asked)))
+                return grouped(asked, self._cluster_replies(asked[:2]) + self._cluster_replies(asked[2:]))
+            counts = [len(keys) for keys, _ in asked]
+            return answered(self._lines.exchange(packed(asked), lambda: HashReplies(counts)))
 
     def put_rows(self, target: Target, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
         """Write rows, each one unless the store has a newer one; returns how many were news. See :data:`PUT_ROWS`."""
@@ -161,6 +150,8 @@ class RedisStore:
 
     def close(self) -> None:
         """Give back all connections."""
+        if self._lines is not None:
+            self._lines.close()
         self.client.close()
 
     def _forget(self, project: str, view: str) -> None:
@@ -186,26 +177,6 @@ class RedisStore:
                 pipe.hdel(key, *fields)
             pipe.execute()
 
-    def _retried(self, attempt: Callable[[], T]) -> T:
-        for tries in range(self.settings.retries):
-            try:
-                return attempt()
-            except (redis.ConnectionError, redis.TimeoutError, OSError):
-                time.sleep(min(BACKOFF_CAP, BACKOFF_BASE * 2**tries))
-        return attempt()
-
-    def _replies(self, requests: Sequence[Request]) -> list[Any]:
-        pool = self.client.connection_pool
-        connection = pool.get_connection()
-        try:
-            connection.send_packed_command([packed(requests)], check_health=False)
-            return _received(connection, sum(len(keys) for keys, _ in requests))
-        except BaseException:
-            connection.disconnect()
-            raise
-        finally:
-            pool.release(connection)
-
     def _cluster_replies(self, requests: Sequence[Request]) -> list[Any]:
         with self.client.pipeline(transaction=False) as pipe:
             for keys, fields in requests:
@@ -219,15 +190,14 @@ class RedisStore:
     ) -> list[Any]:
         """Run a script over all keys, some at a time; idempotent, so a lost connection is answered by sending again."""
         with translated(self.settings):
-            if isinstance(self.client, RedisCluster):
+            if self._lines is None:
                 return self._run_in_cluster(script, target, head, keys, values)
             sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
             head, last = [str(target.revision).encode(), *head], layouts_key(target.project)
             calls = [(b"EVALSHA", sha, b - a + 1, *keys[a:b], last, *head, *values[a:b]) for a, b in _portions(values)]
             answers: list[Any] = []
             for at in range(0, len(calls), CALLS_AT_ONCE):
-                some = calls[at : at + CALLS_AT_ONCE]
-                answers += self._retried(lambda some=some: self._call(script, some))  # type: ignore[misc]
+                answers += self._call(self._lines, script, calls[at : at + CALLS_AT_ONCE])
             return answers
 
     def _run_in_cluster(
@@ -244,21 +214,13 @@ class RedisStore:
                 answers += pipe.execute()
         return answers
 
-    def _call(self, script: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        pool = self.client.connection_pool
-        connection = pool.get_connection()
-        try:
-            connection.send_packed_command([hiredis.pack_command(call) for call in calls], check_health=False)
-            answers = _received(connection, len(calls), raising=False)
-        except BaseException:
-            connection.disconnect()
-            raise
-        finally:
-            pool.release(connection)
+    def _call(self, lines: Lines, script: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
+        command = b"".join([hiredis.pack_command(call) for call in calls])
+        answers = lines.exchange(command, lambda: Replies(len(calls))).found
         said = [str(answer) for answer in answers if isinstance(answer, hiredis.ReplyError)]
         if any(text.startswith("NOSCRIPT") for text in said):
             self.client.script_load(script)
-            return self._call(script, calls)
+            return self._call(lines, script, calls)
         if any(text.startswith("STALE") for text in said):
             raise StaleLayoutsError
         if said:
@@ -266,86 +228,31 @@ class RedisStore:
         return answers
 
 
-class AsyncRedisStore:
-    """What readers need of :class:`RedisStore`, for ``asyncio``; bound to the event loop of its first use."""
-
-    def __init__(self, settings: OnlineSettings, client: AsyncClient | None = None) -> None:
-        self.settings = settings
-        self.client: Any = client if client is not None else connect_async(settings)
-
-    async def ping(self) -> None:
-        """As :meth:`RedisStore.ping`."""
-        with translated(self.settings):
-            await self.client.ping()
-
-    async def layouts(self, project: str) -> dict[int, Layout]:
-        """As :meth:`RedisStore.layouts`."""
-        with translated(self.settings):
-            found: Any = await self.client.hgetall(layouts_key(project))
-        return parsed_layouts(found)
-
-    async def views(self, project: str) -> dict[str, str]:
-        """As :meth:`RedisStore.views`."""
-        with translated(self.settings):
-            found: Any = await self.client.hgetall(views_key(project))
-        return {name.decode(): text.decode() for name, text in found.items()}
-
-    async def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
-        """As :meth:`RedisStore.fetch`."""
-        with translated(self.settings):
-            asked = [
-                ([layouts_key(project)], [REVISION]),
-                *((k, f or [REVISION]) for k, f in requests),
-            ]  # HMGET needs a field
-            if isinstance(self.client, AsyncRedisCluster):
-                return _fetched(asked, await self._cluster_replies(asked[:2]) + await self._cluster_replies(asked[2:]))
-            return _fetched(asked, await self._retried(asked))
-
-    async def _retried(self, asked: Sequence[Request]) -> list[Any]:
-        for tries in range(self.settings.retries):
-            try:
-                return await self._replies(asked)
-            except (redis.ConnectionError, redis.TimeoutError, OSError):
-                await asyncio.sleep(min(BACKOFF_CAP, BACKOFF_BASE * 2**tries))
-        return await self._replies(asked)
-
-    async def _replies(self, asked: Sequence[Request]) -> list[Any]:
-        pool = self.client.connection_pool
-        connection = await pool.get_connection()
-        try:
-            await connection.send_packed_command([packed(asked)], check_health=False)
-            async with asyncio.timeout(self.settings.read_timeout):
-                return await _received_async(connection, sum(len(keys) for keys, _ in asked))
-        except TimeoutError as error:
-            await connection.disconnect()
-            raise redis.TimeoutError("timed out") from error
-        except BaseException:
-            await connection.disconnect()
-            raise
-        finally:
-            await pool.release(connection)
-
-    async def _cluster_replies(self, asked: Sequence[Request]) -> list[Any]:
-        pipe = self.client.pipeline(transaction=False)
-        for keys, fields in asked:
-            for key in keys:
-                pipe.hmget(key, list(fields))
-        replies: list[Any] = await pipe.execute()
-        return replies
-
-    async def close(self) -> None:
-        """Give back all connections."""
-        await close_async(self.client)
+def questions(project: str, requests: Sequence[Request]) -> list[Request]:
+    """What a read asks Redis: the revision of the layouts first, then ``requests``. HMGET needs a field."""
+    return [([layouts_key(project)], (REVISION,)), *((k, f or (REVISION,)) for k, f in requests)]
 
 
 def packed(requests: Sequence[Request]) -> bytes:
     """The HMGET commands of all requests as one string in Redis's protocol."""
     parts: list[bytes] = []
     for keys, fields in requests:
-        head = b"*%d\r\n$5\r\nHMGET\r\n$" % (len(fields) + 2)
-        tail = b"".join(b"\r\n$%d\r\n%b" % (len(f), f) for f in fields) + b"\r\n"
+        head, tail = _frame(tuple(fields))
         parts += [b"%b%d\r\n%b%b" % (head, len(key), key, tail) for key in keys]
     return b"".join(parts)
+
+
+@lru_cache(maxsize=1024)
+def _frame(fields: tuple[bytes, ...]) -> tuple[bytes, bytes]:
+    """What comes before and after the key of an HMGET command."""
+    tail = b"".join(b"\r\n$%d\r\n%b" % (len(f), f) for f in fields)
+    return b"*%d\r\n$5\r\nHMGET\r\n$" % (len(fields) + 2), tail + b"\r\n"
+
+
+def answered(replies: HashReplies) -> Fetched:
+    """What the answer to :func:`questions` says."""
+    first, *found = replies.groups()
+    return Fetched(int(first[0][0] or 0), found)
 
 
 def parsed_layouts(found: dict[bytes, bytes]) -> dict[int, Layout]:
@@ -365,53 +272,13 @@ def _portions(values: Sequence[bytes]) -> Iterator[tuple[int, int]]:
         yield start, len(values)
 
 
-def _received(connection: Any, count: int, *, raising: bool = True) -> list[Any]:
-    """``count`` replies, straight from the socket into hiredis."""
-    reader = hiredis.Reader()
-    replies: list[Any] = []
-    try:
-        while not _parsed(reader, replies, count):
-            reader.feed(_some(connection._sock.recv(_RECEIVE)))  # noqa: SLF001 - redis-py parses ten times slower
-    except TimeoutError as error:
-        raise redis.TimeoutError("timed out") from error
-    return _without_errors(replies) if raising else replies
-
-
-async def _received_async(connection: Any, count: int) -> list[Any]:
-    """As :func:`_received`."""
-    reader = hiredis.Reader()
-    replies: list[Any] = []
-    while not _parsed(reader, replies, count):
-        reader.feed(_some(await connection._reader.read(_RECEIVE)))  # noqa: SLF001 - likewise
-    return _without_errors(replies)
-
-
-def _parsed(reader: Any, replies: list[Any], count: int) -> bool:
-    """Take the replies that ``reader`` has in full; whether there are ``count`` now."""
-    while len(replies) < count and (reply := reader.gets()) is not False:
-        replies.append(reply)
-    return len(replies) == count
-
-
-def _some(received: bytes) -> bytes:
-    if not received:
-        raise redis.ConnectionError("connection closed")
-    return received
-
-
-def _without_errors(replies: list[Any]) -> list[Any]:
-    for reply in replies:
-        if isinstance(reply, hiredis.ReplyError):
-            raise redis.ResponseError(str(reply))
-    return replies
-
-
-def _fetched(asked: Sequence[Request], replies: list[Any]) -> Fetched:
-    grouped, at = [], 1
+def grouped(asked: Sequence[Request], replies: list[Any]) -> Fetched:
+    """As :func:`answered`, from single replies."""
+    groups, at = [], 1
     for keys, _ in asked[1:]:
-        grouped.append(replies[at : at + len(keys)])
+        groups.append(replies[at : at + len(keys)])
         at += len(keys)
-    return Fetched(int(replies[0][0] or 0), grouped)
+    return Fetched(int(replies[0][0] or 0), groups)
 
 
 def _width(layout: Layout) -> bytes:

@@ -22,7 +22,7 @@ class Fetched:
     """What a store answered: the revision of its layouts; per request, per key, per field the value or None."""
 
     revision: int
-    values: list[list[list[bytes | None]]]
+    values: Sequence[Sequence[Sequence[bytes | None]]]
 
 
 @dataclass(frozen=True, slots=True)
