@@ -31,6 +31,9 @@ HEAD = 8
 LIMIT = 8 * 2**20
 """Greatest size of one key's events of one view in bytes; about 250,000 events with one number each."""
 
+FOLD = 64
+"""How many events come to a key's value before its events are folded into buckets (:mod:`asof.online.folding`)."""
+
 _ABSENT = 0xFFFFFFFF
 _MINUTE, _DAY = 60_000_000, 86_400_000_000
 
@@ -45,17 +48,19 @@ class Pruning:
     Attributes:
         horizon: Microseconds after its event time until an event is out of every window.
         slack: How far back reads stay exact.
-        limit: Greatest size of a value in bytes; a write beyond it is refused.
+        limit: Greatest size of a value in bytes, buckets included; a write beyond it is refused.
+        fold: How many events come to a value before what can be folded of it is; 0 for views without a hop.
     """
 
     horizon: int
     slack: int
     limit: int
+    fold: int
 
     @classmethod
     def of(cls, view: View) -> Pruning:
         """The rule of a windowed view: slack is an eighth of the largest window, at least a minute, at most a day."""
-        return cls(view.horizon, min(max(view.horizon // 8, _MINUTE), _DAY), LIMIT)
+        return cls(view.horizon, min(max(view.horizon // 8, _MINUTE), _DAY), LIMIT, FOLD if view.hop > 1 else 0)
 
 
 def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints, ids: Ids, bounds: Ints) -> list[bytes]:

@@ -12,7 +12,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal, Self
+from typing import Any, Literal, Self
 
 import numpy as np
 
@@ -37,14 +37,19 @@ class Layout:
     """What the bytes of a stored value mean.
 
     Attributes:
-        kind: ``row`` for the newest row of a plain view, ``events`` for the events of a windowed view.
+        kind: ``row`` for the newest row of a plain view, ``events`` for the events of a windowed view, ``buckets`` for what
+            events were merged into where the view declares a hop.
         view: Name of the view.
-        fields: (column, type) in order. In events every number is ``float64``.
+        fields: (column, type) in order. In events and buckets every number is ``float64``.
+        hop: Width of a bucket in microseconds.
+        distinct: Columns whose distinct values a bucket keeps.
     """
 
-    kind: Literal["row", "events"]
+    kind: Literal["row", "events", "buckets"]
     view: str
     fields: tuple[tuple[str, str], ...]
+    hop: int = 1
+    distinct: tuple[str, ...] = ()
 
     @cached_property
     def id(self) -> int:
@@ -74,7 +79,7 @@ class Layout:
 
     @cached_property
     def fixed(self) -> np.dtype[np.void]:
-        """The numpy type of the part of a value that has a fixed width."""
+        """The numpy type of the part of a row or event that has a fixed width."""
         head = _ROW_HEAD if self.kind == "row" else _EVENT_HEAD[bool(self.loose)]
         mask = [("mask", "u1", ((len(self.fields) + 7) // 8,))] if self.kind == "row" and self.fields else []
         blocks = [(block, _NUMPY[block], (len(names),)) for block, names in self.blocks.items()]
@@ -83,7 +88,10 @@ class Layout:
 
     def to_json(self) -> str:
         """The layout as JSON, the same text for the same layout."""
-        return json.dumps({"kind": self.kind, "view": self.view, "fields": self.fields}, separators=(",", ":"))
+        said: dict[str, Any] = {"kind": self.kind, "view": self.view, "fields": self.fields}
+        if self.kind == "buckets":
+            said |= {"hop": self.hop, "distinct": self.distinct}
+        return json.dumps(said, separators=(",", ":"))
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
@@ -94,7 +102,10 @@ class Layout:
         """
         try:
             payload = json.loads(text)
-            return cls(payload["kind"], payload["view"], tuple((name, dtype) for name, dtype in payload["fields"]))
+            fields = tuple((name, dtype) for name, dtype in payload["fields"])
+            return cls(
+                payload["kind"], payload["view"], fields, payload.get("hop", 1), tuple(payload.get("distinct", ()))
+            )
         except (KeyError, TypeError, ValueError) as error:
             raise OnlineStoreError(
                 f"a layout in Redis cannot be read ({error}); was it written by another program?"
@@ -118,10 +129,15 @@ def events_layout(view: str, fields: Sequence[tuple[str, str]]) -> Layout:
     return Layout("events", view, tuple(fields))
 
 
+def buckets_layout(events: Layout, hop: int, distinct: Sequence[str]) -> Layout:
+    """The layout of the buckets that events of a layout are merged into."""
+    return Layout("buckets", events.view, events.fields, hop, tuple(n for n, _ in events.fields if n in distinct))
+
+
 def field_of(layout: Layout) -> bytes:
     """The field of an entity's hash that values of this layout lie in.
 
-    A plain view has one field: its row says itself how to read it. The events of a windowed view share one layout per field,
-    so that they can be searched without decoding.
+    A plain view has one field: its row says itself how to read it. The events and the buckets of a windowed view share one layout
+    per field, so that they can be searched without decoding.
     """
     return layout.view.encode() if layout.kind == "row" else f"{layout.view}#{layout.id:08x}".encode()

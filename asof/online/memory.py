@@ -13,12 +13,14 @@ import threading
 from bisect import bisect_right
 from collections.abc import Mapping, Sequence
 
+from asof.online.buckets import HEADER
 from asof.online.events import HEAD, Pruning
 from asof.online.events import split as split_events
+from asof.online.folding import Exchange, fingerprint
 from asof.online.layouts import Layout, field_of
 from asof.online.names import project_prefix
 from asof.online.rows import split as split_rows
-from asof.online.stores import Fetched, Request, StaleLayoutsError, Target
+from asof.online.stores import Added, Fetched, Request, Sibling, StaleLayoutsError, Target
 
 
 class MemoryStore:
@@ -75,17 +77,35 @@ class MemoryStore:
         return accepted
 
     def put_events(
-        self, target: Target, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
-        now: int, live: int = 0,
-    ) -> tuple[int, int]:  # fmt: skip
-        """Add events, each id once; returns how many were new, and how many keys would have grown too large."""
-        added = refused = 0
+        self, target: Target, siblings: Sequence[Sibling], pruning: Pruning, keys: Sequence[bytes],
+        blobs: Sequence[bytes], now: int, live: int = 0,
+    ) -> Added:  # fmt: skip
+        """Add events, each id once."""
+        added, refused, grown = 0, 0, []
         with self._lock:
             self._check(target)
             for key, blob in zip(keys, blobs, strict=True):
-                new, full = _add(self._hashes.setdefault(key, {}), target.layout, siblings, pruning, blob, now)
+                stored, field = self._hashes.setdefault(key, {}), field_of(target.layout)
+                before = len(split_events(target.layout, stored.get(field, b"")[HEAD:]))
+                new, full = _add(stored, target.layout, siblings, pruning, blob, now)
                 added, refused = added + new, refused + full
-        return added, refused
+                if pruning.fold and before // pruning.fold < (before + new) // pruning.fold:
+                    grown.append(key)
+        return Added(added, refused, grown)
+
+    def exchange(
+        self, target: Target, layout: Layout, keys: Sequence[bytes], exchanges: Sequence[Exchange]
+    ) -> list[bool]:
+        """Put new events and buckets in place of old ones where neither changed; whether that was so."""
+        fields, done = (field_of(target.layout), field_of(layout)), []
+        with self._lock:
+            self._check(target)
+            for key, new in zip(keys, exchanges, strict=True):
+                stored = self._hashes.get(key, {})
+                done.append([fingerprint(stored.get(f)) for f in fields] == [new.old_events, new.old_buckets])
+                if done[-1]:
+                    stored.update(zip(fields, (new.events, new.buckets), strict=True))
+        return done
 
     def drop(self, project: str, view: str) -> int:
         """Delete what is stored of one view; returns how many keys were visited."""
@@ -167,11 +187,13 @@ def _kept(rows: list[bytes], row: bytes, now: int) -> list[bytes] | None:
 
 
 def _add(
-    stored: dict[bytes, bytes], layout: Layout, siblings: Sequence[Layout], pruning: Pruning, blob: bytes, now: int
+    stored: dict[bytes, bytes], layout: Layout, siblings: Sequence[Sibling], pruning: Pruning, blob: bytes, now: int
 ) -> tuple[int, int]:
     field, at = field_of(layout), 4 if layout.loose else 0
     old = stored.get(field, b"")
-    seen = {_id(e, x) for x in (layout, *siblings) for e in split_events(x, stored.get(field_of(x), b"")[HEAD:])}
+    others = {s.layout: stored[field_of(s.layout)] for s in siblings if field_of(s.layout) in stored}
+    ours = {s.layout for s in siblings if s.role != "foreign"}
+    seen = {i for x, value in others.items() if x in ours for i in _ids(value, x)} | _ids(old, layout)
     fresh = [e for e in split_events(layout, blob) if _id(e, layout) not in seen]
     if not fresh:
         return 0, 0
@@ -181,14 +203,24 @@ def _add(
     latest = max([_arrival(e, at) for e in fresh] + ([_number(old, 0)] if old else []))
     safe = min(latest, now) - pruning.slack
     body = b"".join(_pruned(events, at, safe, pruning.horizon))
-    if HEAD + len(body) > pruning.limit:
+    if HEAD + len(body) > pruning.limit - sum(len(v) for x, v in others.items() if x in ours and x.kind == "buckets"):
         return 0, 1
     stored[field] = latest.to_bytes(8, "little", signed=True) + body
-    for other in siblings:
-        ending = split_events(other, stored.get(field_of(other), b"")[HEAD:])[-1:]
-        if ending and _number(ending[0], 4 if other.loose else 0) <= safe - pruning.horizon:
-            del stored[field_of(other)]
+    for sibling in siblings:
+        value = others.get(sibling.layout)
+        if value is not None and _ended(sibling, value, safe - pruning.horizon):
+            del stored[field_of(sibling.layout)]
     return len(fresh), 0
+
+
+def _ended(sibling: Sibling, value: bytes, outside: int) -> bool:
+    """Whether a value of another layout can go, because nothing in it can be in a window any more, or nothing can be read."""
+    if sibling.role == "old":
+        return _number(value, 0) <= outside
+    if sibling.role == "events":
+        ending = split_events(sibling.layout, value[HEAD:])[-1:]
+        return not ending or _number(ending[0], 4 if sibling.layout.loose else 0) <= outside
+    return sibling.role == "foreign"
 
 
 def _pruned(events: list[bytes], at: int, safe: int, horizon: int) -> list[bytes]:
@@ -201,6 +233,14 @@ def _pruned(events: list[bytes], at: int, safe: int, horizon: int) -> list[bytes
 
 def _arrival(event: bytes, at: int) -> int:
     return max(_number(event, at), _number(event, at + 8))
+
+
+def _ids(value: bytes, layout: Layout) -> set[bytes]:
+    """The ids in a value of events or of buckets."""
+    if layout.kind == "buckets":
+        ids = HEADER.unpack_from(value)[2]
+        return {value[i : i + 8] for i in range(ids, len(value), 8)}
+    return {_id(e, layout) for e in split_events(layout, value[HEAD:])}
 
 
 def _id(event: bytes, layout: Layout) -> bytes:

@@ -18,12 +18,13 @@ from redis.cluster import RedisCluster
 from asof.errors import OnlineStoreError
 from asof.online.connections import Client, connect, translated
 from asof.online.events import Pruning
+from asof.online.folding import Exchange
 from asof.online.layouts import Layout, field_of
 from asof.online.lines import Lines
 from asof.online.names import layouts_key, project_prefix, views_key, watermarks_key
 from asof.online.replies import HashReplies, Replies
-from asof.online.scripts import ADD_LAYOUT, PUT_EVENTS, PUT_ROWS
-from asof.online.stores import Fetched, Request, StaleLayoutsError, Target
+from asof.online.scripts import ADD_LAYOUT, EXCHANGE, PUT_EVENTS, PUT_ROWS
+from asof.online.stores import Added, Fetched, Request, Sibling, StaleLayoutsError, Target
 from asof.settings import OnlineSettings
 
 ROWS_AT_ONCE = 256
@@ -35,6 +36,7 @@ BYTES_AT_ONCE = 1 << 18
 DELETES_AT_ONCE = 500
 REVISION = b"revision"
 """Field of the hash of layouts that counts how often a layout was added or removed."""
+_ROLES = {"buckets": b"b", "old": b"o", "foreign": b"x"}
 
 
 class RedisStore:
@@ -114,15 +116,23 @@ class RedisStore:
         return sum(self._run(PUT_ROWS, target, head, keys, rows))
 
     def put_events(
-        self, target: Target, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
-        now: int, live: int = 0,
-    ) -> tuple[int, int]:  # fmt: skip
-        """Add events, each id once; returns how many were new and how many keys were refused. See :data:`PUT_EVENTS`."""
-        numbers = [pruning.horizon, pruning.slack, now, pruning.limit, live, len(siblings)]
+        self, target: Target, siblings: Sequence[Sibling], pruning: Pruning, keys: Sequence[bytes],
+        blobs: Sequence[bytes], now: int, live: int = 0,
+    ) -> Added:  # fmt: skip
+        """Add events, each id once. See :data:`PUT_EVENTS`."""
+        numbers = [pruning.horizon, pruning.slack, now, pruning.limit, pruning.fold, live, len(siblings)]
         head = [field_of(target.layout), _width(target.layout), *(str(n).encode() for n in numbers)]
-        head += [part for other in siblings for part in (field_of(other), _width(other))]
+        head += [part for s in siblings for part in (field_of(s.layout), _ROLES.get(s.role) or _width(s.layout))]
         answers = self._run(PUT_EVENTS, target, head, keys, blobs)
-        return sum(a for a, _ in answers), sum(r for _, r in answers)
+        return Added(sum(a[0] for a in answers), sum(a[1] for a in answers), [k for a in answers for k in a[2]])
+
+    def exchange(
+        self, target: Target, layout: Layout, keys: Sequence[bytes], exchanges: Sequence[Exchange]
+    ) -> list[bool]:
+        """Put new events and buckets in place of old ones where neither changed; whether that was so. See :data:`EXCHANGE`."""
+        head = [field_of(target.layout), field_of(layout)]
+        answers = self._run(EXCHANGE, target, head, keys, [e.packed() for e in exchanges])
+        return [bool(done) for answer in answers for done in answer]
 
     def drop(self, project: str, view: str) -> int:
         """Delete what is stored of one view, in steps that do not block Redis; returns how many keys were visited."""

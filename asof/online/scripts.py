@@ -1,6 +1,6 @@
 """The Lua scripts that change what is stored: Redis runs each as one atomic step.
 
-Both are idempotent: applied again, they change nothing. So a write whose answer was lost can be sent again, and any number
+All are idempotent: applied again, they change nothing. So a write whose answer was lost can be sent again, and any number
 of writers may send in any order. Times are compared as two halves, because Lua's numbers are doubles.
 """
 
@@ -84,16 +84,17 @@ return accepted
 
 PUT_EVENTS = """
 -- KEYS: hashes of entities, then (but not in a cluster) the hash of layouts.
--- ARGV: revision of the layouts ('': any), field, bytes of an event (0: each event starts with its own size), horizon, slack, now, greatest size of a value,
---       seconds to live (0: for ever), number of sibling fields, then (field, bytes of an event) of each sibling, then for
+-- ARGV: revision of the layouts ('': any), field, bytes of an event (0: each event starts with its own size), horizon, slack, now, greatest size of
+--       all values, events between two folds (0: never), seconds to live (0: for ever), number of sibling fields, then
+--       (field, bytes of an event, or 'b': the view's buckets, 'o': older ones, 'x': to be forgotten) of each sibling, then for
 --       each key its new events sorted by time.
--- Adds each event whose id is neither in the field nor in a sibling. Returns how many were added, and how many keys were
--- refused because their value would grow too large.
+-- Adds each event whose id is neither in the field nor in a sibling. Returns how many were added, how many keys were
+-- refused because their value would grow too large, and the keys whose events are to be folded.
 if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then return redis.error_reply('STALE layouts') end
 local field, width = ARGV[2], tonumber(ARGV[3])
 local horizon, slack, now = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local limit, expire, others = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9])
-local HEAD, first = 8, 9 + 2 * others
+local limit, fold, expire, others = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local HEAD, first, MANY = 8, 10 + 2 * others, 32
 
 local function i64(s, at)
   local low, high = struct.unpack('<I4i4', s, at)
@@ -121,23 +122,33 @@ local function arrival(s, events, i)
   return math.max(i64(s, at), i64(s, at + 8))
 end
 
-local function starts(events)
-  local set = {}
-  for i = 1, events.n do set[events.at(i)] = true end
-  return set
+-- The ids in a value: of events, or (size nil) of buckets, which have them at the end.
+local function known(s, events, size)
+  if not size then
+    local from = struct.unpack('<I4', s, 13) + 1
+    return {s = s, n = (#s - from + 1) / 8, at = function(i) return from + (i - 1) * 8 end}
+  end
+  return {s = s, n = events.n, at = function(i) return events.at(i) + events.skip + 16 end, loose = size == 0}
 end
 
-local function holds(s, events, size, id)
-  local offset = events.skip + 16
-  local at = string.find(s, id, HEAD + 1, true)
+local function listed(ids)
+  ids.set = {}
+  for i = 1, ids.n do
+    local at = ids.at(i)
+    ids.set[string.sub(ids.s, at, at + 7)] = true
+  end
+end
+
+-- Whether an id is among the ids of a value. Many are looked up in a set, few are searched for.
+local function holds(ids, id, asked)
+  if not ids.set and (asked > MANY or ids.loose) then listed(ids) end
+  if ids.set then return ids.set[id] end
+  if ids.n == 0 then return false end
+  local origin, step = ids.at(1), ids.at(2) - ids.at(1)
+  local at = string.find(ids.s, id, origin, true)
   while at do
-    if size > 0 then
-      if (at - offset - HEAD - 1) % size == 0 then return true end
-    else
-      events.set = events.set or starts(events)
-      if events.set[at - offset] then return true end
-    end
-    at = string.find(s, id, at + 1, true)
+    if (at - origin) % step == 0 then return true end
+    at = string.find(ids.s, id, at + 1, true)
   end
   return false
 end
@@ -186,26 +197,36 @@ local function prune(body, latest)
   return string.sub(body, events.at(first))
 end
 
-local added, refused = 0, 0
+local added, refused, grown = 0, 0, {}
 for k = 1, #ARGV - first do
   local key, blob = KEYS[k], ARGV[first + k]
   local old = redis.call('HGET', key, field) or ''
-  local events = list(old, HEAD + 1, width)
+  local events, room, gone = list(old, HEAD + 1, width), limit, {}
   local latest = old ~= '' and i64(old, 1) or nil
-  local seen = {}
-  if old ~= '' then seen[1] = {old, events, width} end
+  local seen, ending = {known(old, events, width)}, {}
   for s = 1, others do
-    local name, size = ARGV[8 + 2 * s], tonumber(ARGV[9 + 2 * s])
+    local name, kind = ARGV[9 + 2 * s], ARGV[10 + 2 * s]
     local other = redis.call('HGET', key, name)
-    if other then seen[#seen + 1] = {other, list(other, HEAD + 1, size), size, name} end
+    if other and kind == 'x' then
+      gone[#gone + 1] = name
+    elseif other and (kind == 'b' or kind == 'o') then
+      seen[#seen + 1] = known(other)
+      room = room - #other
+      if kind == 'o' then ending[name] = i64(other, 1) end
+    elseif other then
+      local size = tonumber(kind)
+      local its = list(other, HEAD + 1, size)
+      seen[#seen + 1] = known(other, its, size)
+      ending[name] = its.n > 0 and time(other, its, its.n) or -math.huge
+    end
   end
   local fresh, new = {}, list(blob, 1, width)
   for i = 1, new.n do
     local at = new.at(i)
     local id = string.sub(blob, at + new.skip + 16, at + new.skip + 23)
     local duplicate = false
-    for _, other in ipairs(seen) do
-      duplicate = duplicate or holds(other[1], other[2], other[3], id)
+    for _, ids in ipairs(seen) do
+      duplicate = duplicate or holds(ids, id, new.n)
     end
     if not duplicate then
       fresh[#fresh + 1] = {ts = time(blob, new, i), bytes = string.sub(blob, at, new.at(i + 1) - 1)}
@@ -214,21 +235,48 @@ for k = 1, #ARGV - first do
   end
   if #fresh > 0 then
     local body = prune(merge(old, events, fresh), latest)
-    if HEAD + #body > limit then
+    if HEAD + #body > room then
       refused = refused + 1
     else
       local high = math.floor(latest / 4294967296)
       redis.call('HSET', key, field, struct.pack('<I4i4', latest - high * 4294967296, high) .. body)
       added = added + #fresh
-      for _, other in ipairs(seen) do
-        local safe = math.min(latest, now) - slack
-        if other[4] and time(other[1], other[2], other[2].n) <= safe - horizon then redis.call('HDEL', key, other[4]) end
+      if fold > 0 and math.floor(events.n / fold) < math.floor((events.n + #fresh) / fold) then grown[#grown + 1] = key end
+      local outside = math.min(latest, now) - slack - horizon
+      for name, last in pairs(ending) do
+        if last <= outside then gone[#gone + 1] = name end
       end
+      for _, name in ipairs(gone) do redis.call('HDEL', key, name) end
     end
   end
   if expire > 0 then redis.call('EXPIRE', key, expire) end
 end
-return {added, refused}
+return {added, refused, grown}
+"""
+
+EXCHANGE = """
+-- KEYS: hashes of entities, then (but not in a cluster) the hash of layouts.
+-- ARGV: revision of the layouts ('': any), field of the events, field of the buckets, then for each key: SHA-1 of its events, SHA-1
+--       of its buckets ('-' where it has none), bytes of its new events, its new events, its new buckets.
+-- Puts the new ones in place of the old ones where neither changed. Returns 1 for each key where that was so.
+if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then return redis.error_reply('STALE layouts') end
+
+local function named(value)
+  return value and redis.sha1hex(value) or string.rep('-', 40)
+end
+
+local done = {}
+for k = 1, #ARGV - 3 do
+  local key, blob = KEYS[k], ARGV[3 + k]
+  local old = redis.call('HMGET', key, ARGV[2], ARGV[3])
+  done[k] = 0
+  if named(old[1]) == string.sub(blob, 1, 40) and named(old[2]) == string.sub(blob, 41, 80) then
+    local size = struct.unpack('<I4', blob, 81)
+    redis.call('HSET', key, ARGV[2], string.sub(blob, 85, 84 + size), ARGV[3], string.sub(blob, 85 + size))
+    done[k] = 1
+  end
+end
+return done
 """
 
 ADD_LAYOUT = """

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from asof.online.events import Pruning
+from asof.online.folding import Exchange
 from asof.online.layouts import Layout
 
 Request = tuple[Sequence[bytes], Sequence[bytes]]
@@ -32,6 +33,34 @@ class Target:
     project: str
     layout: Layout
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What became of events.
+
+    Attributes:
+        new: How many were new.
+        refused: How many keys were refused because their value would grow too large.
+        grown: The keys whose events are to be folded.
+    """
+
+    new: int
+    refused: int
+    grown: list[bytes]
+
+
+Role = Literal["events", "buckets", "old", "foreign"]
+"""What a further layout of a view is to events that are written: other events, the buckets that they are merged into, buckets of
+earlier definitions, or buckets that the view's hop cannot be made of. Where a key gets an event it loses the foreign ones."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sibling:
+    """Another layout of the view that events are written to."""
+
+    layout: Layout
+    role: Role
 
 
 class StaleLayoutsError(Exception):
@@ -79,6 +108,9 @@ class AsyncReadableStore(Protocol):
 class WritableStore(Protocol):
     """What a writer needs of a store."""
 
+    def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
+        """What is stored for every request."""
+
     def layouts(self, project: str) -> dict[int, Layout]:
         """Every layout that was ever written in ``project``, by id."""
 
@@ -106,25 +138,37 @@ class WritableStore(Protocol):
         """
 
     def put_events(
-        self, target: Target, siblings: Sequence[Layout], pruning: Pruning, keys: Sequence[bytes], blobs: Sequence[bytes],
-        now: int, live: int = 0,
-    ) -> tuple[int, int]:  # fmt: skip
+        self, target: Target, siblings: Sequence[Sibling], pruning: Pruning, keys: Sequence[bytes],
+        blobs: Sequence[bytes], now: int, live: int = 0,
+    ) -> Added:  # fmt: skip
         """Add events, each id once.
 
         Args:
             target: Where they belong.
-            siblings: Other layouts of the same view that events were written under.
+            siblings: Other layouts of the same view.
             pruning: What may be forgotten.
             keys: n distinct keys.
             blobs: Packed events of each key, sorted by event time.
             now: The writer's clock, microseconds UTC.
             live: Seconds after which a key may be forgotten, 0 for never.
 
-        Returns:
-            How many events were new, and how many keys were refused because their value would grow too large.
-
         Raises:
             StaleLayoutsError: The layouts changed since ``target.revision``; learn them and write again.
+        """
+
+    def exchange(
+        self, target: Target, layout: Layout, keys: Sequence[bytes], exchanges: Sequence[Exchange]
+    ) -> list[bool]:
+        """Put new events and buckets in place of old ones, both in one step, where neither changed; whether that was so.
+
+        Args:
+            target: Where the events belong.
+            layout: The layout of the buckets.
+            keys: n keys.
+            exchanges: What to put where, for each key.
+
+        Raises:
+            StaleLayoutsError: The layouts changed since ``target.revision``.
         """
 
     def drop(self, project: str, view: str) -> int:

@@ -11,9 +11,12 @@ from numpy.typing import NDArray
 from asof import windows
 from asof.contract import View
 from asof.instants import from_micros
+from asof.online import buckets
+from asof.online.buckets import NEVER
 from asof.online.events import Stored
 from asof.online.layouts import Layout
 from asof.online.status import statuses
+from asof.windows.partials import Column, Parts, combine
 
 if TYPE_CHECKING:
     from asof.online.plan import Vectors
@@ -41,24 +44,39 @@ class WindowDecoder:
         self.view, self.features, self.start = view, tuple(features), start
         self.aggregations = [next(a for a in view.aggregations if a.name == name) for name in features]
         self.numeric = [view.feature(name).numeric for name in features]
-        self._layouts, self._fields, self._exact = list(layouts), fields, exact
+        self._exact = exact
+        stored = list(zip(layouts, range(fields.start, fields.stop), strict=True))
+        self._events = [(x, p) for x, p in stored if x.kind == "events"]
+        self._buckets = [(x, p) for x, p in stored if x.kind == "buckets"]
 
     def decode(
         self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
     ) -> None:
         """Fill this view's columns of ``answer``; see :meth:`asof.online.plain.PlainDecoder.decode`."""
-        positions = range(self._fields.start, self._fields.stop)
-        parts = [
-            Stored.of(layout, [fields[p] for fields in fetched])
-            for layout, p in zip(self._layouts, positions, strict=True)
-        ]
+        parts = [Stored.of(layout, [fields[p] for fields in fetched]) for layout, p in self._events]
         events, questions = _events(parts, {a.column for a in self.aggregations}), windows.Questions(row, at)
         newest = windows.newest(events, questions)
         found = newest >= 0
         ts = events.ts[newest] if len(events.ts) else np.zeros(len(at), np.int64)
+        merged = self._merged(fetched)
+        if merged:
+            table = combine(_parts(events, merged), questions, self.aggregations, self.view.hop)
+            ts = _later(np.where(found, ts, NEVER), merged, questions)
+            found = ts > NEVER
+        else:
+            table = windows.aggregate(events, questions, self.aggregations, self.view.hop)
         answer.event_times[found, member] = ts[found]
         stale = found & (at - ts > self.view.ttl) if self.view.ttl else np.zeros(len(at), bool)
-        self._place(windows.aggregate(events, questions, self.aggregations, self.view.hop), found, stale, answer)
+        self._place(table, found, stale, answer)
+
+    def _merged(self, fetched: Sequence[Sequence[bytes | None]]) -> list[buckets.Stored]:
+        """What events were merged into; nothing where none were."""
+        found = []
+        for layout, p in self._buckets:
+            values = [fields[p] for fields in fetched]
+            if any(v is not None for v in values):
+                found.append(buckets.unpack(layout, values))
+        return found
 
     def _place(
         self, table: dict[str, NDArray[Any]], found: NDArray[np.bool_], stale: NDArray[np.bool_], answer: Vectors
@@ -81,6 +99,33 @@ def _objects(column: NDArray[Any], stale: NDArray[np.bool_], dtype: str) -> list
     listed = [None if v is None or v != v or s else v for v, s in zip(column.tolist(), stale.tolist(), strict=True)]
     convert = _PYTHON.get(dtype)
     return [None if v is None else convert(v) for v in listed] if convert else listed
+
+
+def _later(ts: Ints, merged: Sequence[buckets.Stored], questions: windows.Questions) -> Ints:
+    """``ts``, or the newest event that was merged where it is later; per question."""
+    for stored in merged:
+        mine = np.append(stored.newest, NEVER)[questions.key]
+        ts = np.maximum(ts, np.where(mine <= questions.t, mine, NEVER))
+    return ts
+
+
+def _parts(events: windows.Events, merged: Sequence[buckets.Stored]) -> Parts:
+    """Buckets and single events as parts; buckets first, because their events came first. What is merged every read knows."""
+    counted = [stored.columns[""] for stored in merged]
+    columns = {"": Column.joined([*counted, Column.counting(np.ones(len(events.ts), np.int64))])}
+    for name, values in events.columns.items():
+        single = Column.of_events(values, events.ts, events.kt)
+        held = [
+            stored.columns.get(name) or Column.absent(len(count.count), values.dtype)
+            for stored, count in zip(merged, counted, strict=True)
+        ]
+        columns[name] = Column.joined([*held, single], values.dtype)
+    return Parts(
+        np.concatenate([*(stored.owner for stored in merged), events.key]),
+        np.concatenate([*(stored.start for stored in merged), events.ts]),
+        np.concatenate([*(np.full(len(stored.owner), NEVER) for stored in merged), events.arrival]),
+        columns,
+    )
 
 
 def _events(parts: Sequence[Stored], wanted: set[str]) -> windows.Events:

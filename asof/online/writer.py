@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, TypeVar
 
@@ -21,14 +21,18 @@ from asof.contract import View, view_fingerprint
 from asof.errors import OnlineStoreError, SchemaError
 from asof.online import events, rows
 from asof.online.events import Pruning
-from asof.online.layouts import Layout, events_layout, row_layout
+from asof.online.folding import fold
+from asof.online.layouts import Layout, buckets_layout, events_layout, row_layout
 from asof.online.names import entity_prefix, ordered_keys, table_keys
 from asof.online.redis_store import RedisStore
-from asof.online.stores import StaleLayoutsError, Target, WritableStore
+from asof.online.stores import Added, Role, Sibling, StaleLayoutsError, Target, WritableStore
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
+
+ROUND = 4_096
+"""Events of one key that are written at once where they are merged into buckets after that."""
 
 ARROW_TYPES = {
     "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
@@ -112,7 +116,7 @@ class Writer:
         columns = {f.name: table.column(f.name).combine_chunks() for f in view.features}
         packed = rows.pack(layout, columns, ts, kt)
         owners = self._keys(view, keys)
-        return self._put(layout, lambda target: self.store.put_rows(target, owners, packed, now, self.live))
+        return self._put((layout,), lambda target: self.store.put_rows(target, owners, packed, now, self.live))
 
     def _write_events(self, view: View, table: pa.Table, keys: pa.Array, now: int) -> int:
         layout = self._events_layout(view, table)
@@ -120,20 +124,37 @@ class Writer:
         ids = _ids(view, table)
         codes = _codes(keys)
         order = _once(codes, ids, ts, kt)
-        codes = codes[order]
-        bounds = np.flatnonzero(np.r_[True, codes[1:] != codes[:-1], True])
-        columns = {name: _event_column(view, name, table.column(name)).take(order) for name in view.event_columns}
-        blobs = events.pack(layout, columns, ts[order], kt[order], ids[order], bounds)
-        owners = self._keys(view, keys.take(order[bounds[:-1]]))
-        pruning = Pruning.of(view)
-        added, refused = self._put(
-            layout, lambda t: self.store.put_events(t, self._siblings(layout), pruning, owners, blobs, now, self.live)
-        )
+        columns = {name: _event_column(view, name, table.column(name)) for name in view.event_columns}
+        added = refused = 0
+        for some in _rounds(order, codes, ROUND if view.hop > 1 else len(order)):
+            mine = codes[some]
+            bounds = np.flatnonzero(np.r_[True, mine[1:] != mine[:-1], True])
+            values = {name: column.take(some) for name, column in columns.items()}
+            blobs = events.pack(layout, values, ts[some], kt[some], ids[some], bounds)
+            found = self._put_events(view, layout, self._keys(view, keys.take(some[bounds[:-1]])), blobs, now)
+            added, refused = added + found.new, max(refused, found.refused)
         if refused:
             raise OnlineStoreError(
-                f"{refused} keys of view {view.name!r} have more events in their largest window than one value may hold "
-                f"({Pruning.of(view).limit} bytes); shorten the window; all other keys were written"
+                f"{refused} keys of view {view.name!r} have more events in their largest window than they may hold "
+                f"({Pruning.of(view).limit} bytes); shorten the window{'' if view.hop > 1 else ' or declare a hop'}; "
+                "all other keys were written"
             )
+        return added
+
+    def _put_events(self, view: View, layout: Layout, owners: list[bytes], blobs: list[bytes], now: int) -> Added:
+        """Add events of distinct keys, and fold those of keys that got many."""
+        pruning = Pruning.of(view)
+        distinct = [a.column for a in view.aggregations if a.function == "count_distinct"]
+        into = buckets_layout(layout, view.hop, distinct) if view.hop > 1 else None
+        layouts = (layout,) if into is None else (layout, into)
+
+        def put(target: Target) -> Added:
+            siblings = self._siblings(view, layout, into)
+            return self.store.put_events(target, siblings, pruning, owners, blobs, now, self.live)
+
+        added = self._put(layouts, put)
+        if into is not None and added.grown:
+            self._put(layouts, lambda target: fold(self.store, target, into, pruning, added.grown, now))
         return added
 
     def _events_layout(self, view: View, table: pa.Table) -> Layout:
@@ -149,21 +170,26 @@ class Writer:
                 types[name] = next((d[name] for d in before if name in d), "float64")
         return events_layout(view.name, [(name, dtype or "float64") for name, dtype in types.items()])
 
-    def _put(self, layout: Layout, put: Callable[[Target], T]) -> T:
-        """Write under ``layout``, after making it known where it is not; the store refuses writers that know too little."""
+    def _put(self, layouts: Sequence[Layout], put: Callable[[Target], T]) -> T:
+        """Write under the first layout, after making all known that are not; the store refuses writers that know too little."""
         while True:
             known = self._known
-            if layout.id in known.layouts:
+            if all(layout.id in known.layouts for layout in layouts):
                 try:
-                    return put(Target(self.project, layout, known.revision))
+                    return put(Target(self.project, layouts[0], known.revision))
                 except StaleLayoutsError:
                     pass
-            revision = self.store.add_layout(self.project, layout)
+            revision = max([self.store.add_layout(self.project, layout) for layout in layouts])
             self._known = _Known(self.store.layouts(self.project), revision)
 
-    def _siblings(self, layout: Layout) -> list[Layout]:
-        others = self._known.layouts.values()
-        return [x for x in others if x.kind == "events" and x.view == layout.view and x.id != layout.id]
+    def _siblings(self, view: View, layout: Layout, into: Layout | None = None) -> list[Sibling]:
+        """The other layouts of a view: ``into`` is that of the buckets that events of ``layout`` are merged into."""
+        others = [x for x in self._known.layouts.values() if x.view == view.name and x.id != layout.id]
+        found = [Sibling(x, "events") for x in others if x.kind == "events"]
+        for other in (x for x in others if x.kind == "buckets"):
+            ours: Role = "buckets" if other == into else "old"
+            found.append(Sibling(other, "foreign" if view.hop % other.hop else ours))
+        return found
 
     def _keys(self, view: View, keys: pa.Array) -> list[bytes]:
         prefix = entity_prefix(self.project, (k.column for k in view.join_keys))
@@ -280,6 +306,19 @@ def _once(codes: Ints, ids: NDArray[np.uint64], ts: Ints, kt: Ints) -> Ints:
     first = np.r_[True, (codes[by_id][1:] != codes[by_id][:-1]) | (ids[by_id][1:] != ids[by_id][:-1])]
     kept = np.sort(by_id[first])
     return kept[np.lexsort((kt[kept], ts[kept], codes[kept]))]
+
+
+def _rounds(order: Ints, codes: Ints, most: int) -> Iterator[Ints]:
+    """``order``, which is by code, in rounds of at most so many of each code."""
+    mine = codes[order]
+    starts = np.flatnonzero(np.r_[True, mine[1:] != mine[:-1]])
+    rank = np.arange(len(mine)) - np.repeat(starts, np.diff(np.r_[starts, len(mine)]))
+    greatest = int(rank.max())
+    if greatest < most:
+        yield order
+        return
+    for first in range(0, greatest + 1, most):
+        yield order[(rank >= first) & (rank < first + most)]
 
 
 def _ids(view: View, table: pa.Table) -> NDArray[np.uint64]:

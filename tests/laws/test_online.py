@@ -21,7 +21,9 @@ import pytest
 
 from asof.contract import WINDOW_FUNCTIONS, Aggregation, Contract, Feature, Field, JoinKey, Source, View
 from asof.online import MemoryStore, Reader, Status, Writer
+from asof.online.buckets import unpack
 from asof.online.events import Pruning
+from asof.online.layouts import field_of
 from asof.redis_server import EmbeddedRedis
 from asof.settings import OnlineSettings
 
@@ -49,7 +51,8 @@ def plain(name: str, ttl: int = 0) -> View:
 
 VIEWS = (
     plain("rows"), plain("fresh", 3 * TICK), windowed("spans"), windowed("tiled", hop=TICK), windowed("young", ttl=TICK),
-    windowed("words", functions=TEXTS, column="s"),
+    windowed("words", functions=TEXTS, column="s"), windowed("tiles", hop=TICK * 3 // 2, ttl=2 * TICK),
+    windowed("tiled_words", hop=TICK // 2, functions=TEXTS, column="s"),
 )  # fmt: skip
 CONTRACT = Contract(
     "laws",
@@ -159,6 +162,13 @@ def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlineS
     EmbeddedRedis(folder).stop()
 
 
+@pytest.fixture(autouse=True)
+def eager(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events are folded into buckets as soon as they may be, however few they are."""
+    monkeypatch.setattr("asof.online.events.FOLD", 2)
+    monkeypatch.setattr("asof.online.folding._least", lambda *_: 1)
+
+
 @pytest.fixture(params=STORES)
 def store(request: pytest.FixtureRequest, redis_settings: OnlineSettings) -> Any:
     """Each store, empty."""
@@ -214,6 +224,15 @@ def test_reads_equal_the_definition(store: Any, writers: int) -> None:
     deliver(store, deliveries, now, writers)
     questions = [(key, now + rng.randint(0, 14) * TICK // 2) for key in range(HISTORIES + 5) for _ in range(3)]
     assert mismatches(store, histories, questions) == []
+    assert buckets_held(store) > HISTORIES // 2
+
+
+def buckets_held(store: Any) -> int:
+    """How many buckets the first keys have."""
+    known = [x for x in Reader(CONTRACT, store).store.layouts("laws").values() if x.kind == "buckets"]
+    keys = [b"asof/laws/key/%d" % key for key in range(min(HISTORIES, 1000))]
+    found = Reader(CONTRACT, store).store.fetch("laws", [(keys, [field_of(x) for x in known])]).values[0]
+    return sum(len(unpack(x, [fields[i] for fields in found]).start) for i, x in enumerate(known))
 
 
 def test_reads_follow_a_clock_that_moves(store: Any) -> None:

@@ -1,0 +1,321 @@
+"""Partial aggregates: what remains of events where only whole buckets of them count, and how such remains are put together.
+
+A part stands for some events of one key and one bucket: for a single one, or for all that a store has merged. From parts every
+function of :mod:`asof.windows.kernel` has the value that it has from the events themselves. Parts are only ever added, so nothing
+cancels; squared deviations are merged about the common mean (Chan, Golub and LeVeque, 1983).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:
+    from asof.contract import Aggregation
+    from asof.windows.kernel import Questions
+
+Ints = NDArray[np.int64]
+Floats = NDArray[np.float64]
+Flags = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, slots=True)
+class Column:
+    """What p parts know of one column's values that are not missing.
+
+    Attributes:
+        count: How many there are, int64[p].
+        total: Their sum, float64[p]; 0 for text and bytes.
+        spread: Sum of their squared deviations from their mean, float64[p].
+        low: The least, float64[p], or objects for text and bytes; anything where ``count`` is 0, as all that follow.
+        high: The greatest.
+        last: The one with the greatest (event time, knowledge time).
+        ts: Event time of ``last``, int64[p].
+        kt: Knowledge time of ``last``, int64[p].
+        owner: Part of each distinct value, int64[d], ascending.
+        distinct: The distinct values of each part, [d].
+        whole: Whether a part has kept its distinct values, bool[p].
+    """
+
+    count: Ints
+    total: Floats
+    spread: Floats
+    low: NDArray[Any]
+    high: NDArray[Any]
+    last: NDArray[Any]
+    ts: Ints
+    kt: Ints
+    owner: Ints
+    distinct: NDArray[Any]
+    whole: Flags
+
+    @classmethod
+    def of_events(cls, values: NDArray[Any], ts: Ints, kt: Ints) -> Self:
+        """A part for each event: values as in :class:`asof.windows.Events`."""
+        if values.dtype == object:
+            there = np.array([v is not None and v == v for v in values], bool)
+            total = np.zeros(len(values))
+        else:
+            values = values.astype(np.float64)
+            there = ~np.isnan(values)
+            total = np.where(there, values, 0.0)
+        zeros, everywhere = np.zeros(len(values)), np.ones(len(values), bool)
+        owner = np.flatnonzero(there)
+        count = there.astype(np.int64)
+        return cls(count, total, zeros, values, values, values, ts, kt, owner, values[owner], everywhere)
+
+    @classmethod
+    def counting(cls, count: Ints) -> Self:
+        """Parts of which only the number of events is known, or asked for."""
+        nothing, moments, values = np.zeros(len(count)), np.zeros(len(count), np.int64), np.full(len(count), np.nan)
+        owner, distinct, whole = np.zeros(0, np.int64), np.zeros(0), np.ones(len(count), bool)
+        return cls(count, nothing, nothing, values, values, values, moments, moments, owner, distinct, whole)
+
+    @classmethod
+    def absent(cls, parts: int, kind: np.dtype[Any]) -> Self:
+        """Parts without any value of a kind."""
+        values = np.full(parts, None if kind.hasobject else np.nan, kind)
+        return cls.of_events(values, np.zeros(parts, np.int64), np.zeros(parts, np.int64))
+
+    @classmethod
+    def joined(cls, columns: Sequence[Column], kind: np.dtype[Any] | None = None) -> Self:
+        """All parts one after another; those of another kind of value than ``kind`` (the first's) have none."""
+        kind = kind or columns[0].low.dtype
+        columns = [c if c.low.dtype == kind else cls.absent(len(c.count), kind) for c in columns]
+        offsets = np.cumsum([0, *(len(c.count) for c in columns[:-1])])
+        owner = np.concatenate([c.owner + at for c, at in zip(columns, offsets, strict=True)])
+        names = ("count", "total", "spread", "low", "high", "last", "ts", "kt")
+        joined = {name: np.concatenate([getattr(c, name) for c in columns]) for name in names}
+        distinct, whole = np.concatenate([c.distinct for c in columns]), np.concatenate([c.whole for c in columns])
+        return cls(**joined, owner=owner, distinct=distinct, whole=whole)
+
+    def taken(self, parts: Ints) -> Column:
+        """Some of the parts, in another order."""
+        return self.merged(Groups(parts, np.arange(len(parts))))
+
+    def merged(self, groups: Groups) -> Column:
+        """A part for each group of parts."""
+        there = groups.sums(self.count) > 0
+        winner = _winner(self, groups)
+        owner, distinct = _different(self, groups)
+        return Column(
+            count=groups.sums(self.count),
+            total=groups.sums(self.total),
+            spread=_spread(self, groups),
+            low=_extreme(np.minimum, self.low, self, groups, there),
+            high=_extreme(np.maximum, self.high, self, groups, there),
+            last=self.last[winner],
+            ts=self.ts[winner],
+            kt=self.kt[winner],
+            owner=owner,
+            distinct=distinct,
+            whole=groups.all(self.whole),
+        )
+
+
+@dataclass(frozen=True)
+class Groups:
+    """Parts that belong together: ``take`` int64[m] names parts, group i has take[starts[i]:starts[i + 1]], never none."""
+
+    take: Ints
+    starts: Ints
+
+    @cached_property
+    def lengths(self) -> Ints:
+        """How many parts each group has."""
+        return np.diff(np.append(self.starts, len(self.take)))
+
+    @cached_property
+    def number(self) -> Ints:
+        """The group of each of ``take``."""
+        return np.repeat(np.arange(len(self.starts)), self.lengths)
+
+    def sums(self, values: NDArray[Any]) -> NDArray[Any]:
+        """The sum over each group of what each part has."""
+        return self.reduced(np.add, values)
+
+    def all(self, flags: Flags) -> Flags:
+        """Whether all parts of each group are flagged."""
+        return self.reduced(np.logical_and, flags)
+
+    def reduced(self, operation: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
+        """``operation`` over each group of what each part has."""
+        found: NDArray[Any] = operation.reduceat(values[self.take], self.starts) if len(self.starts) else values[:0]
+        return found
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """p parts of several keys.
+
+    Attributes:
+        key: Dense codes, int64[p] >= 0, shared with the questions.
+        ts: A moment in the part's bucket, int64[p], microseconds UTC.
+        arrival: First moment at which all of it is known, int64[p].
+        columns: Column -> what the parts know of it; the column of no name counts events.
+    """
+
+    key: Ints
+    ts: Ints
+    arrival: Ints
+    columns: Mapping[str, Column]
+
+
+def combine(
+    parts: Parts, questions: Questions, aggregations: Sequence[Aggregation], hop: int
+) -> dict[str, NDArray[Any]]:
+    """The value of every aggregation at every question, as :func:`asof.windows.aggregate` has it from single events.
+
+    Args:
+        parts: The parts; no part may have events of two buckets.
+        questions: The keys and moments.
+        aggregations: What to compute.
+        hop: Bucket width in microseconds.
+    """
+    asked, back = _distinct_questions(questions.key, questions.t)
+    key, t = questions.key[asked], questions.t[asked]
+    buckets, place = np.unique(parts.ts // hop, return_inverse=True)
+    code = parts.key * (len(buckets) + 1) + place
+    order = np.argsort(code, kind="stable")
+    code = code[order]
+    found: dict[str, NDArray[Any]] = {}
+    for window in dict.fromkeys(a.window for a in aggregations):
+        since = np.searchsorted(buckets, (t - window) // hop, "right")
+        first = np.searchsorted(code, key * (len(buckets) + 1) + since)
+        end = np.searchsorted(code, (key + 1) * (len(buckets) + 1))
+        filled, groups = _known(parts, order, first, np.where(key < 0, first, end), t)
+        for a in aggregations:
+            if a.window == window:
+                column = parts.columns[a.column]
+                answer = _empty(a, column, len(t))
+                answer[filled] = _FUNCTIONS[a.function](column, groups)
+                found[a.name] = answer[back]
+    return found
+
+
+def _distinct_questions(key: Ints, t: Ints) -> tuple[Ints, Ints]:
+    """Positions of the distinct (key, t), and which of them each question is."""
+    moments, place = np.unique(t, return_inverse=True)
+    _, asked, back = np.unique((key + 1) * len(moments) + place, return_index=True, return_inverse=True)
+    return asked, back
+
+
+def _known(parts: Parts, order: Ints, first: Ints, end: Ints, t: Ints) -> tuple[Ints, Groups]:
+    """The questions that see any part, and what each of them sees of order[first:end]."""
+    lengths = np.maximum(end - first, 0)
+    take, asked = order[_runs(first, lengths)], np.repeat(np.arange(len(t)), lengths)
+    seen = parts.arrival[take] <= t[asked]
+    if not seen.all():
+        take, asked = take[seen], asked[seen]
+    starts = np.flatnonzero(np.diff(asked, prepend=-1))
+    return asked[starts], Groups(take, starts)
+
+
+def _runs(first: Ints, lengths: Ints) -> Ints:
+    """first[0], first[0] + 1, ... lengths[0] of them, then those of the next."""
+    before = np.cumsum(lengths) - lengths
+    return np.repeat(first - before, lengths) + np.arange(int(lengths.sum()))
+
+
+def _empty(aggregation: Aggregation, column: Column, rows: int) -> NDArray[Any]:
+    if aggregation.function in ("count", "sum", "count_distinct"):
+        return np.zeros(rows)
+    if column.low.dtype == object and aggregation.function in ("min", "max", "last"):
+        return np.full(rows, None, object)
+    return np.full(rows, np.nan)
+
+
+def _spread(column: Column, groups: Groups) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
+        mean = groups.sums(column.total) / groups.sums(column.count)
+        own = (column.total / column.count)[groups.take]
+        count = column.count[groups.take]
+        off = np.where(count > 0, own - mean[groups.number], 0.0)
+        whole = column.spread[groups.take] + count * off * off
+    spread: Floats = np.add.reduceat(whole, groups.starts) if len(groups.starts) else whole
+    return spread
+
+
+def _extreme(operation: np.ufunc, values: NDArray[Any], column: Column, groups: Groups, there: Flags) -> NDArray[Any]:
+    """The least or the greatest value of each group; missing where ``there`` is false."""
+    own = column.count > 0
+    worst = np.inf if operation is np.minimum else -np.inf
+    if values.dtype != object:
+        return np.where(there, groups.reduced(operation, np.where(own, values, worst)), np.nan)
+    ranks, found = np.full(len(values), worst), np.full(len(there), None, object)
+    names, ranks[own] = np.unique(values[own], return_inverse=True)
+    found[there] = names[groups.reduced(operation, ranks)[there].astype(np.int64)]
+    return found
+
+
+def _winner(column: Column, groups: Groups) -> Ints:
+    """The part of each group that has the last value; any where there is none."""
+    order = np.lexsort((column.kt, column.ts))
+    rank = np.empty(len(order), np.int64)
+    rank[order] = np.arange(len(order))
+    best = groups.reduced(np.maximum, np.where(column.count > 0, rank, -1))
+    winner: Ints = order[best]
+    return winner
+
+
+def _different(column: Column, groups: Groups) -> tuple[Ints, NDArray[Any]]:
+    """The distinct values of each group: the group of each, ascending, and the values."""
+    held = np.bincount(column.owner, minlength=len(column.count))
+    first = np.cumsum(held) - held
+    lengths = held[groups.take]
+    number = np.repeat(groups.number, lengths)
+    names, codes = np.unique(column.distinct, return_inverse=True)
+    kinds = np.unique(number * max(len(names), 1) + codes[_runs(first[groups.take], lengths)])
+    return kinds // max(len(names), 1), names[kinds % max(len(names), 1)]
+
+
+def _count_distinct(column: Column, groups: Groups) -> Floats:
+    """How many; missing where a part has not kept its distinct values."""
+    owner, _ = _different(column, groups)
+    counts = np.bincount(owner, minlength=len(groups.starts)).astype(np.float64)
+    return np.where(groups.all(column.whole | (column.count == 0)), counts, np.nan)
+
+
+def _mean(column: Column, groups: Groups) -> Floats:
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean: Floats = groups.sums(column.total) / groups.sums(column.count)
+    return mean
+
+
+def _var(column: Column, groups: Groups) -> Floats:
+    """Sample variance."""
+    count = groups.sums(column.count)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(count > 1, _spread(column, groups) / (count - 1), np.nan)
+
+
+def _min(column: Column, groups: Groups) -> NDArray[Any]:
+    return _extreme(np.minimum, column.low, column, groups, groups.sums(column.count) > 0)
+
+
+def _max(column: Column, groups: Groups) -> NDArray[Any]:
+    return _extreme(np.maximum, column.high, column, groups, groups.sums(column.count) > 0)
+
+
+def _last(column: Column, groups: Groups) -> NDArray[Any]:
+    found = column.last[_winner(column, groups)]
+    found[groups.sums(column.count) == 0] = None if found.dtype == object else np.nan
+    return found
+
+
+_FUNCTIONS: dict[str, Callable[[Column, Groups], NDArray[Any]]] = {
+    "count": lambda column, groups: groups.sums(column.count).astype(np.float64),
+    "sum": lambda column, groups: groups.sums(column.total),
+    "mean": _mean,
+    "min": _min,
+    "max": _max,
+    "std": lambda column, groups: np.sqrt(_var(column, groups)),
+    "var": _var,
+    "last": _last,
+    "count_distinct": _count_distinct,
+}
