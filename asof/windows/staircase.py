@@ -2,19 +2,31 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.windows.order import roughly_sorted, stable_order
+from asof.windows.order import numbered, roughly_sorted, stable_order
 
 if TYPE_CHECKING:
     from asof.windows.kernel import Events, Questions
 
 Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
 
 _BITS = 62
+_NEVER = np.iinfo(np.int64).max
+"""The code of an event that is no answer."""
+_WORKERS = len(os.sched_getaffinity(0))
+_ALONE = 1 << 17
+"""Up to this many events and questions are searched by one thread."""
 
 
 def newest(events: Events, questions: Questions) -> Ints:
@@ -31,16 +43,20 @@ def newest(events: Events, questions: Questions) -> Ints:
         return np.full(len(questions.t), -1, dtype=np.int64)
     order = _time_order(events)
     key, arrival = (events.key, events.arrival) if order is None else (events.key[order], events.arrival[order])
-    overtaken = None if events.arrival is events.ts else _overtaken(arrival)
     key, asked = _narrow(key, questions.key)
-    if overtaken is None:
-        found = _last_of_key(key, arrival, asked, questions.t)
-    else:
-        prompt, late = np.flatnonzero(~overtaken), np.flatnonzero(overtaken)
-        found = _last_of_key(key[prompt], arrival[prompt], asked, questions.t)
-        found = np.where(found < 0, -1, prompt[found]) if len(prompt) else found
-        found = np.maximum(found, _late_of_key(key[late], arrival[late], late, asked, questions.t))
+    workers = _WORKERS if len(key) + len(asked) > _ALONE else 1
+    build = partial(_steps, key, arrival, late=events.arrival is not events.ts)
+    steps, asking = _together([build, partial(_Asking.of, asked, questions.t)], workers)
+    found = asking.as_asked(np.maximum.reduce([_last_of_key(s, asking, workers) for s in steps]))
     return found if order is None else np.where(found < 0, -1, order[found])
+
+
+def _together(works: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
+    """The results of ``works``, done side by side; what they call in numpy takes long and needs no interpreter."""
+    if workers == 1:
+        return [work() for work in works]
+    with ThreadPoolExecutor(max_workers=workers) as pool:
+        return [future.result() for future in [pool.submit(work) for work in works]]
 
 
 def _time_order(events: Events) -> Ints | None:
@@ -55,13 +71,6 @@ def _time_order(events: Events) -> Ints | None:
     return np.lexsort((events.kt, events.ts))
 
 
-def _overtaken(arrival: Ints) -> NDArray[np.bool_] | None:
-    """Which events become known after one that follows them; None where none does."""
-    if not (arrival[1:] < arrival[:-1]).any():
-        return None
-    return arrival > np.minimum.accumulate(arrival[::-1])[::-1]
-
-
 def _narrow(key: Ints, asked: Ints) -> tuple[Ints, Ints]:
     """Keys that leave room for a position beside them in one int64."""
     if (max(int(key.max()), int(asked.max())) + 2) << len(key).bit_length() < 1 << _BITS:
@@ -71,31 +80,76 @@ def _narrow(key: Ints, asked: Ints) -> tuple[Ints, Ints]:
     return known.searchsorted(key), np.where(known[place] == asked, place, -1)
 
 
-def _last_of_key(key: Ints, arrival: Ints, asked: Ints, t: Ints) -> Ints:
-    """Per question the last event of its key among those with arrival <= t; ``arrival`` ascends. -1 where there is none."""
-    if not len(key):
-        return np.full(len(t), -1, dtype=np.int64)
+@dataclass(frozen=True, slots=True)
+class _Asking:
+    """Questions, in an order that searches walk through memory in.
+
+    Attributes:
+        by_time: Their order by time, roughly; None for the order they came in.
+        t: Their moments, by time.
+        by_key: The order of those by key; None for the same order.
+        key: Their keys, by key and time.
+    """
+
+    by_time: Ints | None
+    t: Ints
+    by_key: Ints | None
+    key: Ints
+
+    @classmethod
+    def of(cls, key: Ints, t: Ints) -> _Asking:
+        by_time = roughly_sorted(t)
+        key, t = (key, t) if by_time is None else (key[by_time], t[by_time])
+        by_key = stable_order(key)
+        return cls(by_time, t, by_key, key if by_key is None else key[by_key])
+
+    def as_asked(self, answers: Ints) -> Ints:
+        """``answers`` to the questions by time, in the order they came in."""
+        if self.by_time is None:
+            return answers
+        back = np.empty_like(answers)
+        back[self.by_time] = answers
+        return back
+
+
+@dataclass(frozen=True, slots=True)
+class _Steps:
+    """Events to search for the last one of a key up to a moment.
+
+    Attributes:
+        arrival: The moment from which each event, or one after it, is known; ascending.
+        packed: Codes of (key, position), ascending.
+        shift: Bits of a position.
+        answers: What each event stands for, ascending in time; None for its position.
+    """
+
+    arrival: Ints
+    packed: Ints
+    shift: int
+    answers: Ints | None
+
+
+def _steps(key: Ints, arrival: Ints, *, late: bool) -> list[_Steps]:
+    """The steps of events in order of time: of those that become known in that order, and of those that are overtaken."""
+    if not late or not (arrival[1:] < arrival[:-1]).any():
+        return [_packed(key, arrival, None)]
+    known = np.minimum.accumulate(arrival[::-1])[::-1]
+    overtaken = arrival > known
+    stragglers = np.flatnonzero(overtaken)
+    return [_packed(key, known, overtaken), _stairs(key[stragglers], arrival[stragglers], stragglers)]
+
+
+def _packed(key: Ints, arrival: Ints, skipped: Flags | None, answers: Ints | None = None) -> _Steps:
     shift = len(key).bit_length()
-    packed = key << shift
-    packed |= np.arange(len(key))
+    packed = numbered(key, shift)
+    if skipped is not None:
+        np.putmask(packed, skipped, _NEVER)
     packed.sort()
-    by_time = roughly_sorted(t)
-    codes = asked if by_time is None else asked[by_time]
-    codes = (codes << shift) + arrival.searchsorted(t if by_time is None else t[by_time], "right")
-    by_key = stable_order(codes)
-    codes = codes if by_key is None else codes[by_key]
-    hit = packed[packed.searchsorted(codes, "left") - 1]
-    answers = np.where((hit < codes) & (hit >> shift == codes >> shift), hit & ((1 << shift) - 1), -1)
-    for order in (by_key, by_time):
-        if order is not None:
-            back = np.empty_like(answers)
-            back[order] = answers
-            answers = back
-    return answers
+    return _Steps(arrival, packed, shift, answers)
 
 
-def _late_of_key(key: Ints, arrival: Ints, place: Ints, asked: Ints, t: Ints) -> Ints:
-    """As :func:`_last_of_key` for events in any order of arrival: the greatest ``place`` (ascending with time) known by t.
+def _stairs(key: Ints, arrival: Ints, place: Ints) -> _Steps:
+    """The steps of events in any order of arrival; each stands for the greatest ``place`` of its key that is known by then.
 
     In order of arrival, only an event that is newer than all of its key before it can be an answer: a running maximum.
     """
@@ -106,10 +160,46 @@ def _late_of_key(key: Ints, arrival: Ints, place: Ints, asked: Ints, t: Ints) ->
     grouped, places = (key, place) if by_key is None else (key[by_key], place[by_key])
     lift = np.cumsum(np.diff(grouped, prepend=grouped[0]) != 0) * (int(place.max()) + 1)
     stairs = np.maximum.accumulate(places + lift) - lift
-    step = np.empty_like(stairs)
     if by_key is None:
-        step = stairs
-    else:
-        step[by_key] = stairs
-    found = _last_of_key(key, arrival, asked, t)
-    return np.where(found < 0, -1, step[found])
+        return _packed(key, arrival, None, stairs)
+    answers = np.empty_like(stairs)
+    answers[by_key] = stairs
+    return _packed(key, arrival, None, answers)
+
+
+def _last_of_key(steps: _Steps, asking: _Asking, workers: int) -> Ints:
+    """Per question, by time, the last event of its key with arrival <= t; -1 where there is none."""
+    known, found = np.empty_like(asking.t), np.empty_like(asking.t)
+
+    def count(piece: slice) -> None:
+        known[piece] = _count(steps.arrival, asking.t[piece])
+
+    def search(piece: slice) -> None:
+        place = piece if asking.by_key is None else asking.by_key[piece]
+        found[place] = _search(steps, asking.key[piece], known[place])
+
+    pieces = [slice(a, b) for a, b in pairwise(np.linspace(0, len(found), workers + 1).astype(int).tolist())]
+    _together([partial(count, p) for p in pieces], workers)
+    _together([partial(search, p) for p in pieces], workers)
+    return found
+
+
+def _count(arrival: Ints, t: Ints) -> Ints:
+    """How many events are known, each of them or one after it, at each moment."""
+    return arrival.searchsorted(t, "right")
+
+
+def _search(steps: _Steps, key: Ints, known: Ints) -> Ints:
+    """The last event of each key before the position ``known``; -1 where there is none."""
+    codes = key << steps.shift
+    codes += known
+    place = steps.packed.searchsorted(codes, "left")
+    place -= 1
+    found = steps.packed.take(place, mode="clip")
+    codes ^= found
+    codes >>= steps.shift
+    found &= (1 << steps.shift) - 1
+    if steps.answers is not None:
+        found = steps.answers.take(found, mode="clip")
+    np.putmask(found, (codes != 0) | (place < 0), -1)
+    return found

@@ -66,8 +66,16 @@ BUSY = Shape(keys=40, events=12, questions=8, span=20, late=0.5, missing=0.2)
 WINDOWS = Shape(keys=40, events=12, questions=8, span=20, late=0.5, missing=0.2, windows=(3, 15))
 
 
-def _known_too_late(key: np.ndarray, arrival: np.ndarray, asked: np.ndarray, t: np.ndarray) -> np.ndarray:
-    return last_of_key(key, arrival, asked, t - 1)
+def _known_too_late(arrival: np.ndarray, t: np.ndarray) -> np.ndarray:
+    return arrival.searchsorted(t, "left")
+
+
+def _without_overtaken(*given: Any, late: bool) -> Any:
+    return steps(*given, late=late)[:1]
+
+
+def _overtaken_as_well(key: Any, arrival: Any, skipped: Any, answers: Any = None) -> Any:
+    return packed(key, arrival, None, answers)
 
 
 def _without_late(known: np.ndarray) -> tuple[Any, np.ndarray]:
@@ -142,11 +150,13 @@ def _hop_twice(moments: np.ndarray, hop: int) -> np.ndarray:
 
 
 codes, too_old, event_values, coded = key_codes.codes, plain.too_old, columns.event_values, loading._coded
-newest_row, last_of_key, merge = staircase.newest, staircase._last_of_key, ranges.merge
+newest_row, steps, packed, merge = staircase.newest, staircase._steps, staircase._packed, ranges.merge
 floored, plan_stragglers = plan._floor, plan._stragglers
 
 MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
-    (laws.check_definition, BUSY, staircase, "_last_of_key", _known_too_late),
+    (laws.check_definition, BUSY, staircase, "_count", _known_too_late),
+    (laws.check_definition, BUSY, staircase, "_steps", _without_overtaken),
+    (laws.check_definition, BUSY, staircase, "_packed", _overtaken_as_well),
     (laws.check_definition, BUSY, staircase, "stable_order", lambda _: None),
     (laws.check_definition, WINDOWS, plan, "_stragglers", _without_late),
     (laws.check_definition, WINDOWS, plan, "event_order", _no_order),
@@ -161,7 +171,7 @@ MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
     (laws.check_ties, BUSY, staircase, "_time_order", _any_of_ties),
     (laws.check_ttl, BUSY, plain, "too_old", _as_old_is_too_old),
     (laws.check_ttl, BUSY, plain, "too_old", _never_too_old),
-    (laws.check_moment_of_knowledge, BUSY, staircase, "_last_of_key", _known_too_late),
+    (laws.check_moment_of_knowledge, BUSY, staircase, "_count", _known_too_late),
     (laws.check_moment_of_knowledge, BUSY, loading, "_coded", _known_at_once),
     (laws.check_not_a_number_is_missing, WINDOWS, windowed, "event_values", _null_as_zero),
     (laws.check_rows_out_are_rows_in, BUSY, loading, "codes", _nulls_as_zero),

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asof.contract import WINDOW_FUNCTIONS, Aggregation, WindowFunction
-from asof.windows import Events, Questions, aggregate, kernel, newest, ranges
+from asof.windows import Events, Questions, aggregate, kernel, newest, order, ranges, staircase
 
 TEXT_FUNCTIONS: tuple[WindowFunction, ...] = ("count", "min", "max", "last", "count_distinct")
 
@@ -93,14 +93,19 @@ def test_every_function_equals_brute_force(direct: int, piece: int, case: tuple[
         assert all(same(g, e) for g, e in pairs), (aggregation, pairs)
 
 
+@pytest.mark.parametrize("large", [False, True], ids=["alone", "together"])
 @settings(max_examples=60, deadline=None)
 @given(cases())
-def test_newest_is_the_known_event_with_the_greatest_time(case: tuple[Events, Questions, int]) -> None:
-    """Ties of event time go to the greatest knowledge time, then to the last in source order."""
+def test_newest_is_the_known_event_with_the_greatest_time(large: bool, case: tuple[Events, Questions, int]) -> None:
+    """Ties of event time go to the greatest knowledge time, then to the last in source order; by one thread or several."""
     events, questions, _ = case
-    for found, key, t in zip(
-        newest(events, questions).tolist(), questions.key.tolist(), questions.t.tolist(), strict=True
-    ):
+    with pytest.MonkeyPatch.context() as patch:
+        if large:
+            small = {(staircase, "_ALONE"): 0, (staircase, "_WORKERS"): 3, (order, "_FEW"): 0, (order, "_BLOCK"): 4}
+            for (module, name), value in small.items():
+                patch.setattr(module, name, value)
+        answers = newest(events, questions).tolist()
+    for found, key, t in zip(answers, questions.key.tolist(), questions.t.tolist(), strict=True):
         known = [i for i in range(len(events.ts)) if events.key[i] == key and events.arrival[i] <= t]
         assert found == max(known, key=lambda i: (events.ts[i], events.kt[i], i), default=-1)
 
