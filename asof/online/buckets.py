@@ -26,7 +26,7 @@ Ids = NDArray[np.uint64]
 HEADER = struct.Struct("<qII")
 """Before the first bucket: event time of the newest event that was ever merged, number of buckets, bytes before the ids."""
 
-FLOATS = ("total", "spread", "low", "high", "last")
+FLOATS = ("total", "above", "spread", "low", "high", "last")
 """What a bucket has of each column of numbers."""
 
 NEVER = -(2**63)
@@ -193,15 +193,17 @@ def _columns(layout: Layout, fixed: NDArray[np.void], tails: _Tails) -> dict[str
     for position, name in enumerate(layout.loose):
         nothing = np.zeros(len(fixed))
         extremes = tails.extremes(fixed["sizes"][:, position], text=layout.dtypes[name] == "string")
-        parts[name] = [nothing, nothing, *extremes]
+        parts[name] = [nothing, nothing, nothing, *extremes]
     found = {}
     for position, name in enumerate(_names(layout)):
         count, ts, kt = (fixed[part][:, position] for part in ("count", "ts", "kt"))
         kept = name in layout.distinct
-        owner, values = _distinct(layout, name, fixed, tails) if kept else (np.zeros(0, np.int64), parts[name][2][:0])
+        owner, values = _distinct(layout, name, fixed, tails) if kept else (np.zeros(0, np.int64), parts[name][3][:0])
         whole = np.full(len(fixed), kept)
-        total, spread, low, high, last = parts[name]
-        found[name] = Column(count.astype(np.int64), total, spread, low, high, last, ts, kt, owner, values, whole)
+        total, above, spread, low, high, last = parts[name]
+        found[name] = Column(
+            count.astype(np.int64), total, above, spread, low, high, last, ts, kt, owner, values, whole
+        )
     return found
 
 

@@ -8,7 +8,7 @@ cancels; squared deviations are merged about the common mean (Chan, Golub and Le
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Self
 
@@ -31,6 +31,7 @@ class Column:
     Attributes:
         count: How many there are, int64[p].
         total: Their sum, float64[p]; 0 for text and bytes.
+        above: Sum of what they are above the least, float64[p]: where the mean lies, to the precision of differences.
         spread: Sum of their squared deviations from their mean, float64[p].
         low: The least, float64[p], or objects for text and bytes; anything where ``count`` is 0, as all that follow.
         high: The greatest.
@@ -44,6 +45,7 @@ class Column:
 
     count: Ints
     total: Floats
+    above: Floats
     spread: Floats
     low: NDArray[Any]
     high: NDArray[Any]
@@ -67,14 +69,13 @@ class Column:
         zeros, everywhere = np.zeros(len(values)), np.ones(len(values), bool)
         owner = np.flatnonzero(there)
         count = there.astype(np.int64)
-        return cls(count, total, zeros, values, values, values, ts, kt, owner, values[owner], everywhere)
+        return cls(count, total, zeros, zeros, values, values, values, ts, kt, owner, values[owner], everywhere)
 
     @classmethod
     def counting(cls, count: Ints) -> Self:
         """Parts of which only the number of events is known, or asked for."""
-        nothing, moments, values = np.zeros(len(count)), np.zeros(len(count), np.int64), np.full(len(count), np.nan)
-        owner, distinct, whole = np.zeros(0, np.int64), np.zeros(0), np.ones(len(count), bool)
-        return cls(count, nothing, nothing, values, values, values, moments, moments, owner, distinct, whole)
+        made = cls.absent(len(count), np.dtype(np.float64))
+        return replace(made, count=count)
 
     @classmethod
     def absent(cls, parts: int, kind: np.dtype[Any]) -> Self:
@@ -89,7 +90,7 @@ class Column:
         columns = [c if c.low.dtype == kind else cls.absent(len(c.count), kind) for c in columns]
         offsets = np.cumsum([0, *(len(c.count) for c in columns[:-1])])
         owner = np.concatenate([c.owner + at for c, at in zip(columns, offsets, strict=True)])
-        names = ("count", "total", "spread", "low", "high", "last", "ts", "kt")
+        names = ("count", "total", "above", "spread", "low", "high", "last", "ts", "kt")
         joined = {name: np.concatenate([getattr(c, name) for c in columns]) for name in names}
         distinct, whole = np.concatenate([c.distinct for c in columns]), np.concatenate([c.whole for c in columns])
         return cls(**joined, owner=owner, distinct=distinct, whole=whole)
@@ -106,6 +107,7 @@ class Column:
         return Column(
             count=groups.sums(self.count),
             total=groups.sums(self.total),
+            above=_above(self, groups),
             spread=_spread(self, groups),
             low=_extreme(np.minimum, self.low, self, groups, there),
             high=_extreme(np.maximum, self.high, self, groups, there),
@@ -146,6 +148,11 @@ class Groups:
     def reduced(self, operation: np.ufunc, values: NDArray[Any]) -> NDArray[Any]:
         """``operation`` over each group of what each part has."""
         found: NDArray[Any] = operation.reduceat(values[self.take], self.starts) if len(self.starts) else values[:0]
+        return found
+
+    def added(self, values: Floats) -> Floats:
+        """The sum over each group of what each of ``take`` has."""
+        found: Floats = np.add.reduceat(values, self.starts) if len(self.starts) else values[:0]
         return found
 
 
@@ -230,15 +237,26 @@ def _empty(aggregation: Aggregation, column: Column, rows: int) -> NDArray[Any]:
     return np.full(rows, np.nan)
 
 
+def _lifted(column: Column, groups: Groups) -> Floats:
+    """By how much the least of each of ``groups.take`` is above the least of its group; 0 where it has none."""
+    if column.low.dtype == object:
+        return np.zeros(len(groups.take))
+    least = groups.reduced(np.minimum, np.where(column.count > 0, column.low, np.inf))
+    return np.where(column.count[groups.take] > 0, column.low[groups.take] - least[groups.number], 0.0)
+
+
+def _above(column: Column, groups: Groups) -> Floats:
+    with np.errstate(invalid="ignore", over="ignore"):
+        return groups.added(column.above[groups.take] + column.count[groups.take] * _lifted(column, groups))
+
+
 def _spread(column: Column, groups: Groups) -> Floats:
+    count = column.count[groups.take]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        mean = groups.sums(column.total) / groups.sums(column.count)
-        own = (column.total / column.count)[groups.take]
-        count = column.count[groups.take]
+        mean = _above(column, groups) / groups.sums(column.count)
+        own = _lifted(column, groups) + (column.above / column.count)[groups.take]
         off = np.where(count > 0, own - mean[groups.number], 0.0)
-        whole = column.spread[groups.take] + count * off * off
-    spread: Floats = np.add.reduceat(whole, groups.starts) if len(groups.starts) else whole
-    return spread
+        return groups.added(column.spread[groups.take] + count * off * off)
 
 
 def _extreme(operation: np.ufunc, values: NDArray[Any], column: Column, groups: Groups, there: Flags) -> NDArray[Any]:
