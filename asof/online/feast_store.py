@@ -34,6 +34,7 @@ from asof.compiler import compile_view
 from asof.contract import View
 from asof.errors import SchemaError
 from asof.online import protos
+from asof.online.answers import LazyResponse, Questions
 from asof.online.plan import ReadPlan, Vectors, Wanted
 from asof.online.raw_events import accept_raw_events, declared_view
 from asof.online.reader import read, read_async
@@ -102,6 +103,7 @@ class RedisOnlineStore(OnlineStore):
         self._stores: dict[int, tuple[RedisOnlineStoreConfig, RedisStore]] = {}
         self._async: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisStore] = WeakKeyDictionary()
         self._plans: dict[Any, ReadPlan] = {}
+        self._questions = Questions()
         self._lock = threading.Lock()
 
     @property
@@ -172,6 +174,11 @@ class RedisOnlineStore(OnlineStore):
         full_feature_names: bool = False, include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:  # fmt: skip
         """As Feast defines it, with the status of every value, on-demand ones included."""
+        question = self._questions.of(features, registry, project, full_feature_names)
+        if question and not include_feature_view_version_metadata and (keys := question.keys(entity_rows)):
+            plan = self._plan_of(config, question.grouped)
+            vectors = self._read(config, plan, keys, len(next(iter(keys.values()))))
+            return LazyResponse(question, keys, vectors, full_feature_names)
         filled = _start()
         response = super().get_online_features(
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
@@ -183,6 +190,11 @@ class RedisOnlineStore(OnlineStore):
         full_feature_names: bool = False, include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:  # fmt: skip
         """As :meth:`get_online_features`."""
+        question = self._questions.of(features, registry, project, full_feature_names)
+        if question and not include_feature_view_version_metadata and (keys := question.keys(entity_rows)):
+            plan = self._plan_of(config, question.grouped)
+            vectors = await self._read_async(config, plan, keys, len(next(iter(keys.values()))))
+            return LazyResponse(question, keys, vectors, full_feature_names)
         filled = _start()
         response = await super().get_online_features_async(
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
@@ -257,7 +269,7 @@ class RedisOnlineStore(OnlineStore):
         identity = tuple(_identity(table, names) for table, names in grouped_refs)
         if (config.project, identity) in self._plans:
             return self._plans[config.project, identity]
-        return self._plan(config, [Wanted(compile_view(t), tuple(names)) for t, names in grouped_refs], identity)
+        return self._plan(config, [_in_order(compile_view(t), names) for t, names in grouped_refs], identity)
 
     def _plan(self, config: RepoConfig, wanted: list[Wanted], identity: tuple[Any, ...]) -> ReadPlan:
         return self._plans.setdefault((config.project, identity), ReadPlan(config.project, wanted, exact=True))
@@ -310,6 +322,11 @@ def _fill(
 
 def _answer(response: OnlineResponse, filled: Filled) -> OnlineResponse:
     return protos.Answer(response, {name: values for name, values in filled.items() if values is not None}, filled)
+
+
+def _in_order(view: View, names: Sequence[str]) -> Wanted:
+    """Features in the order in which they are stored (Feast has them in the order of a set), so that they are copied together."""
+    return Wanted(view, tuple(f.name for f in view.features if f.name in set(names)))
 
 
 def _identity(table: FeatureView, names: Sequence[str]) -> tuple[Any, ...]:

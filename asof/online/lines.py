@@ -25,6 +25,7 @@ PATIENCE = 16
 """Answers in a row that came later than that; from then on the line polls once in :data:`RARELY` exchanges only."""
 RARELY = 64
 _RECEIVE = 1 << 18
+_now = time.perf_counter_ns
 
 
 class Feedable(Protocol):
@@ -157,8 +158,8 @@ class _Line:
 
     def _polled(self) -> bytes:
         if self._late < PATIENCE or self._late % RARELY == 0:
-            until = time.perf_counter_ns() + POLL
-            while time.perf_counter_ns() < until:
+            until = _now() + POLL
+            while _now() < until:
                 with suppress(BlockingIOError):
                     received: bytes = self._socket.recv(_RECEIVE)
                     self._late = 0

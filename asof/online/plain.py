@@ -14,7 +14,7 @@ from asof.contract import NUMERIC_TYPES, View
 from asof.errors import OnlineStoreError
 from asof.online import rows
 from asof.online.layouts import Layout, block_of
-from asof.online.replies import FEW, Block
+from asof.online.replies import Block
 from asof.online.rows import Rows
 from asof.online.status import NULL, OUTSIDE_MAX_AGE, PRESENT, statuses
 
@@ -30,6 +30,8 @@ _NUMBER: dict[str, Callable[[Any], Any]] = {
     "float64": float,
     "bool": bool,
 }
+FEW = 8
+"""Up to so many rows are read one by one."""
 _HEAD = struct.Struct("<IIqq")
 HEAD = _HEAD.size
 _WHOLE = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63)}
@@ -44,14 +46,16 @@ class PlainDecoder:
         start: Column of the first of them in the answer.
         layouts: The layouts that its rows may have.
         fields: Which of a key's fetched fields is this view's.
-        exact: Whether numbers are wanted as Python values as well.
+        exact: Whether int64 features are wanted as Python values as well.
     """
 
     def __init__(
-        self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice, *, exact: bool
-    ) -> None:
+        self, view: View, features: Sequence[str], start: int, layouts: Sequence[Layout], fields: slice,
+        *, exact: bool = False,
+    ) -> None:  # fmt: skip
         self.view, self.features, self.start = view, tuple(features), start
-        self.others = [name for name in features if exact or not view.feature(name).numeric]
+        wide = {"int64"} if exact else set()
+        self.others = [f.name for f in map(view.feature, features) if not f.numeric or f.dtype in wide]
         self._layouts = {x.id: x for x in layouts}
         self._copies: dict[int, _Copies] = {}
         self._field = fields.start
@@ -150,7 +154,7 @@ class PlainDecoder:
         first, past = self.start, self.start + len(self.features)
         for spot in copies.spots:
             numbers = np.ndarray((count, spot.count), spot.dtype, data, start + spot.at, (stride, spot.dtype.itemsize))
-            answer.values[target, spot.target] = numbers[source, spot.source]
+            answer.values[_cells(target, spot.target)] = numbers[:, spot.source][source]
         answer.statuses[target, first:past] = PRESENT
         answer.event_times[target, member] = ts
         if masks.any():
@@ -309,6 +313,13 @@ def _pairs(row: Ints, keys: int) -> tuple[Ints | slice, Ints | slice]:
         return slice(None), row
     target = np.flatnonzero(row >= 0)
     return target, row[target]
+
+
+def _cells(target: Ints | slice, columns: Ints | slice) -> tuple[Any, Any]:
+    """An index for these rows and these columns; numpy would take two lists of positions for pairs."""
+    if isinstance(target, np.ndarray) and isinstance(columns, np.ndarray):
+        return target[:, None], columns
+    return target, columns
 
 
 def _among_present(stored: Sequence[bytes | None], row: Ints) -> Ints:

@@ -24,6 +24,9 @@ from asof.online.windowed import WindowDecoder
 
 Ints = NDArray[np.int64]
 
+EXACT = 2**53
+"""Integers up to this one are exact as float64."""
+
 
 @dataclass(frozen=True)
 class Vectors:
@@ -88,7 +91,8 @@ class ReadPlan:
         wanted: The views and their features.
         layouts: The layouts that the store knows.
         revision: The revision of these layouts; -1 before any were read.
-        exact: Whether numbers are wanted as Python values of their types as well (a float64 holds an int64 only up to 2**53).
+        exact: Whether integers that a float64 cannot hold (beyond 2**53) are wanted as Python values as well, and so all
+            numbers of windowed views.
     """
 
     def __init__(
@@ -102,6 +106,7 @@ class ReadPlan:
         tables = tuple(sorted({w.view.source.name.encode() for w in self.wanted}))
         self._watermarks: Request = ([watermarks_key(project)], tables)
         self._decoders: dict[int, PlainDecoder | WindowDecoder] = {}
+        self._exactly: dict[int, PlainDecoder] = {}
         self._fields: list[tuple[bytes, ...]] = []
         starts = np.cumsum([0, *(len(w.features) for w in wanted)]).tolist()
         for group in self._groups:
@@ -109,9 +114,14 @@ class ReadPlan:
             for member in group.members:
                 one, found = self.wanted[member], _layouts_of(self.wanted[member].view, layouts or {})
                 mine = [field_of(x) for x in found] if one.view.windowed else [one.view.name.encode()]
-                decoder = WindowDecoder if one.view.windowed else PlainDecoder
                 place = slice(len(fields), len(fields) + len(mine))
-                self._decoders[member] = decoder(one.view, one.features, starts[member], found, place, exact=exact)
+                given = (one.view, one.features, starts[member], found, place)
+                if one.view.windowed:
+                    self._decoders[member] = WindowDecoder(*given, exact=exact)
+                else:
+                    self._decoders[member] = PlainDecoder(*given)
+                    if exact and "int64" in {one.view.feature(name).dtype for name in one.features}:
+                        self._exactly[member] = PlainDecoder(*given, exact=True)
                 fields += mine
             self._fields.append(tuple(fields))
 
@@ -134,9 +144,12 @@ class ReadPlan:
             for key in group.view.join_keys:
                 _check_column(keys, key.request, rows)
             texts = request_keys(group.keys, keys, rows)
-            positions: dict[bytes, int] = {}
-            row = [-1 if t is None else positions.setdefault(t, len(positions)) for t in texts]
-            asked.append(Asked(np.array(row, np.int64), [group.prefix + text for text in positions]))
+            positions = {text: i for i, text in enumerate(dict.fromkeys(t for t in texts if t is not None))}
+            if len(positions) == rows:
+                row = np.arange(rows)
+            else:
+                row = np.array([-1 if t is None else positions[t] for t in texts], np.int64)
+            asked.append(Asked(row, [group.prefix + text for text in positions]))
         return asked
 
     def requests(self, asked: Sequence[Asked]) -> list[Request]:
@@ -163,6 +176,8 @@ class ReadPlan:
         for group, a, values in zip(self._groups, asked, found, strict=True):
             for member in group.members:
                 self._decoders[member].decode(values, a.row, at, member, answer)
+                if member in self._exactly and _inexact(self._decoders[member], answer):
+                    self._exactly[member].decode(values, a.row, at, member, answer)
         return answer
 
 
@@ -187,6 +202,12 @@ def _check_column(keys: Mapping[str, Sequence[Any]], name: str, rows: int) -> No
         raise RequestError(None, name, f"is missing; the keys given are {sorted(keys)}")
     if len(keys[name]) != rows:
         raise RequestError(None, name, f"has {len(keys[name])} values, expected {rows}")
+
+
+def _inexact(decoder: PlainDecoder | WindowDecoder, answer: Vectors) -> bool:
+    """Whether a float64 of this view may stand for another integer than the stored one."""
+    mine = answer.values[:, decoder.start : decoder.start + len(decoder.features)]
+    return bool((np.abs(mine) >= EXACT).any())
 
 
 def _filled(shape: tuple[int, int], dtype: type[np.generic], value: float) -> NDArray[Any]:

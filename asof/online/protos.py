@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -31,11 +31,13 @@ STATUSES = {
     Status.NOT_FOUND: FieldStatus.NOT_FOUND,
 }
 _STATUS_LIST = [STATUSES[s] for s in Status]
-_SLOTS = {
+SLOTS = {
     "int32": "int32_val", "int64": "int64_val", "float32": "float_val", "float64": "double_val", "bool": "bool_val",
     "string": "string_val", "bytes": "bytes_val",
 }  # fmt: skip
-_SCALARS = frozenset({*_SLOTS.values(), "json_val"})
+"""Where protobuf holds values of these types, as exactly these Python values."""
+_PYTHON: dict[str, Callable[[float], Any]] = {"int32": int, "int64": int, "bool": bool}
+_SCALARS = frozenset({*SLOTS.values(), "json_val"})
 _NULL = Value()
 
 
@@ -52,7 +54,7 @@ def python_value(value: Value) -> Any:
 
 def proto_values(dtype: str, feast_type: Any, values: Sequence[Any]) -> list[Value]:
     """Protobuf values of one feature; None becomes a null."""
-    if (slot := _SLOTS.get(dtype)) is not None:
+    if (slot := SLOTS.get(dtype)) is not None:
         return [_NULL if v is None else Value(**{slot: v}) for v in values]
     if dtype == "unixtimestamp":
         return [_NULL if v is None else Value(unix_timestamp_val=to_micros(v) // SECOND) for v in values]
@@ -102,12 +104,29 @@ def _array(dtype: str, values: list[Any]) -> pa.Array:
     return pa.array([None if v is None else loose.encode(dtype, v) for v in values], ENCODED)
 
 
+def python_values(vectors: Vectors, alias: str, name: str, dtype: str) -> list[Any]:
+    """The n values of one feature as Python values, None for missing."""
+    if (alias, name) in vectors.objects:
+        return vectors.objects[alias, name]
+    listed = vectors.values[:, vectors.columns.index((alias, name))].tolist()
+    return numbers(listed, dtype, complete=not any(v != v for v in listed))
+
+
+def numbers(values: list[float], dtype: str, *, complete: bool) -> list[Any]:
+    """Floats as the Python values of a numeric type; None for NaN, of which there is none if they are ``complete``."""
+    convert = _PYTHON.get(dtype)
+    if complete:
+        return values if convert is None else list(map(convert, values))
+    return [None if v != v else v if convert is None else convert(v) for v in values]
+
+
 def found_rows(
     table: FeatureView, names: Sequence[str], vectors: Vectors
 ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
     """What Feast's ``online_read`` returns."""
     types, alias = {f.name: f.dtype for f in table.features}, vectors.views[0]
-    columns = [proto_values(str(types[n]).lower(), types[n], vectors.objects[alias, n]) for n in names]
+    kinds = {n: str(types[n]).lower() for n in names}
+    columns = [proto_values(kinds[n], types[n], python_values(vectors, alias, n, kinds[n])) for n in names]
     found: list[tuple[datetime | None, dict[str, Value] | None]] = []
     for row, ts in enumerate(vectors.event_times[:, 0].tolist()):
         known = len(names) and vectors.statuses[row, 0] != NOT_FOUND
@@ -139,10 +158,11 @@ def fill(
     filled: dict[str, list[Any] | None] = {}
     for name in names:
         statuses = vectors.statuses[:, vectors.columns.index((alias, name))].tolist()
-        dtype, column = str(types[name]).lower(), vectors.objects[alias, name]
+        dtype = str(types[name]).lower()
+        column = python_values(vectors, alias, name, dtype)
         values = proto_values(dtype, types[name], column)
         response.results.add(values=values, statuses=[_STATUS_LIST[s] for s in statuses], event_timestamps=times)
-        filled[f"{alias}__{name}" if full_names else name] = column if dtype in _SLOTS else None
+        filled[f"{alias}__{name}" if full_names else name] = column if dtype in SLOTS else None
     response.metadata.feature_names.val.extend(filled)
     return filled
 

@@ -15,7 +15,7 @@ import hiredis
 import numpy as np
 import redis
 
-FEW = 8
+FEW = 32
 """Up to so many replies hiredis is faster."""
 
 Reply = Sequence[bytes | None]
