@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 from numpy.typing import NDArray
 
+from asof.windows.kernel import ZERO_WHEN_EMPTY
+
 if TYPE_CHECKING:
     from asof.contract import Aggregation
     from asof.windows.kernel import Questions
@@ -103,12 +105,13 @@ class Column:
         """A part for each group of parts."""
         there = groups.sums(self.count) > 0
         winner = _winner(self, groups)
+        above, spread = _moments(self, groups)
         owner, distinct = _different(self, groups)
         return Column(
             count=groups.sums(self.count),
             total=groups.sums(self.total),
-            above=_above(self, groups),
-            spread=_spread(self, groups),
+            above=above,
+            spread=spread,
             low=_extreme(np.minimum, self.low, self, groups, there),
             high=_extreme(np.maximum, self.high, self, groups, there),
             last=self.last[winner],
@@ -190,19 +193,21 @@ def combine(
     code = parts.key * (len(buckets) + 1) + place
     order = np.argsort(code, kind="stable")
     code = code[order]
+    end = np.where(key < 0, 0, np.searchsorted(code, (key + 1) * (len(buckets) + 1)))
+    seen: dict[tuple[int, ...], tuple[Ints, Groups]] = {}
     found: dict[str, NDArray[Any]] = {}
-    for window in dict.fromkeys(a.window for a in aggregations):
-        since = np.searchsorted(buckets, (t - window) // hop, "right")
-        first = np.searchsorted(code, key * (len(buckets) + 1) + since)
-        end = np.searchsorted(code, (key + 1) * (len(buckets) + 1))
-        filled, groups = _known(parts, order, first, np.where(key < 0, first, end), t)
-        for a in aggregations:
-            if a.window == window:
-                column = parts.columns[a.column]
-                answer = _empty(a, column, len(t))
-                answer[filled] = _FUNCTIONS[a.function](column, groups)
-                found[a.name] = answer[back]
-    return found
+    for name, function in dict.fromkeys((a.column, a.function) for a in aggregations):
+        wanted = [a for a in aggregations if (a.column, a.function) == (name, function)]
+        windows = tuple(a.window for a in wanted)
+        if windows not in seen:
+            since = [np.searchsorted(buckets, (t - w) // hop, "right") for w in windows]
+            first = np.searchsorted(code, np.concatenate([key * (len(buckets) + 1) + s for s in since]))
+            seen[windows] = _known(parts, order, first, np.tile(end, len(windows)), np.tile(t, len(windows)))
+        filled, groups = seen[windows]
+        answers = _empty(function, parts.columns[name], len(windows) * len(t))
+        answers[filled] = _FUNCTIONS[function](parts.columns[name], groups)
+        found.update((a.name, answers[i * len(t) : (i + 1) * len(t)][back]) for i, a in enumerate(wanted))
+    return {a.name: found[a.name] for a in aggregations}
 
 
 def _distinct_questions(key: Ints, t: Ints) -> tuple[Ints, Ints]:
@@ -229,10 +234,10 @@ def _runs(first: Ints, lengths: Ints) -> Ints:
     return np.repeat(first - before, lengths) + np.arange(int(lengths.sum()))
 
 
-def _empty(aggregation: Aggregation, column: Column, rows: int) -> NDArray[Any]:
-    if aggregation.function in ("count", "sum", "count_distinct"):
+def _empty(function: str, column: Column, rows: int) -> NDArray[Any]:
+    if function in ZERO_WHEN_EMPTY:
         return np.zeros(rows)
-    if column.low.dtype == object and aggregation.function in ("min", "max", "last"):
+    if column.low.dtype == object and function in ("min", "max", "last"):
         return np.full(rows, None, object)
     return np.full(rows, np.nan)
 
@@ -245,18 +250,15 @@ def _lifted(column: Column, groups: Groups) -> Floats:
     return np.where(column.count[groups.take] > 0, column.low[groups.take] - least[groups.number], 0.0)
 
 
-def _above(column: Column, groups: Groups) -> Floats:
-    with np.errstate(invalid="ignore", over="ignore"):
-        return groups.added(column.above[groups.take] + column.count[groups.take] * _lifted(column, groups))
-
-
-def _spread(column: Column, groups: Groups) -> Floats:
-    count = column.count[groups.take]
+def _moments(column: Column, groups: Groups) -> tuple[Floats, Floats]:
+    """What :class:`Column` calls ``above`` and ``spread``, of each group."""
+    count, above = column.count[groups.take], column.above[groups.take]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        mean = _above(column, groups) / groups.sums(column.count)
-        own = _lifted(column, groups) + (column.above / column.count)[groups.take]
-        off = np.where(count > 0, own - mean[groups.number], 0.0)
-        return groups.added(column.spread[groups.take] + count * off * off)
+        lifted = _lifted(column, groups)
+        raised = groups.added(above + count * lifted)
+        mean = raised / groups.sums(column.count)
+        off = np.where(count > 0, lifted + above / count - mean[groups.number], 0.0)
+        return raised, groups.added(column.spread[groups.take] + count * off * off)
 
 
 def _extreme(operation: np.ufunc, values: NDArray[Any], column: Column, groups: Groups, there: Flags) -> NDArray[Any]:
@@ -309,7 +311,7 @@ def _var(column: Column, groups: Groups) -> Floats:
     """Sample variance."""
     count = groups.sums(column.count)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(count > 1, _spread(column, groups) / (count - 1), np.nan)
+        return np.where(count > 1, _moments(column, groups)[1] / (count - 1), np.nan)
 
 
 def _min(column: Column, groups: Groups) -> NDArray[Any]:
