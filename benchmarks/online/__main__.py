@@ -24,6 +24,7 @@ from datetime import UTC, datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import hiredis
 import numpy as np
@@ -94,7 +95,7 @@ def measure(folder: Path, address: str, port: int, count: int) -> list[Row]:
         reader = Reader(contract_of(stores["asof"], view_names(shape)), settings(address))
         for keys in KEYS:
             rows += reads(stores, reader, names, shape, keys, min(count, WIDE_ROWS), port)
-    return [*rows, *windows(address)]
+    return [*rows, *windows(address), *hops(address, port)]
 
 
 def writes(who: str, store: Any, count: int) -> Iterator[Row]:
@@ -191,6 +192,31 @@ def windows(address: str) -> Iterator[Row]:
         for keys in (1, 100):
             call = partial(reader.read, {"key": list(range(keys))}, np.full(keys, end))
             yield "windowed read, ms", f"{keys} keys x {events} events", "asof reader", 1e3 * median(call)
+
+
+def hops(address: str, port: int) -> Iterator[Row]:
+    """What a hop saves where a key has 1,000 events in 30 days: bytes of a key, and reads of 100."""
+    day, functions, events = 86_400_000_000, ("count", "mean", "max", "std"), 1000
+    spans = tuple(Aggregation(f"{f}_{d}", "amount", f, d * day) for d in (1, 7, 30) for f in functions)  # type: ignore[arg-type]
+    fields, key = tuple(Field(a.name, "float64") for a in spans), (JoinKey("key", "key", "int64"),)
+    source = Source("sales", "sales", "parquet", "ts", None, event_id="id")
+    rng, end, total = np.random.default_rng(1), int(NOW.timestamp()) * 1_000_000, 1000 * 100
+    table = pa.table({
+        "key": np.repeat(np.arange(100), events), "id": np.arange(total), "amount": rng.random(total),
+        "ts": pa.array(end - rng.integers(0, 30 * day, total)).cast(pa.timestamp("us", "UTC")),
+    })  # fmt: skip
+    for name, hop in (("no hop", 1), ("hop of 6 hours", day // 4), ("hop of a day", day)):
+        view = View("hops", "hops", key, fields, 0, source, spans, hop)
+        writer, client = Writer(name, settings(address)), redis.Redis(port=port)
+        writer.write(view, table)
+        place = f"asof/{quote(name)}/key/"
+        sizes = [client.memory_usage(f"{place}{i}", samples=0) for i in range(100)]
+        yield "windowed key, bytes", f"{events} events, {name}", "asof", statistics.mean(sizes)
+        features = tuple(Feature(f.name, view.alias, f.name, f.dtype) for f in view.features)
+        reader = Reader(Contract(name, "all", features, (view,)), settings(address))
+        for keys in (1, 100):
+            call = partial(reader.read, {"key": list(range(keys))}, np.full(keys, end))
+            yield "windowed read, ms", f"{keys} keys x {events} events, {name}", "asof reader", 1e3 * median(call)
 
 
 def median(call: Callable[[], Any], seconds: float = 1.0) -> float:
