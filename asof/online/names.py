@@ -47,6 +47,16 @@ def inflight_key(project: str, table: str) -> bytes:
     return f"{{asof/{quote(project, safe='')}}}#inflight/{quote(table, safe='')}".encode()
 
 
+def consumers_key(project: str) -> bytes:
+    """The hash: what each consumer of a stream last said, for a project; see :mod:`asof.streams.status`."""
+    return f"{{asof/{quote(project, safe='')}}}#consumers".encode()
+
+
+def streams_prefix(project: str) -> bytes:
+    """What the keys that consumers keep beside the store start with."""
+    return f"{{asof/{quote(project, safe='')}}}#".encode()
+
+
 @lru_cache
 def project_prefix(project: str) -> bytes:
     """What the keys of all entities of a project start with."""

@@ -21,7 +21,7 @@ from asof.online.events import Pruning
 from asof.online.folding import Exchange
 from asof.online.layouts import Layout, field_of
 from asof.online.lines import Lines
-from asof.online.names import layouts_key, project_prefix, views_key, watermarks_key
+from asof.online.names import layouts_key, project_prefix, streams_prefix, views_key
 from asof.online.replies import HashReplies, Replies
 from asof.online.scripts import ADD_LAYOUT, EXCHANGE, PUT_EVENTS, PUT_ROWS
 from asof.online.stores import Added, Fetched, Request, Sibling, StaleLayoutsError, Target
@@ -139,7 +139,7 @@ class RedisStore:
         with translated(self.settings):
             fields = list({field_of(x) for x in self.layouts(project).values() if x.view == view})
             visited = 0
-            for keys in self._scan(project) if fields else ():
+            for keys in self._scan(project_prefix(project)) if fields else ():
                 self._delete_fields(keys, fields)
                 visited += len(keys)
             self._forget(project, view)
@@ -148,13 +148,9 @@ class RedisStore:
     def drop_project(self, project: str) -> int:
         """Delete everything that is stored for a project, in steps; returns how many keys there were."""
         with translated(self.settings):
-            deleted = 0
-            for keys in self._scan(project):
-                with self.client.pipeline(transaction=False) as pipe:
-                    for key in keys:
-                        pipe.unlink(key)
-                    deleted += sum(pipe.execute())
-            for key in (layouts_key(project), views_key(project), watermarks_key(project)):
+            deleted = self._unlink(project_prefix(project))
+            self._unlink(streams_prefix(project))
+            for key in (layouts_key(project), views_key(project)):
                 self.client.delete(key)
         return deleted
 
@@ -171,9 +167,18 @@ class RedisStore:
             self.client.hincrby(layouts_key(project), REVISION.decode(), 1)
         self.client.hdel(views_key(project), view)
 
-    def _scan(self, project: str) -> Iterator[list[bytes]]:
+    def _unlink(self, prefix: bytes) -> int:
+        deleted = 0
+        for keys in self._scan(prefix):
+            with self.client.pipeline(transaction=False) as pipe:
+                for key in keys:
+                    pipe.unlink(key)
+                deleted += sum(pipe.execute())
+        return deleted
+
+    def _scan(self, prefix: bytes) -> Iterator[list[bytes]]:
         keys: list[bytes] = []
-        for key in self.client.scan_iter(_glob(project_prefix(project)) + b"*", count=DELETES_AT_ONCE):
+        for key in self.client.scan_iter(_glob(prefix) + b"*", count=DELETES_AT_ONCE):
             keys.append(key)
             if len(keys) == DELETES_AT_ONCE:
                 yield keys

@@ -13,13 +13,13 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
-from urllib.parse import quote
 
 import redis
 
 from asof.errors import OnlineStoreError
 from asof.instants import format_moment
 from asof.online.connections import Client, translated
+from asof.online.names import consumers_key
 from asof.settings import OnlineSettings
 from asof.streams.consumer import Progress
 from asof.streams.redis_source import GROUP, backlog, dead_letter_name
@@ -76,7 +76,7 @@ class Bulletin:
 
     def __init__(self, project: str, settings: OnlineSettings, client: Client) -> None:
         self.settings, self.client = settings, client
-        self._key = f"{{asof/{quote(project, safe='')}}}#consumers"
+        self._key = consumers_key(project)
 
     def post(self, table: str, stream: str, consumer: str, progress: Progress) -> None:
         """Say how a consumer is; silent where the store is away, which the consumer notices anyway."""

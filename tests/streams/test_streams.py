@@ -19,13 +19,14 @@ from click.testing import CliRunner
 
 from asof.cli import cli
 from asof.errors import OnlineStoreError, SettingsError, TableError, UsageError
-from asof.online import connect
+from asof.online import Writer, connect
 from asof.redis_server import EmbeddedRedis
 from asof.repo import Repo
 from asof.streams import Intake, Message, Outcome, Progress, Sender
 from asof.streams.metrics import StreamMetrics, serve
 from asof.streams.redis_source import FIELD, RedisSource, backlog, dead_letter_name, stream_name
 from asof.streams.running import Crew, Plan
+from asof.streams.status import Bulletin
 from asof.streams.watermarks import SLACK, Watermark
 from asof.tables import declarations
 from tests.streams import world
@@ -416,3 +417,25 @@ def test_wrong_use_is_one_line(repo: Repo, arguments: list[str], said: str) -> N
 def test_payloads_are_under_one_field() -> None:
     """The field is part of what other programs rely on."""
     assert FIELD == b"event"
+
+
+def test_deleting_a_project_takes_what_consumers_keep_and_leaves_streams(
+    repo: Repo, crews: Callable[..., Crew]
+) -> None:
+    """Watermarks, stamps and bulletins of a project go with it; its streams and other projects' keys stay."""
+    send(repo, "orders", world.events(range(10), random.Random(1)), b"nonsense")
+    drain(crews())
+    online = repo.settings.online
+    client = connect(online)
+    for project in (world.PROJECT, f"{world.PROJECT}2", f"{world.PROJECT}*"):
+        Watermark(project, "orders", online, client).begin(["1-1"])
+        Bulletin(project, online, client).post("orders", ORDERS, "one", Progress())
+    before = {key.decode() for key in client.keys("*")}
+    assert {f"{{asof/streams}}#{k}" for k in ("watermarks", "inflight/orders", "consumers")} < before
+    writer = Writer(world.PROJECT, online)
+    writer.drop_project()
+    writer.close()
+    left = {key.decode() for key in client.keys("*")}
+    client.close()
+    assert left == {k for k in before if not k.startswith(("asof/streams/", "asof/streams#", "{asof/streams}#"))}
+    assert {ORDERS, dead_letter_name(ORDERS), "{asof/streams2}#inflight/orders", "{asof/streams%2A}#consumers"} <= left
