@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 
 from asof.offline.columns import conform, event_values
 from asof.offline.loading import Asked, Part, load
-from asof.offline.plain import too_old
+from asof.offline.plain import GATHERERS, too_old
 from asof.windows import Events, aggregate, newest
 
 if TYPE_CHECKING:
@@ -38,16 +39,20 @@ def windowed_values(
     events = Events(loaded.events.key, loaded.events.ts, loaded.events.arrival, loaded.events.kt, values)
     answers = aggregate(events, loaded.questions, chosen, view.hop)
     withheld = too_old(view, loaded, newest(events, loaded.questions)) if view.ttl else None
-    return {name: _typed(view, name, answers[name], withheld) for name in wanted}
+    with ThreadPoolExecutor(max_workers=GATHERERS) as pool:
+        typed = pool.map(lambda name: _typed(view, name, answers.pop(name), withheld), wanted)
+        return dict(zip(wanted, typed, strict=True))
 
 
 def _typed(view: View, name: str, values: NDArray[Any], withheld: NDArray[np.bool_] | None) -> pa.Array:
     dtype = view.feature(name).dtype
     if values.dtype == object:
         array = pa.array(values, mask=withheld)
+    elif values.dtype == np.int64:
+        array = pa.array(values, mask=withheld)
     else:
         missing = np.isnan(values) if withheld is None else np.isnan(values) | withheld
-        array = pa.array(values, mask=missing)
+        array = pa.array(values, mask=missing if missing.any() else None)
     if dtype == "unixtimestamp":
         array = array.cast(pa.int64())
     return conform(array, dtype, f"feature {view.name}:{name}")

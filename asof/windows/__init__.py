@@ -10,7 +10,8 @@ overtaken by a later one are *stragglers*: each is seen by one contiguous range 
 :mod:`asof.windows.stragglers` hands them down to those questions. Both results are merged; neither is an approximation.
 """
 
-from asof.windows.kernel import Events, Questions, aggregate
+from asof.windows.kernel import Events, Questions
+from asof.windows.pieces import aggregate
 from asof.windows.staircase import newest
 
 __all__ = ["Events", "Questions", "aggregate", "newest"]

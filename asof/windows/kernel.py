@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
@@ -14,7 +12,6 @@ from numpy.typing import NDArray
 
 from asof.windows import ranges, stragglers
 from asof.windows.distinct import covered
-from asof.windows.order import stable_order
 from asof.windows.plan import Plan
 
 if TYPE_CHECKING:
@@ -23,9 +20,6 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 
-PIECE = 1 << 16
-"""More events and questions than this are answered by ranges of keys, so that what is worked on stays in the cache."""
-_WORKERS = min(len(os.sched_getaffinity(0)), 4)
 ZERO_WHEN_EMPTY = frozenset({"count", "sum", "count_distinct"})
 _ORDERED = frozenset({"min", "max", "last"})
 _SPREAD = frozenset({"std", "var"})
@@ -58,43 +52,15 @@ class Questions:
     t: Ints
 
 
-def aggregate(
-    events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int = 1
-) -> dict[str, NDArray[Any]]:
-    """The value of every aggregation at every question.
-
-    Args:
-        events: The events, in source order.
-        questions: The keys and moments.
-        aggregations: What to compute; an empty ``column`` counts events.
-        hop: Bucket width in microseconds.
-
-    Returns:
-        Name -> q values in the order of the questions: float64 with NaN for missing, or objects with None for missing where
-        min, max or last is over strings or bytes. ``count``, ``sum`` and ``count_distinct`` of an empty window are 0.
-    """
-    rows = len(questions.t)
-    if not len(events.ts) or not rows:
-        return {a.name: _empty(events, a, rows) for a in aggregations}
-    if len(events.ts) + rows <= PIECE:
-        return _aggregate(events, questions, aggregations, hop)
-    answers = {a.name: _empty(events, a, rows) for a in aggregations}
-    with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-        found = pool.map(
-            lambda piece: (piece, _aggregate(piece.events, piece.questions, aggregations, hop)),
-            pieces(events, questions),
-        )
-        for piece, values in found:
-            for name, answer in answers.items():
-                answer[piece.asked] = values[name]
-    return answers
-
-
-def _aggregate(
+def sorted_answers(
     events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int
-) -> dict[str, NDArray[Any]]:
+) -> tuple[Ints | None, dict[str, NDArray[Any]]]:
+    """Positions of the q questions in order of key and time (None where they came in it), and the answers in that order.
+
+    For the answers see :func:`asof.windows.aggregate`; q must not be 0.
+    """
     if not len(events.ts):
-        return {a.name: _empty(events, a, len(questions.t)) for a in aggregations}
+        return None, {a.name: empty(events, a, len(questions.t)) for a in aggregations}
     windows = sorted({a.window for a in aggregations})
     plan = Plan.of(events, questions, windows, hop)
     columns: dict[str, _Column] = {}
@@ -106,51 +72,14 @@ def _aggregate(
                 columns[column] = _Column(plan, events.columns[column] if column else None, spread)
             wanted = [a for a in aggregations if a.column == column and a.function == function]
             table = _FUNCTIONS[function](columns[column], [windows.index(a.window) for a in wanted])
-            answers.update((a.name, plan.as_asked(row)) for a, row in zip(wanted, table, strict=True))
-    return {a.name: answers[a.name] for a in aggregations}
+            answers.update((a.name, row) for a, row in zip(wanted, table, strict=True))
+    return plan.asked, {a.name: answers[a.name] for a in aggregations}
 
 
-@dataclass(frozen=True, slots=True)
-class Piece:
-    """The events and questions of some keys, and the positions of these questions among all."""
-
-    events: Events
-    questions: Questions
-    asked: Ints
-
-
-def pieces(events: Events, questions: Questions) -> Iterator[Piece]:
-    """Events and questions by ranges of keys, about :data:`PIECE` of them at a time: small enough to stay in the cache."""
-    by_key, asked = stable_order(events.key), stable_order(questions.key)
-    key = events.key if by_key is None else events.key[by_key]
-    q_key = questions.key if asked is None else questions.key[asked]
-    asked = np.arange(len(q_key)) if asked is None else asked
-    start = q_start = 0
-    while q_start < len(q_key):
-        # The key that the piece would end in is taken whole: it ends before the next one.
-        last = min(q_key[min(q_start + PIECE // 2, len(q_key)) - 1], _key_at(key, start + PIECE // 2, q_key[-1]))
-        last = max(last, q_key[q_start])
-        stop, q_stop = int(key.searchsorted(last, "right")), int(q_key.searchsorted(last, "right"))
-        chosen = slice(start, stop) if by_key is None else by_key[start:stop]
-        mine = Events(
-            key[start:stop],
-            events.ts[chosen],
-            events.arrival[chosen],
-            events.kt[chosen],
-            {name: values[chosen] for name, values in events.columns.items()},
-        )
-        positions = asked[q_start:q_stop]
-        yield Piece(mine, Questions(q_key[q_start:q_stop], questions.t[positions]), positions)
-        start, q_start = stop, q_stop
-
-
-def _key_at(key: Ints, position: int, beyond: int) -> int:
-    return int(key[position]) if position < len(key) else int(beyond)
-
-
-def _empty(events: Events, aggregation: Aggregation, rows: int) -> NDArray[Any]:
+def empty(events: Events, aggregation: Aggregation, rows: int) -> NDArray[Any]:
+    """What ``rows`` empty windows have."""
     if aggregation.function in ZERO_WHEN_EMPTY:
-        return np.zeros(rows)
+        return np.zeros(rows, float if aggregation.function == "sum" else np.int64)
     values = events.columns[aggregation.column]
     if values.dtype == object and aggregation.function in _ORDERED:
         return np.full(rows, None, dtype=object)
@@ -172,7 +101,7 @@ class _Column:
 
     def __init__(self, plan: Plan, values: NDArray[Any] | None, spread: set[int]) -> None:
         self.spread = spread
-        self._ranges: dict[tuple[int, ...], tuple[NDArray[np.bool_], ranges.Ranges | None]] = {}
+        self._ranges: dict[tuple[int, ...], tuple[NDArray[np.bool_] | None, ranges.Ranges | None]] = {}
         self._moments: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
         self.plan, self.at, self.late = plan, plan.prompt, plan.late
         self.first, self.end = plan.first, np.broadcast_to(plan.end, plan.first.shape)
@@ -200,15 +129,29 @@ class _Column:
         """The values of the prompt events that have one."""
         return self.values if self.at is None else self.values[self.at]
 
-    def ranges(self, picked: list[int]) -> tuple[NDArray[np.bool_], ranges.Ranges | None]:
-        """Which (window, question) pairs see prompt events, and the ranges of ``prompt`` that those see; None if none does."""
+    def ranges(self, picked: list[int]) -> tuple[NDArray[np.bool_] | None, ranges.Ranges | None]:
+        """Which (window, question) pairs see prompt events, None for all; and the ranges of ``prompt`` that those see, if any."""
         asked = tuple(picked)
         if asked not in self._ranges:
             first, end = self.first[picked].ravel(), self.end[picked].ravel()
             some = end > first
-            found = ranges.Ranges(first[some], end[some], len(self.prompt)) if some.any() else None
-            self._ranges[asked] = (some, found)
+            whole = bool(some.all())
+            if not whole:
+                first, end = first[some], end[some]
+            found = ranges.Ranges(first, end, len(self.prompt)) if len(first) else None
+            self._ranges[asked] = (None if whole else some, found)
         return self._ranges[asked]
+
+    def table(self, picked: list[int], folded: Floats | None, nothing: float) -> Floats:
+        """Results of folding ``ranges(picked)``, as [len(picked), q]; ``nothing`` for pairs that see no prompt events."""
+        some, _ = self._ranges[tuple(picked)]
+        shape = len(picked), self.first.shape[1]
+        if some is None and folded is not None:
+            return folded.reshape(shape)
+        table = np.full(shape, nothing)
+        if folded is not None:
+            table.ravel()[some] = folded
+        return table
 
     def moments(self, picked: list[int]) -> tuple[Floats, Floats]:
         """Mean and sum of squared deviations of all events that have a value, [len(picked), q]; 0 where there are none."""
@@ -218,11 +161,9 @@ class _Column:
         return self._moments[asked]
 
     def _merged_moments(self, picked: list[int]) -> tuple[Floats, Floats]:
-        some, chosen = self.ranges(picked)
-        means, spreads = np.zeros(len(some)), np.zeros(len(some))
-        if chosen is not None:
-            means[some], spreads[some] = ranges.moments(self.prompt, chosen)
-        mean, spread = means.reshape(len(picked), -1), spreads.reshape(len(picked), -1)
+        chosen = self.ranges(picked)[1]
+        folded = (None, None) if chosen is None else ranges.moments(self.prompt, chosen)
+        mean, spread = (self.table(picked, f, 0.0) for f in folded)
         for row, window in enumerate(picked if self.seen else ()):
             prompt = (self.end[window] - self.first[window], mean[row], spread[row])
             late = stragglers.moments(*self.stragglers(window), self.count.shape[1])
@@ -246,19 +187,16 @@ def _numbers(values: NDArray[Any]) -> tuple[Floats, NDArray[Any] | None]:
 
 def _folded(column: _Column, picked: list[int], operation: np.ufunc, empty: float) -> Floats:
     """``operation`` over prompt events and stragglers, [len(picked), q]; ``empty`` where there are none."""
-    some, chosen = column.ranges(picked)
-    result = np.full(len(some), empty)
-    if chosen is not None:
-        result[some] = ranges.fold(operation, column.prompt, chosen)
-    table = result.reshape(len(picked), -1)
+    chosen = column.ranges(picked)[1]
+    table = column.table(picked, None if chosen is None else ranges.fold(operation, column.prompt, chosen), empty)
     for row, window in enumerate(picked if column.seen else ()):
         late = stragglers.fold(operation, *column.stragglers(window), table.shape[1], empty)
         table[row] = operation(table[row], late)
     return table
 
 
-def _count(column: _Column, picked: list[int]) -> Floats:
-    return column.count[picked].astype(np.float64)
+def _count(column: _Column, picked: list[int]) -> Ints:
+    return column.count[picked]
 
 
 def _sum(column: _Column, picked: list[int]) -> Floats:
@@ -316,12 +254,12 @@ def _std(column: _Column, picked: list[int]) -> Floats:
     return np.sqrt(_var(column, picked))
 
 
-def _count_distinct(column: _Column, picked: list[int]) -> Floats:
+def _count_distinct(column: _Column, picked: list[int]) -> Ints:
     plan, there = column.plan, np.flatnonzero(~np.isnan(column.values))
     value = np.unique(column.values[there], return_inverse=True)[1]
     kind = plan.key[there] * (len(there) + 1) + value
     rows = [covered(kind, plan.seen(there, window), column.count.shape[1]) for window in picked]
-    return np.array(rows, dtype=np.float64)
+    return np.array(rows)
 
 
 _FUNCTIONS: dict[str, Callable[[_Column, list[int]], NDArray[Any]]] = {

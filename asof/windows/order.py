@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from asof.windows.room import room
+
 if TYPE_CHECKING:
     from asof.windows.kernel import Events, Questions
 
@@ -69,9 +71,9 @@ def stable_order(codes: Ints) -> Ints | None:
     todo, digit_bits = (int(codes.max()) - low).bit_length(), 62 - len(codes).bit_length()
     order = None
     for shift in range(0, todo, digit_bits):
-        digit = codes - low
-        digit >>= shift
-        digit &= (1 << digit_bits) - 1
+        digit = codes - low if low else codes
+        if todo > digit_bits:
+            digit = digit >> shift & (1 << digit_bits) - 1
         step = _packed_order(digit if order is None else digit[order])
         order = step if order is None else order[step]
     return order
@@ -98,7 +100,7 @@ def _packed_order(digit: Ints) -> Ints:
 
 def numbered(values: Ints, shift: int, first: int = 0) -> Ints:
     """``values << shift | position``, where positions start at ``first``; block by block, which stays in the cache."""
-    packed, numbers = np.empty(len(values), dtype=np.int64), np.arange(first, first + min(len(values), _BLOCK))
+    packed, numbers = room(len(values)), np.arange(first, first + min(len(values), _BLOCK))
     for start in range(0, len(values), _BLOCK):
         block = packed[start : start + _BLOCK]
         np.left_shift(values[start : start + _BLOCK], shift, out=block)

@@ -74,14 +74,6 @@ class Plan:
         """``values``, given per event in source order, in event order."""
         return values if self.order is None else values[self.order]
 
-    def as_asked(self, answers: NDArray[Any]) -> NDArray[Any]:
-        """``answers``, given per sorted question, in the order in which the questions were asked."""
-        if self.asked is None:
-            return answers
-        result = np.empty_like(answers)
-        result[self.asked] = answers
-        return result
-
 
 def _floor(moments: Ints, hop: int) -> Ints:
     return moments if hop == 1 else moments // hop * hop

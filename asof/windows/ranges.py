@@ -45,8 +45,8 @@ class Ranges:
     def levels(self) -> list[tuple[Ints, Ints, Ints]]:
         """Per width 0 (one value), 1, 2, 4, ...: which ranges straddle two blocks of it, their first and their last value."""
         last = self.end - 1
-        widest = int((last - self.first).max()).bit_length()
-        exponent = np.minimum(np.frexp((self.first ^ last).astype(np.float64))[1], widest + 1).astype(np.int8)
+        widest = int(self.length.max() - 1).bit_length()
+        exponent = np.minimum(_bit_length(self.first ^ last), widest + 1)
         order = np.argsort(exponent, kind="stable")
         first, last = self.first[order], last[order]
         bounds = np.concatenate([[0], np.cumsum(np.bincount(exponent, minlength=1))])
@@ -132,6 +132,16 @@ def _widen(mean: Floats, spread: Floats, width: int, share: Floats, *, forward: 
         apart *= share[place] * width
         apart += spreads[near][:, edge]
         spreads[far][:, place] += apart
+
+
+def _bit_length(numbers: Ints) -> NDArray[np.int16]:
+    """Bits of whole numbers below 2**52; overwrites ``numbers``. Read off floats: twice a number and one is never 0."""
+    numbers <<= 1
+    numbers |= 1
+    bits = numbers.astype(np.float64).view(np.int64)
+    bits >>= 52
+    bits -= 1023
+    return bits.astype(np.int16)
 
 
 def _widths(ranges: Ranges) -> Iterator[tuple[int, tuple[Ints, Ints, Ints]]]:

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asof.contract import WINDOW_FUNCTIONS, Aggregation, WindowFunction
-from asof.windows import Events, Questions, aggregate, kernel, newest, order, ranges, staircase
+from asof.windows import Events, Questions, aggregate, newest, order, pieces, ranges, staircase
 
 TEXT_FUNCTIONS: tuple[WindowFunction, ...] = ("count", "min", "max", "last", "count_distinct")
 
@@ -85,7 +85,7 @@ def test_every_function_equals_brute_force(direct: int, piece: int, case: tuple[
     aggregations = [Aggregation(f"{c}_{f}_{w}", c, f, w) for c, f in asked for w in (3, 17, 1000)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranges, "DIRECT", direct)
-        patch.setattr(kernel, "PIECE", piece)
+        patch.setattr(pieces, "PIECE", piece)
         got = aggregate(events, questions, aggregations, hop)
     for aggregation in aggregations:
         expected = brute_force(events, questions, aggregation, hop)
