@@ -46,9 +46,7 @@ def windowed_values(
 
 def _typed(view: View, name: str, values: NDArray[Any], withheld: NDArray[np.bool_] | None) -> pa.Array:
     dtype = view.feature(name).dtype
-    if values.dtype == object:
-        array = pa.array(values, mask=withheld)
-    elif values.dtype == np.int64:
+    if values.dtype != np.float64:
         array = pa.array(values, mask=withheld)
     else:
         missing = np.isnan(values) if withheld is None else np.isnan(values) | withheld
