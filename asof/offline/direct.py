@@ -1,15 +1,16 @@
 """Whole columns of Parquet files, read without an engine in between: half the cost where nothing is filtered out.
 
 Plain numbers and moments are read by polars, on all cores and into memory that the kernel hands out a page at a time; pyarrow's
-pool asks for huge pages, and waiting for those costs more than decoding. Other columns are read by pyarrow.
+pool asks for huge pages, and waiting for those can cost more than decoding. Other columns are read by pyarrow.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import date, datetime
 from itertools import accumulate
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import polars as pl
@@ -22,6 +23,9 @@ from asof.instants import to_micros
 if TYPE_CHECKING:
     from asof.offline.sources import Files
 
+AT_ONCE = 64 << 20
+"""Bytes of columns that are read together; more are read one set of columns after another."""
+
 
 @dataclass(frozen=True, slots=True)
 class Reach:
@@ -32,28 +36,136 @@ class Reach:
     last: int | None
 
 
-def read_directly(files: Files, names: Sequence[str], reach: Reach) -> pa.Table | None:
-    """The columns ``names`` of all rows, but for row groups that lie outside ``reach`` as a whole; in source order.
+@dataclass(frozen=True, slots=True)
+class _Part:
+    """The row groups of one file that can matter; ``runs`` are (first row, number of rows) of the unbroken runs of them."""
 
-    Returns:
-        None where the files need an engine: columns told by folder names, files that differ, names that are paths.
+    path: str
+    stamp: tuple[int, int, int]
+    footer: pq.FileMetaData
+    schema: pa.Schema
+    groups: tuple[int, ...]
 
-    Raises:
-        SourceError: A file cannot be read.
-    """
-    if set(names) & set(files.partitions) or any("." in n for n in names):
-        return None
-    tables = []
-    for path in files.paths:
+    @property
+    def whole(self) -> bool:
+        return bool(len(self.groups) == self.footer.num_row_groups)
+
+    @property
+    def count(self) -> int:
+        return sum(self.footer.row_group(i).num_rows for i in self.groups)
+
+    def runs(self) -> list[tuple[int, int]]:
+        """First row and number of rows of each unbroken run of row groups."""
+        sizes = [self.footer.row_group(i).num_rows for i in range(self.footer.num_row_groups)]
+        starts = list(accumulate(sizes, initial=0))
+        chosen = set(self.groups)
+        firsts = [g for g in self.groups if g - 1 not in chosen]
+        lasts = [g for g in self.groups if g + 1 not in chosen]
+        return [(starts[a], starts[b + 1] - starts[a]) for a, b in zip(firsts, lasts, strict=True)]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a source, in source order, whose columns are read when they are wanted."""
+
+    source: str
+    parts: tuple[_Part, ...]
+
+    @classmethod
+    def of(cls, files: Files, names: Sequence[str], reach: Reach) -> Rows | None:
+        """All rows, but for row groups that lie outside ``reach`` as a whole; ``names`` are the columns that may be read.
+
+        Returns:
+            None where the files need an engine: columns told by folder names, files that differ, names that are paths.
+
+        Raises:
+            SourceError: A file cannot be read.
+        """
+        if set(names) & set(files.partitions) or any("." in n for n in names):
+            return None
+        parts = []
+        for path in files.paths:
+            part = _opened(files.source, path, reach)
+            if not _alike(part.schema, files.schema, names):
+                return None
+            parts.append(part)
+        return cls(files.source, tuple(parts))
+
+    @property
+    def count(self) -> int:
+        """How many rows there are."""
+        return sum(p.count for p in self.parts)
+
+    def read(self, names: Sequence[str]) -> pa.Table:
+        """The columns ``names``.
+
+        Raises:
+            SourceError: A file cannot be read, or is not the one that it was.
+        """
+        schema = self.parts[0].schema
+        unique = all(len(set(p.schema.names)) == len(p.schema) for p in self.parts)
+        numbers = [n for n in names if unique and _is_number(schema.field(n).type)]
+        found = self._numbers(pa.schema([(n, schema.field(n).type) for n in numbers])) if numbers else None
+        columns = dict(zip(numbers, found.columns, strict=True)) if found is not None else {}
+        if others := [n for n in names if n not in columns]:
+            tables = [_read_others(self.source, p, others) for p in self.parts]
+            columns |= dict(zip(others, pa.concat_tables(tables).columns, strict=True))
+        self._check()
+        return pa.table([columns[n] for n in names], names=list(names))
+
+    def blocks(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """The columns ``names``, as many at once as fit :data:`AT_ONCE`."""
+        width = max(AT_ONCE // (8 * max(self.count, 1)), 1)
+        for first in range(0, len(names), width):
+            yield self.read(names[first : first + width])
+
+    def _numbers(self, schema: pa.Schema) -> pa.Table | None:
+        """Columns of numbers; None where there are no rows, or polars cannot read them."""
+        parts = [p for p in self.parts if p.groups]
+        if not parts:
+            return None
         try:
-            with pq.ParquetFile(path, memory_map=True, pre_buffer=False) as file:
-                if not _alike(file.schema_arrow, files.schema, names):
-                    return None
-                tables.append(_read(file, path, names, reach))
-        except (OSError, pa.ArrowInvalid) as error:
-            reason = str(error).partition("\n")[0]
-            raise SourceError(f"source {files.source!r}: {path} cannot be read ({reason}); write it again") from None
-    return pa.concat_tables(tables)
+            if all(p.whole for p in parts):
+                found = [_scan([p.path for p in parts], schema).collect()]
+            else:
+                found = [_scan([p.path], schema).slice(*run).collect() for p in parts for run in p.runs()]
+        except pl.exceptions.PolarsError:
+            return None
+        return pa.concat_tables([f.to_arrow().cast(schema) for f in found])
+
+    def _check(self) -> None:
+        """Columns that were read at different times must be of the same rows."""
+        for part in self.parts:
+            if _stamp(self.source, part.path) != part.stamp:
+                raise SourceError(f"source {self.source!r}: {part.path} was replaced while it was read; ask again")
+
+
+def _opened(source: str, path: str, reach: Reach) -> _Part:
+    stamp = _stamp(source, path)
+    try:
+        footer = pq.read_metadata(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(source, path, error) from None
+    schema = footer.schema.to_arrow_schema()
+    # Statistics are found by position, so columns and leaves must be the same.
+    flat = footer.num_columns == len(schema.names)
+    column = schema.names.index(reach.column) if flat and reach.column in schema.names else None
+    every = range(footer.num_row_groups)
+    groups = tuple(i for i in every if column is None or _overlaps(footer.row_group(i).column(column), reach))
+    return _Part(path, stamp, footer, schema, groups)
+
+
+def _stamp(source: str, path: str) -> tuple[int, int, int]:
+    try:
+        status = Path(path).stat()
+    except OSError as error:
+        raise _unreadable(source, path, error) from None
+    return status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _unreadable(source: str, path: str, error: Exception) -> SourceError:
+    reason = str(error).partition("\n")[0]
+    return SourceError(f"source {source!r}: {path} cannot be read ({reason}); write it again")
 
 
 def _alike(schema: pa.Schema, expected: pa.Schema, names: Sequence[str]) -> bool:
@@ -66,55 +178,22 @@ def _alike(schema: pa.Schema, expected: pa.Schema, names: Sequence[str]) -> bool
     )
 
 
-def _read(file: pq.ParquetFile, path: str, names: Sequence[str], reach: Reach) -> pa.Table:
-    schema, groups = file.schema_arrow, _groups(file, reach)
-    numbers = [n for n in names if _is_number(schema.field(n).type)] if len(set(schema.names)) == len(schema) else []
-    found = _numbers(file, path, numbers, groups)
-    others = [n for n in names if found is None or n not in numbers]
-    columns = dict(zip(numbers, found.columns, strict=True)) if found is not None else {}
-    if others:
-        columns |= dict(zip(others, file.read_row_groups(groups, columns=others).select(others).columns, strict=True))
-    return pa.table([columns[n] for n in names], names=list(names))
-
-
-def _groups(file: pq.ParquetFile, reach: Reach) -> list[int]:
-    """The row groups that have moments in reach, as far as statistics tell."""
-    column = file.schema_arrow.names.index(reach.column) if _flat(file) else None
-    every = range(file.metadata.num_row_groups)
-    return [i for i in every if column is None or _overlaps(file.metadata.row_group(i).column(column), reach)]
-
-
 def _is_number(stored: pa.DataType) -> bool:
     """Whether values are numbers, or moments that are stored as numbers, which polars and Arrow keep in the same way."""
     moment = pa.types.is_timestamp(stored) and stored.unit == "us" and stored.tz in {None, "UTC"}
     return bool(moment or pa.types.is_integer(stored) or stored in {pa.float32(), pa.float64(), pa.bool_()})
 
 
-def _numbers(file: pq.ParquetFile, path: str, names: Sequence[str], groups: Sequence[int]) -> pa.Table | None:
-    """Number columns of some row groups; None where there is nothing to read, or nothing that polars can read."""
-    if not names or not groups:
-        return None
-    schema = pa.schema([(n, file.schema_arrow.field(n).type) for n in names])
-    scan = pl.scan_parquet(path, glob=False, hive_partitioning=False).select(names)
+def _scan(paths: list[str], schema: pa.Schema) -> pl.LazyFrame:
+    return pl.scan_parquet(paths, glob=False, hive_partitioning=False, extra_columns="ignore").select(schema.names)
+
+
+def _read_others(source: str, part: _Part, names: Sequence[str]) -> pa.Table:
     try:
-        runs = [scan.slice(*run).collect() for run in _runs(file, groups)]
-    except pl.exceptions.PolarsError:
-        return None
-    return pa.concat_tables([run.to_arrow().cast(schema) for run in runs])
-
-
-def _runs(file: pq.ParquetFile, groups: Sequence[int]) -> list[tuple[int, int]]:
-    """First row and number of rows of each unbroken run of row groups."""
-    sizes = [file.metadata.row_group(i).num_rows for i in range(file.metadata.num_row_groups)]
-    starts = list(accumulate(sizes, initial=0))
-    firsts = [g for g in groups if g - 1 not in groups]
-    lasts = [g for g in groups if g + 1 not in groups]
-    return [(starts[a], starts[b + 1] - starts[a]) for a, b in zip(firsts, lasts, strict=True)]
-
-
-def _flat(file: pq.ParquetFile) -> bool:
-    """Whether columns and leaves are the same, so that statistics are found by position."""
-    return bool(file.metadata.num_columns == len(file.schema_arrow.names))
+        with pq.ParquetFile(part.path, metadata=part.footer, memory_map=True, pre_buffer=False) as file:
+            return file.read_row_groups(list(part.groups), columns=list(names)).select(list(names))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise _unreadable(source, part.path, error) from None
 
 
 def _overlaps(column: Any, reach: Reach) -> bool:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from asof.errors import SchemaError, SettingsError, SourceError
 from asof.offline.columns import conform, micros, sql_moment
-from asof.offline.direct import Reach, read_directly
+from asof.offline.direct import AT_ONCE, Reach, Rows
 from asof.offline.engine import quoted
 from asof.offline.keys import cast_like, codes
 from asof.windows import Events, Questions
@@ -42,16 +42,45 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Columns:
+    """Value columns of the rows of a source, in the source's spelling, in source order; large ones are read when wanted.
+
+    Attributes:
+        table: Columns that were read already.
+        rows: Where the others are.
+        kept: Positions of the rows that count; None for all.
+    """
+
+    table: pa.Table
+    rows: Rows | None
+    kept: Ints | None
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """One column of the rows that count."""
+        known = self.rows is None or name in self.table.column_names
+        column = self.table[name] if known else next(self.rows.blocks([name]))[name]  # type: ignore[union-attr]
+        return column if self.kept is None else column.take(pa.array(self.kept))
+
+    def blocks(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of all rows, few at a time where they are large."""
+        known = [n for n in names if self.rows is None or n in self.table.column_names]
+        if known:
+            yield self.table.select(known)
+        if self.rows is not None:
+            yield from self.rows.blocks([n for n in names if n not in known])
+
+
+@dataclass(frozen=True)
 class Loaded:
     """Rows of a source beside the questions to it, on shared key codes.
 
     Attributes:
-        columns: Value columns of the rows, in the source's spelling, in source order.
+        columns: Value columns of the rows.
         events: The rows' keys and moments; without value columns.
         questions: The entity rows.
     """
 
-    columns: pa.Table
+    columns: Columns
     events: Events
     questions: Questions
 
@@ -98,12 +127,15 @@ def load(
     reach = _reach(view, asked.at)
     few = files.rows > _MANY * len(asked.at)
     with _asked_table(engine, files, [n for n, _ in keys], asked_keys if few else []) as among:
-        table = None if among or part else read_directly(files, names, reach)
-        if table is None:
+        rows = None if among or part else Rows.of(files, names, reach)
+        if rows is None:
             filters = [*_time_filter(files, reach), *_part_filter(keys, part), *_key_filter(keys, among)]
             table = _read(engine, files, names, filters, ordered=bool(among))
+        else:
+            small = rows.count * 8 * len(names) <= AT_ONCE
+            table = rows.read(names if small else list(dict.fromkeys([*(n for n, _ in keys), *times])))
     table = _typed_partitions(view, files, table)
-    return _coded(table, [n for n, _ in keys], times, columns, asked_keys, asked.at, knowledge=knowledge)
+    return _coded(table, rows, [n for n, _ in keys], times, columns, asked_keys, asked.at, knowledge=knowledge)
 
 
 def _stored_key(view: View, files: Files, column: str, dtype: str) -> tuple[str, pa.DataType]:
@@ -217,6 +249,7 @@ def _typed_partitions(view: View, files: Files, table: pa.Table) -> pa.Table:
 
 def _coded(
     table: pa.Table,
+    rows: Rows | None,
     keys: Sequence[str],
     times: Sequence[str],
     columns: Sequence[str],
@@ -230,11 +263,11 @@ def _coded(
     if unknown is not None:
         kt = np.where(unknown, ts, kt)
     stored_codes, asked_codes = codes([table[k] for k in keys], asked, (len(ts), len(at)))
-    table = table.select(list(dict.fromkeys(columns)))
+    table = table.select([n for n in dict.fromkeys(columns) if n in table.column_names])
     usable = stored_codes >= 0 if missing is None else (stored_codes >= 0) & ~missing
-    if not usable.all():
-        table = table.filter(pa.array(usable))
-        stored_codes, ts, kt = stored_codes[usable], ts[usable], kt[usable]
+    kept = None if usable.all() else np.flatnonzero(usable)
+    if kept is not None:
+        stored_codes, ts, kt = stored_codes[kept], ts[kept], kt[kept]
     late = knowledge and kt is not ts and bool((kt > ts).any())
     events = Events(stored_codes, ts, np.maximum(ts, kt) if late else ts, kt, {})
-    return Loaded(table, events, Questions(asked_codes, at))
+    return Loaded(Columns(table, rows, kept), events, Questions(asked_codes, at))

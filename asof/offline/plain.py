@@ -11,6 +11,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from asof.offline.columns import conform
+from asof.offline.gathering import Picks
 from asof.offline.loading import Asked, Loaded, Part, load
 from asof.windows import newest
 
@@ -37,19 +38,25 @@ def plain_values(
     """The features ``wanted`` of the newest known row, one value per row that asks, in its order and in the declared types."""
     columns = {name: view.source.column(name) for name in wanted}
     loaded = load(view, files, list(columns.values()), asked, engine, knowledge=knowledge, part=part)
-    found = newest(loaded.events, loaded.questions)
-    place = pa.array(found, mask=(found < 0) | too_old(view, loaded, found))
+    picks, stored = _picks(view, loaded), loaded.columns
+    del loaded
 
     def value(name: str) -> pa.Array:
-        found = _take(loaded.columns[columns[name]], place)
-        return conform(found, view.feature(name).dtype, f"feature {view.name}:{name}")
+        return conform(taken[columns[name]], view.feature(name).dtype, f"feature {view.name}:{name}")
 
+    taken: dict[str, pa.Array] = {}
     with ThreadPoolExecutor(max_workers=GATHERERS) as pool:
+        for block in stored.blocks(list(dict.fromkeys(columns.values()))):
+            taken |= dict(zip(block.column_names, pool.map(picks.take, block.columns), strict=True))
         return dict(zip(columns, pool.map(value, columns), strict=True))
 
 
-def _take(column: pa.ChunkedArray, place: pa.Array) -> pa.Array:
-    return column.combine_chunks().take(place)
+def _picks(view: View, loaded: Loaded) -> Picks:
+    """The stored rows that the questions want."""
+    found, kept = newest(loaded.events, loaded.questions), loaded.columns.kept
+    missing = (found < 0) | too_old(view, loaded, found)
+    place = found if kept is None or not len(kept) else kept[found]
+    return Picks(np.where(missing, -1, place))
 
 
 def too_old(view: View, loaded: Loaded, found: NDArray[np.int64]) -> NDArray[np.bool_]:

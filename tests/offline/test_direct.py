@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import datetime as dt
 import decimal
+import os
+from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
@@ -12,8 +14,7 @@ import pytest
 
 from asof.contract import Source
 from asof.errors import SourceError
-from asof.offline import direct
-from asof.offline.direct import Reach, read_directly
+from asof.offline.direct import Reach, Rows
 from asof.offline.sources import Files, open_files
 
 ROWS, GROUP = 90, 10
@@ -48,15 +49,21 @@ def _files(folder: Path) -> Files:
     return open_files(Source("s", str(folder), "parquet", "moment", None), folder)
 
 
+def read(files: Files, names: Sequence[str], reach: Reach) -> pa.Table:
+    """Some columns of the rows in reach."""
+    rows = Rows.of(files, names, reach)
+    assert rows is not None
+    return rows.read(names)
+
+
 def test_every_type_is_read_as_it_is_stored(tmp_path: Path) -> None:
     """Columns of every type come in the order asked for, with their types, nulls and order of rows."""
     table = pa.table(COLUMNS)
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=GROUP)
     names = list(reversed(COLUMNS))
 
-    found = read_directly(_files(tmp_path), names, Reach("moment", None, None))
+    found = read(_files(tmp_path), names, Reach("moment", None, None))
 
-    assert found is not None
     assert found.schema.equals(table.select(names).schema)
     assert str(found.to_pydict()) == str(table.select(names).to_pydict())
 
@@ -69,9 +76,8 @@ def test_row_groups_out_of_reach_are_skipped(files: Files, first: int | None, la
     """Of each file the row groups that overlap the reach are read, whole and in order."""
     reach = Reach("moment", *(None if bound is None else START + bound for bound in (first, last)))
 
-    found = read_directly(files, NAMES, reach)
+    found = read(files, NAMES, reach)
 
-    assert found is not None
     assert found.num_rows == 2 * rows
     start = (first or 0) // GROUP * GROUP
     wanted = pa.table(COLUMNS).select(NAMES).slice(start, rows)
@@ -85,22 +91,19 @@ def test_row_groups_in_reach_need_not_lie_together(tmp_path: Path) -> None:
     table = pa.table({"moment": pa.array(moments, pa.timestamp("us", "UTC")), "n": range(60), "s": ["x"] * 60})
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=GROUP)
 
-    found = read_directly(_files(tmp_path), ["n", "s", "moment"], Reach("moment", 10, 19))
+    found = read(_files(tmp_path), ["n", "s", "moment"], Reach("moment", 10, 19))
 
-    assert found is not None
     assert found["n"].to_pylist() == [*range(10, 20), *range(40, 50)]
 
 
 def test_what_polars_cannot_read_is_read_by_arrow(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which library decodes a column changes nothing about it."""
     reach = Reach("moment", START + 25, START + 44)
-    wanted = read_directly(files, NAMES, reach)
-    monkeypatch.setattr(direct, "_numbers", lambda *_: None)
+    wanted = read(files, NAMES, reach)
+    monkeypatch.setattr(Rows, "_numbers", lambda *_: None)
 
-    found = read_directly(files, NAMES, reach)
+    found = read(files, NAMES, reach)
 
-    assert found is not None
-    assert wanted is not None
     assert found.schema.equals(wanted.schema)
     assert str(found.to_pydict()) == str(wanted.to_pydict())
 
@@ -112,4 +115,32 @@ def test_a_damaged_file_is_named(files: Files) -> None:
     path.write_bytes(content[:4] + bytes(len(content) // 4) + content[4 + len(content) // 4 :])
 
     with pytest.raises(SourceError, match=r"'s'.*0\.parquet cannot be read"):
-        read_directly(files, ["int64", "double"], Reach("moment", None, None))
+        read(files, ["int64", "double"], Reach("moment", None, None))
+
+
+def test_columns_are_read_in_blocks(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However few columns are read at a time, together they are the columns asked for."""
+    reach = Reach("moment", START + 25, START + 44)
+    wanted = read(files, NAMES, reach)
+    rows = Rows.of(files, NAMES, reach)
+    assert rows is not None
+    monkeypatch.setattr("asof.offline.direct.AT_ONCE", 3 * 8 * rows.count)
+
+    blocks = list(rows.blocks(NAMES))
+
+    assert [len(b.column_names) for b in blocks[:-1]] == [3] * (len(NAMES) // 3 - (len(NAMES) % 3 == 0))
+    for name, block in ((n, b) for b in blocks for n in b.column_names):
+        assert str(block[name].to_pylist()) == str(wanted[name].to_pylist())
+
+
+def test_a_file_that_is_replaced_is_noticed(files: Files) -> None:
+    """Columns that are read later are of the same file, or an error says that they are not."""
+    rows = Rows.of(files, NAMES, Reach("moment", None, None))
+    assert rows is not None
+    path = Path(files.paths[1])
+    other = path.with_name("other")
+    pq.write_table(pa.table(COLUMNS).select(NAMES), other)
+    os.replace(other, path)
+
+    with pytest.raises(SourceError, match=r"1\.parquet was replaced while it was read"):
+        rows.read(["int64"])

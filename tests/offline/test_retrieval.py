@@ -244,6 +244,26 @@ def test_rows_without_key_or_time_are_no_ones(write: Write, tmp_path: Path) -> N
     )
     asks = contract(view(features={"x": "int64"}, created="kt"))
     assert retrieve(asks, asked(0.5, 1, keys=[1, 1]), at="at", repo=tmp_path)["x"].to_pylist() == [10, 40]
+    write(k=pa.nulls(2, pa.int64()), ts=moments(0, 0), kt=moments(0, 0), x=[10, 20])
+    assert retrieve(asks, asked(0.5, 1, keys=[1, 1]), at="at", repo=tmp_path)["x"].to_pylist() == [None, None]
+
+
+def test_large_columns_one_by_one_are_the_same(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values are the same whether columns are read together with the keys or one after another, once the rows are known."""
+    keys, n = [*range(9), None], 500
+    columns = {
+        "x": list(range(n)),
+        "s": [f"row {i}" for i in range(n)],
+        "y": [None if i % 3 else i / 7 for i in range(n)],
+    }
+    write(k=[keys[i % 10] for i in range(n)], ts=moments(*(i % 97 for i in range(n))), **columns)
+    asks = contract(view(features={"x": "int64", "s": "string", "y": "float64"}))
+    rows = asked(*(i % 101 for i in range(n)), keys=[i % 11 for i in range(n)])
+    together = retrieve(asks, rows, at="at", repo=tmp_path)
+    monkeypatch.setattr("asof.offline.loading.AT_ONCE", 1)
+    monkeypatch.setattr("asof.offline.direct.AT_ONCE", 1)
+    assert retrieve(asks, rows, at="at", repo=tmp_path).equals(together)
+    assert together["x"].null_count < n
 
 
 def test_pruning_changes_no_value(write: Write, tmp_path: Path) -> None:

@@ -1,0 +1,88 @@
+"""Values of chosen rows, column after column; what they have in common is worked out once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from asof.windows.order import numbered
+
+Ints = NDArray[np.int64]
+Flags = NDArray[np.bool_]
+
+_WORDS = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
+"""Values of these widths, in bits, are copied as such, whatever they mean."""
+
+
+@dataclass(frozen=True)
+class Picks:
+    """Rows to take values from: their positions, int64[n], -1 for no value."""
+
+    place: Ints
+
+    def take(self, column: pa.ChunkedArray) -> pa.Array:
+        """The values of ``column`` at the positions, of its type."""
+        words = _WORDS.get(_width(column.type))
+        if words is None or not len(column):
+            return column.combine_chunks().take(_array(pa.int64(), self.place, self._missing))
+        values = self._words([_view(chunk, words) for chunk in column.chunks])
+        if not column.null_count:
+            return pa.Array.from_buffers(column.type, len(values), [self._valid, pa.py_buffer(values)])
+        null = self._words([np.asarray(chunk.is_null()) for chunk in column.chunks])
+        return _array(column.type, values, null | self._missing)
+
+    @cached_property
+    def _missing(self) -> Flags:
+        return self.place < 0
+
+    @cached_property
+    def _valid(self) -> pa.Buffer | None:
+        return _bitmap(self._missing)
+
+    @cached_property
+    def _ascending(self) -> tuple[Ints, Ints]:
+        """The positions in ascending order, and the places among the picks that they have."""
+        bits = len(self.place).bit_length()
+        packed = numbered(self.place, bits)
+        packed.sort()
+        return packed >> bits, packed & ((1 << bits) - 1)
+
+    def _words(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
+        """What stands at the positions of ``parts``, laid end to end; 0 for no value."""
+        found = np.zeros(len(self.place), dtype=parts[0].dtype)
+        if len(parts) == 1:
+            parts[0].take(self.place, out=found, mode="clip")
+            return found
+        for part, positions, places in self._by_part([len(p) for p in parts]):
+            found[places] = parts[part][positions]
+        return found
+
+    def _by_part(self, lengths: Sequence[int]) -> Iterator[tuple[int, Ints, Ints]]:
+        """For each part the positions in it and where their values belong: a walk through memory, without a copy of the whole."""
+        positions, places = self._ascending
+        ends = np.cumsum(lengths)
+        bounds = positions.searchsorted(np.concatenate([[0], ends]))
+        for part, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
+            yield part, positions[a:b] - (ends[part] - lengths[part]), places[a:b]
+
+
+def _width(stored: pa.DataType) -> int:
+    return stored.bit_width if pa.types.is_primitive(stored) else 0
+
+
+def _view(chunk: pa.Array, words: Any) -> NDArray[Any]:
+    return np.frombuffer(chunk.buffers()[1], dtype=words)[chunk.offset : chunk.offset + len(chunk)]
+
+
+def _array(stored: pa.DataType, values: NDArray[Any], missing: Flags) -> pa.Array:
+    return pa.Array.from_buffers(stored, len(values), [_bitmap(missing), pa.py_buffer(values)])
+
+
+def _bitmap(missing: Flags) -> pa.Buffer | None:
+    return pa.py_buffer(np.packbits(~missing, bitorder="little")) if missing.any() else None
