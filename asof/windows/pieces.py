@@ -49,7 +49,8 @@ def aggregate(events: Events, questions: Questions, aggregations: Sequence[Aggre
         return {a.name: empty(events, a, rows) for a in aggregations}
     if len(events.ts) + rows > PIECE:
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-            return _in_pieces(events, questions, aggregations, hop, pool)
+            answers, place = _by_key(events, questions, aggregations, hop, pool)
+            return answers if place is None else _all_as_asked(answers, place, pool)
     order, answers = sorted_answers(events, questions, aggregations, hop)
     return answers if order is None else {name: _as_asked(values, order) for name, values in answers.items()}
 
@@ -60,27 +61,28 @@ def _as_asked(values: NDArray[Any], order: Ints) -> NDArray[Any]:
     return answers
 
 
-def _in_pieces(
+def _by_key(
     events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int, pool: ThreadPoolExecutor
-) -> Answers:
+) -> tuple[Answers, Ints | None]:
+    """The answers by key and time, and the place of each question among them; None where they were asked in that order."""
     by_key, asked = pool.map(stable_order, (events.key, questions.key))
     rows = len(questions.t)
     answers = {a.name: room(rows, empty(events, a, 0).dtype) for a in aggregations}
     place = room(rows)
 
     def answer(piece: Piece) -> bool:
-        """Write the piece's answers, and the places of its questions among all answers; whether any is another than it was."""
-        chosen, mine = (p if o is None else o[p] for o, p in ((by_key, piece.events), (asked, piece.asked)))
+        """Write the piece's answers and the places of its questions; whether these were asked in another order."""
+        chosen = piece.events if by_key is None else by_key[piece.events]
+        places = np.arange(piece.asked.start, piece.asked.stop)
+        mine = places if asked is None else asked[piece.asked]
         inner, values = sorted_answers(_chosen(events, chosen), _asked(questions, mine), aggregations, hop)
         for name, found in values.items():
             answers[name][piece.asked] = found
-        places = np.arange(piece.asked.start, piece.asked.stop)
-        mine = places if asked is None else mine
         place[mine if inner is None else mine[inner]] = places
         return inner is not None
 
     moved = any(list(pool.map(answer, pieces(events.key, by_key, questions.key, asked))))
-    return _all_as_asked(answers, place, pool) if moved or asked is not None else answers
+    return answers, place if moved or asked is not None else None
 
 
 def _chosen(events: Events, chosen: slice | Ints) -> Events:
@@ -90,7 +92,7 @@ def _chosen(events: Events, chosen: slice | Ints) -> Events:
     return Events(events.key[chosen], ts, arrival, kt, {name: v[chosen] for name, v in events.columns.items()})
 
 
-def _asked(questions: Questions, chosen: slice | Ints) -> Questions:
+def _asked(questions: Questions, chosen: Ints) -> Questions:
     return Questions(questions.key[chosen], questions.t[chosen])
 
 
