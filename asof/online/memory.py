@@ -18,9 +18,10 @@ from asof.online.events import HEAD, Pruning
 from asof.online.events import split as split_events
 from asof.online.folding import Exchange, fingerprint
 from asof.online.layouts import Layout, field_of
-from asof.online.names import project_prefix
+from asof.online.names import project_prefix, watermarks_key
 from asof.online.rows import split as split_rows
 from asof.online.stores import Added, Fetched, Request, Sibling, StaleLayoutsError, Target
+from asof.online.watermarks import MemoryWatermark, Watermark
 
 
 class MemoryStore:
@@ -31,6 +32,7 @@ class MemoryStore:
         self._layouts: dict[str, dict[int, Layout]] = {}
         self._views: dict[str, dict[str, str]] = {}
         self._revisions: dict[str, int] = {}
+        self._begun: dict[tuple[str, str], dict[str, int]] = {}
         self._lock = threading.Lock()
 
     def ping(self) -> None:
@@ -107,6 +109,11 @@ class MemoryStore:
                     stored.update(zip(fields, (new.events, new.buckets), strict=True))
         return done
 
+    def watermark(self, project: str, table: str) -> Watermark:
+        """The watermark of a table."""
+        held = self._hashes.setdefault(watermarks_key(project), {})
+        return MemoryWatermark(table, held, self._begun.setdefault((project, table), {}), self._lock)
+
     def drop(self, project: str, view: str) -> int:
         """Delete what is stored of one view; returns how many keys were visited."""
         with self._lock:
@@ -132,6 +139,8 @@ class MemoryStore:
             self._layouts.pop(project, None)
             self._views.pop(project, None)
             self._revisions.pop(project, None)
+            self._hashes.pop(watermarks_key(project), None)
+            self._begun = {place: begun for place, begun in self._begun.items() if place[0] != project}
         return len(keys)
 
     def close(self) -> None:

@@ -38,7 +38,7 @@ def views_key(project: str) -> bytes:
 
 @lru_cache
 def watermarks_key(project: str) -> bytes:
-    """The hash: table -> its watermark, for a project; see :mod:`asof.streams.watermarks`."""
+    """The hash: table -> its watermark, for a project; see :mod:`asof.online.watermarks`."""
     return f"{{asof/{quote(project, safe='')}}}#watermarks".encode()
 
 

@@ -25,6 +25,7 @@ from asof.online.names import layouts_key, project_prefix, streams_prefix, views
 from asof.online.replies import HashReplies, Replies
 from asof.online.scripts import ADD_LAYOUT, EXCHANGE, PUT_EVENTS, PUT_ROWS
 from asof.online.stores import Added, Fetched, Request, Sibling, StaleLayoutsError, Target
+from asof.online.watermarks import RedisWatermark, Watermark
 from asof.settings import OnlineSettings
 
 ROWS_AT_ONCE = 256
@@ -133,6 +134,10 @@ class RedisStore:
         head = [field_of(target.layout), field_of(layout)]
         answers = self._run(EXCHANGE, target, head, keys, [e.packed() for e in exchanges])
         return [bool(done) for answer in answers for done in answer]
+
+    def watermark(self, project: str, table: str) -> Watermark:
+        """The watermark of a table."""
+        return RedisWatermark(project, table, self.settings, self.client)
 
     def drop(self, project: str, view: str) -> int:
         """Delete what is stored of one view, in steps that do not block Redis; returns how many keys were visited."""

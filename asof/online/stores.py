@@ -13,6 +13,7 @@ from typing import Literal, Protocol
 from asof.online.events import Pruning
 from asof.online.folding import Exchange
 from asof.online.layouts import Layout
+from asof.online.watermarks import Watermark
 
 Request = tuple[Sequence[bytes], Sequence[bytes]]
 """Keys, and the fields to read of each."""
@@ -170,6 +171,9 @@ class WritableStore(Protocol):
         Raises:
             StaleLayoutsError: The layouts changed since ``target.revision``.
         """
+
+    def watermark(self, project: str, table: str) -> Watermark:
+        """The watermark of a table."""
 
     def drop(self, project: str, view: str) -> int:
         """Delete what is stored of one view; returns how many keys were visited."""

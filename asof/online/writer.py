@@ -26,6 +26,7 @@ from asof.online.layouts import Layout, buckets_layout, events_layout, row_layou
 from asof.online.names import entity_prefix, ordered_keys, table_keys
 from asof.online.redis_store import RedisStore
 from asof.online.stores import Added, Role, Sibling, StaleLayoutsError, Target, WritableStore
+from asof.online.watermarks import Watermark
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
@@ -94,6 +95,10 @@ class Writer:
         if view.windowed:
             return self._write_events(view, taken, keys, clock)
         return self._write_rows(view, taken, keys, clock)
+
+    def watermark(self, table: str) -> Watermark:
+        """The watermark of a table."""
+        return self.store.watermark(self.project, table)
 
     def drop(self, view: str) -> None:
         """Delete everything that is stored of one view, in steps that do not block Redis."""

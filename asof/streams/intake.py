@@ -1,6 +1,6 @@
 """One table's intake: a batch of messages in, both sides up to date, each event once.
 
-The order, and why. (1) Events get their knowledge time (:mod:`asof.streams.watermarks`); until the last step no read answers
+The order, and why. (1) Events get their knowledge time (:mod:`asof.online.watermarks`); until the last step no read answers
 for a moment at which they are known. (2) The table: under its lock, ids that it has are left out, the rest is one commit.
 What it holds under an id now is what the id means. (3) The online views get exactly that, also for ids that the table had
 already; they leave out ids they have. (4) The watermark lets readers see it. (5) The source is told, which puts bad
@@ -24,9 +24,9 @@ from numpy.typing import NDArray
 
 from asof.errors import SettingsError, UsageError
 from asof.online import Writer
+from asof.online.watermarks import PUSH, Watermark
 from asof.repo import Repo
 from asof.streams.messages import Letter, Message, Source, decode
-from asof.streams.watermarks import Watermark
 from asof.tables import Declarations, delta
 from asof.tables.checking import Checked, check, layout
 from asof.tables.ingest import commit
@@ -110,9 +110,9 @@ class Intake:
         """
         if self.clock == "events" and self.watermark.value() is None:
             self.watermark.lift((self._newest() if self.start is None else self.start) - 1)
-        began = self.watermark.under_way()
+        began = {position for position in self.watermark.under_way() if not position.startswith(PUSH)}
         pending = source.pending() if began else None
-        if pending is not None and (orphans := sorted(set(began) - set(pending))):
+        if pending is not None and (orphans := sorted(began - set(pending))):
             self.watermark.finish(orphans)
 
     def close(self, source: Source) -> None:

@@ -22,7 +22,6 @@ from asof.streams.kafka_source import KafkaSource, topic_name
 from asof.streams.messages import Source
 from asof.streams.redis_source import CLAIM_AFTER, GROUP, RedisSource, stream_name
 from asof.streams.status import Bulletin
-from asof.streams.watermarks import Watermark
 from asof.tables import Declarations, declarations
 
 SEATS = 1_000
@@ -144,7 +143,7 @@ class Crew:
     def _consumer(self, declared: Declarations, table: str) -> Consumer:
         online, project = self.repo.settings.online, self.repo.settings.project
         client, writer = connect(online), Writer(project, online)
-        watermark = Watermark(project, table, online, client)
+        watermark = writer.watermark(table)
         intake = Intake(self.repo, declared, table, writer, watermark, self.plan.clock, self.plan.start)
         name = self._seat(table)
         source = self._source(table, name)

@@ -20,10 +20,10 @@ from asof.errors import OnlineStoreError
 from asof.instants import format_moment
 from asof.online.connections import Client, translated
 from asof.online.names import consumers_key
+from asof.online.watermarks import RedisWatermark
 from asof.settings import OnlineSettings
 from asof.streams.consumer import Progress
 from asof.streams.redis_source import GROUP, backlog, dead_letter_name
-from asof.streams.watermarks import Watermark
 
 ALIVE_WITHIN = 10.0
 """Seconds since it last spoke after which a consumer counts as gone."""
@@ -127,7 +127,7 @@ def statuses(
     found = []
     for table, stream in streams.items():
         said = bulletin.read(table)
-        watermark = Watermark(project, table, settings, client).value()
+        watermark = RedisWatermark(project, table, settings, client).value()
         others = {one["stream"] for one in said} - {stream}
         waiting = _waiting(*(carrier or (settings, client)), stream, group) if not others else {}
         found.append(_status(table, next(iter(others), stream), said, waiting, watermark))

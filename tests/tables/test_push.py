@@ -44,7 +44,7 @@ def counted(store, customer, at):
 class DeadRedis:
     """An online store that does not answer."""
 
-    def write(self, view, table):
+    def write(self, view, table, *, now=None):
         """Fail."""
         raise OnlineStoreError("Redis is down")
 
