@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from asof.offline.columns import conform
 from asof.offline.gathering import Picks
 from asof.offline.loading import Asked, Loaded, Part, load
+from asof.offline.pages import ordinary_pages
 from asof.windows import newest
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ GATHERERS = 2
 """Threads that gather the columns of one view; more wait for memory, not for each other."""
 
 
+@ordinary_pages()
 def plain_values(
     view: View,
     wanted: Sequence[str],
