@@ -88,10 +88,11 @@ def contract(*tables: str) -> Contract:
     return Contract(PROJECT, "all", features, views)
 
 
-def make_repo(folder: Path, connection: str = "embedded") -> Repo:
+def make_repo(folder: Path, connection: str = "embedded", redis_type: str = "redis") -> Repo:
     """A repo whose registry nobody reads, because what was read from it is there already."""
     (folder / "data").mkdir(parents=True, exist_ok=True)
-    store = f"{{type: asof.online.RedisOnlineStore, connection_string: '{connection}', read_timeout: 5}}"
+    form = "" if connection == "embedded" else f"redis_type: {redis_type}, "
+    store = f"{{type: asof.online.RedisOnlineStore, {form}connection_string: '{connection}', read_timeout: 5}}"
     (folder / "feature_store.yaml").write_text(
         f"project: {PROJECT}\nregistry: data/registry.db\nprovider: local\nonline_store: {store}\n"
     )
