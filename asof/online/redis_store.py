@@ -16,6 +16,7 @@ import redis
 from redis.cluster import RedisCluster
 
 from asof.errors import OnlineStoreError
+from asof.online.bulk import Bulk, frame
 from asof.online.connections import Client, connect, translated
 from asof.online.events import Pruning
 from asof.online.folding import Exchange
@@ -213,8 +214,20 @@ class RedisStore:
             if self._lines is None:
                 return self._run_in_cluster(script, target, head, keys, values)
             sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
-            head, last = [str(target.revision).encode(), *head], layouts_key(target.project)
-            calls = [(b"EVALSHA", sha, b - a + 1, *keys[a:b], last, *head, *values[a:b]) for a, b in _portions(values)]
+            owners, written, count = Bulk.of(keys), Bulk.of(values), 3 + 2 + len(head)
+            after = b"".join(map(frame, (layouts_key(target.project), str(target.revision).encode(), *head)))
+            calls = [
+                b"*%d\r\n$7\r\nEVALSHA\r\n$40\r\n%b\r\n%b%b%b%b"
+                % (
+                    count + 2 * (b - a),
+                    sha,
+                    frame(b"%d" % (b - a + 1)),
+                    owners.framed(a, b),
+                    after,
+                    written.framed(a, b),
+                )
+                for a, b in written.portions(ROWS_AT_ONCE, BYTES_AT_ONCE)
+            ]
             answers: list[Any] = []
             for at in range(0, len(calls), CALLS_AT_ONCE):
                 answers += self._call(self._lines, script, calls[at : at + CALLS_AT_ONCE])
@@ -234,9 +247,8 @@ class RedisStore:
                 answers += pipe.execute()
         return answers
 
-    def _call(self, lines: Lines, script: str, calls: Sequence[tuple[Any, ...]]) -> list[Any]:
-        command = b"".join([hiredis.pack_command(call) for call in calls])
-        answers = lines.exchange(command, lambda: Replies(len(calls))).found
+    def _call(self, lines: Lines, script: str, calls: Sequence[bytes]) -> list[Any]:
+        answers = lines.exchange(b"".join(calls), lambda: Replies(len(calls))).found
         said = [str(answer) for answer in answers if isinstance(answer, hiredis.ReplyError)]
         if any(text.startswith("NOSCRIPT") for text in said):
             self.client.script_load(script)
@@ -278,18 +290,6 @@ def answered(replies: HashReplies) -> Fetched:
 def parsed_layouts(found: dict[bytes, bytes]) -> dict[int, Layout]:
     """What the hash of layouts holds, by id."""
     return {int(name, 16): Layout.from_json(text) for name, text in found.items() if name != REVISION}
-
-
-def _portions(values: Sequence[bytes]) -> Iterator[tuple[int, int]]:
-    """Ranges of ``values`` that are written by one call each."""
-    start, size = 0, 0
-    for position, value in enumerate(values):
-        if position - start == ROWS_AT_ONCE or (size and size + len(value) > BYTES_AT_ONCE):
-            yield start, position
-            start, size = position, 0
-        size += len(value)
-    if start < len(values):
-        yield start, len(values)
 
 
 def grouped(asked: Sequence[Request], replies: list[Any]) -> Fetched:

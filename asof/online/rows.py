@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from asof.errors import OnlineStoreError
 from asof.instants import from_micros
 from asof.online import loose
+from asof.online.bulk import END, Bulk
 from asof.online.layouts import Layout, block_of
 
 Ints = NDArray[np.int64]
@@ -28,7 +29,7 @@ ENCODED = pa.large_binary()
 """Arrow type of a column whose values are encoded already, because Arrow has no type for them."""
 
 
-def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) -> list[bytes]:
+def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) -> Bulk:
     """N rows as bytes.
 
     Args:
@@ -37,7 +38,8 @@ def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) ->
         ts: Event time, microseconds UTC.
         kt: Knowledge time, microseconds UTC.
     """
-    fixed, missing = np.zeros(len(ts), layout.fixed), np.zeros((len(ts), len(layout.fields)), bool)
+    whole, fixed = _framed(layout.fixed, len(ts))
+    missing = np.zeros((len(ts), len(layout.fields)), bool)
     fixed["layout"], fixed["ts"], fixed["kt"] = layout.id, ts, kt
     for block, names in layout.blocks.items():
         for position, name in enumerate(names):
@@ -54,7 +56,9 @@ def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) ->
     fixed["size"] = sizes
     if layout.fields:
         fixed["mask"] = np.packbits(missing, axis=1, bitorder="little")
-    return _joined(fixed, tails)
+    if tails:
+        return _joined(fixed, tails)
+    return Bulk(whole.view(np.uint8), np.arange(len(ts) + 1, dtype=np.int64) * whole.dtype.itemsize)
 
 
 def fixed_values(column: pa.Array, dtype: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -83,16 +87,20 @@ def _tail(dtype: str, column: pa.Array) -> pa.Array:
     )
 
 
-def _joined(fixed: NDArray[np.void], tails: list[pa.Array]) -> list[bytes]:
-    size, packed = fixed.dtype.itemsize, fixed.tobytes()
-    if not tails:
-        return [packed[at : at + size] for at in range(0, len(packed), size)]
-    heads = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(fixed), [None, pa.py_buffer(packed)])
-    whole = pc.binary_join_element_wise(
-        heads.cast(pa.binary()), *tails, b"", null_handling="replace", null_replacement=b""
+def _framed(fixed: np.dtype[np.void], count: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
+    """Memory for rows of a fixed size as they are sent, and the part of it that holds the rows."""
+    before = b"$%d\r\n" % fixed.itemsize
+    whole = np.zeros(count, [("before", f"S{len(before)}"), ("row", fixed), ("after", "S2")])
+    whole["before"], whole["after"] = before, END
+    return whole, whole["row"]
+
+
+def _joined(fixed: NDArray[np.void], tails: list[pa.Array]) -> Bulk:
+    size = fixed.dtype.itemsize
+    heads = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(fixed), [None, pa.py_buffer(fixed.tobytes())])
+    return Bulk.of_arrow(
+        pc.binary_join_element_wise(heads.cast(pa.binary()), *tails, b"", null_handling="replace", null_replacement=b"")
     )
-    joined: list[bytes] = whole.to_pylist()
-    return joined
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,46 +12,44 @@ if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then
 local field, expire, first = ARGV[2], tonumber(ARGV[4]), 4
 local now_low, now_high = struct.unpack('<I4i4', ARGV[3])
 
-local function head(value, at)
-  local _, size, a, b, c, d = struct.unpack('<I4I4I4i4I4i4', value, at)
-  return {size = size, ts_low = a, ts_high = b, kt_low = c, kt_high = d}
+local unpack, call = struct.unpack, redis.call
+
+-- Times are given as low and high half, event time first.
+local function not_older(al, ah, bl, bh, cl, ch, dl, dh)
+  if ah ~= ch then return ah > ch end
+  if al ~= cl then return al > cl end
+  if bh ~= dh then return bh > dh end
+  return bl >= dl
 end
 
-local function not_older(a, b)
-  if a.ts_high ~= b.ts_high then return a.ts_high > b.ts_high end
-  if a.ts_low ~= b.ts_low then return a.ts_low > b.ts_low end
-  if a.kt_high ~= b.kt_high then return a.kt_high > b.kt_high end
-  return a.kt_low >= b.kt_low
-end
-
-local function known(row)
-  return (row.ts_high < now_high or (row.ts_high == now_high and row.ts_low <= now_low))
-    and (row.kt_high < now_high or (row.kt_high == now_high and row.kt_low <= now_low))
+local function known(al, ah, bl, bh)
+  return (ah < now_high or (ah == now_high and al <= now_low)) and (bh < now_high or (bh == now_high and bl <= now_low))
 end
 
 local function parsed(value)
   local rows, at = {}, 1
   while at <= #value do
-    local row = head(value, at)
-    row.bytes = string.sub(value, at, at + row.size - 1)
-    rows[#rows + 1] = row
-    at = at + row.size
+    local _, size, al, ah, bl, bh = unpack('<I4I4I4i4I4i4', value, at)
+    rows[#rows + 1] = {bytes = string.sub(value, at, at + size - 1), known = known(al, ah, bl, bh), al, ah, bl, bh}
+    at = at + size
   end
   return rows
 end
 
-local function merged(old, row)
-  local rows, best = parsed(old), nil
+local function at_least(a, b) return not_older(a[1], a[2], a[3], a[4], b[1], b[2], b[3], b[4]) end
+
+local function merged(old, value)
+  local rows, row, best = parsed(old), parsed(value)[1], nil
   for _, other in ipairs(rows) do
-    if other.bytes == row.bytes then return nil end
+    if other.bytes == value then return nil end
   end
   rows[#rows + 1] = row
   for _, other in ipairs(rows) do
-    if known(other) and (not best or not_older(other, best)) then best = other end
+    if other.known and (not best or at_least(other, best)) then best = other end
   end
   local kept, news = {}, false
   for _, other in ipairs(rows) do
-    if other == best or (not known(other) and (not best or not_older(other, best))) then
+    if other == best or (not other.known and (not best or at_least(other, best))) then
       kept[#kept + 1] = other.bytes
       news = news or other == row
     end
@@ -59,25 +57,31 @@ local function merged(old, row)
   return news and table.concat(kept) or nil
 end
 
-local accepted = 0
+local function newer(old, value)
+  if old == value then return nil end
+  local _, size, al, ah, bl, bh = unpack('<I4I4I4i4I4i4', old)
+  local _, _, cl, ch, dl, dh = unpack('<I4I4I4i4I4i4', value)
+  if size ~= #old or not known(al, ah, bl, bh) or not known(cl, ch, dl, dh) then return merged(old, value) end
+  return not_older(cl, ch, dl, dh, al, ah, bl, bh) and value or nil
+end
+
+-- Where the last key had no row, probably the next has none: then one command does.
+local accepted, fresh = 0, true
 for i = 1, #ARGV - first do
   local key, value = KEYS[i], ARGV[first + i]
-  local old = redis.call('HGET', key, field)
-  local stored = value
-  if old then
-    local row, before = head(value, 1), head(old, 1)
-    if before.size == #old and known(before) and known(row) then
-      if old == value or not not_older(row, before) then stored = nil end
-    else
-      row.bytes = value
-      stored = merged(old, row)
+  fresh = fresh and call('HSETNX', key, field, value) == 1
+  if fresh then
+    accepted = accepted + 1
+  else
+    local old = call('HGET', key, field)
+    local stored = value
+    if old then stored = newer(old, value) else fresh = true end
+    if stored then
+      call('HSET', key, field, stored)
+      accepted = accepted + 1
     end
   end
-  if stored then
-    redis.call('HSET', key, field, stored)
-    accepted = accepted + 1
-  end
-  if expire > 0 then redis.call('EXPIRE', key, expire) end
+  if expire > 0 then call('EXPIRE', key, expire) end
 end
 return accepted
 """

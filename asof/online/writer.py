@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from asof.contract import View, view_fingerprint
 from asof.errors import OnlineStoreError, SchemaError
 from asof.online import events, rows
+from asof.online.bulk import Bulk
 from asof.online.events import Pruning
 from asof.online.folding import fold
 from asof.online.layouts import Layout, buckets_layout, events_layout, row_layout
@@ -146,7 +147,9 @@ class Writer:
             )
         return added
 
-    def _put_events(self, view: View, layout: Layout, owners: list[bytes], blobs: list[bytes], now: int) -> Added:
+    def _put_events(
+        self, view: View, layout: Layout, owners: Sequence[bytes], blobs: Sequence[bytes], now: int
+    ) -> Added:
         """Add events of distinct keys, and fold those of keys that got many."""
         pruning = Pruning.of(view)
         distinct = [a.column for a in view.aggregations if a.function == "count_distinct"]
@@ -196,9 +199,9 @@ class Writer:
             found.append(Sibling(other, "foreign" if view.hop % other.hop else ours))
         return found
 
-    def _keys(self, view: View, keys: pa.Array) -> list[bytes]:
+    def _keys(self, view: View, keys: pa.Array) -> Bulk:
         prefix = entity_prefix(self.project, (k.column for k in view.join_keys))
-        return [prefix + key.encode() for key in keys.to_pylist()]
+        return Bulk.of_arrow(pc.binary_join_element_wise(prefix, keys.cast(pa.binary()), b""))
 
 
 @dataclass(frozen=True, slots=True)
