@@ -88,5 +88,5 @@ def test_the_command_and_an_ordered_stream(repo: Repo) -> None:
     assert writer.drop_project() > 0
     writer.close()
     client = connect(repo.settings.online)
-    assert set(client.keys("*")) == {stream_name(world.PROJECT, "visits").encode()}
+    assert set(client.scan_iter("*")) == {stream_name(world.PROJECT, "visits").encode()}
     client.close()
