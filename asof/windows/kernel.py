@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -61,19 +61,43 @@ def sorted_answers(
     """
     if not len(events.ts):
         return None, {a.name: empty(events, a, len(questions.t)) for a in aggregations}
-    windows = sorted({a.window for a in aggregations})
-    plan = Plan.of(events, questions, windows, hop)
-    columns: dict[str, _Column] = {}
+    wanted = _wanted(tuple(aggregations))
+    plan = Plan.of(events, questions, wanted.windows, hop)
+    columns = {c: _Column(plan, events.columns[c] if c else None, spread) for c, spread in wanted.spread.items()}
     answers: dict[str, NDArray[Any]] = {}
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        for column, function in dict.fromkeys((a.column, a.function) for a in aggregations):
-            if column not in columns:
-                spread = {windows.index(a.window) for a in aggregations if a.column == column and a.function in _SPREAD}
-                columns[column] = _Column(plan, events.columns[column] if column else None, spread)
-            wanted = [a for a in aggregations if a.column == column and a.function == function]
-            table = _FUNCTIONS[function](columns[column], [windows.index(a.window) for a in wanted])
-            answers.update((a.name, row) for a, row in zip(wanted, table, strict=True))
-    return plan.asked, {a.name: answers[a.name] for a in aggregations}
+        for (column, function), picked, names in wanted.tables:
+            answers.update(zip(names, _FUNCTIONS[function](columns[column], picked), strict=True))
+    return plan.asked, answers
+
+
+@dataclass(frozen=True, slots=True)
+class _Wanted:
+    """Aggregations by what is computed together.
+
+    Attributes:
+        windows: Their windows, ascending.
+        spread: Column -> numbers of the windows whose standard deviation or variance is asked for.
+        tables: (column, function), the numbers of its windows, and the name of each.
+    """
+
+    windows: list[int]
+    spread: dict[str, set[int]]
+    tables: list[tuple[tuple[str, str], list[int], list[str]]]
+
+
+@lru_cache
+def _wanted(aggregations: tuple[Aggregation, ...]) -> _Wanted:
+    windows = sorted({a.window for a in aggregations})
+    spread: dict[str, set[int]] = {a.column: set() for a in aggregations}
+    tables: dict[tuple[str, str], tuple[list[int], list[str]]] = {}
+    for a in aggregations:
+        picked, names = tables.setdefault((a.column, a.function), ([], []))
+        picked.append(windows.index(a.window))
+        names.append(a.name)
+        if a.function in _SPREAD:
+            spread[a.column].add(picked[-1])
+    return _Wanted(windows, spread, [(which, *table) for which, table in tables.items()])
 
 
 def empty(events: Events, aggregation: Aggregation, rows: int) -> NDArray[Any]:

@@ -32,12 +32,9 @@ def clock(events: Events, bucket: Ints, questions: Questions) -> tuple[Clock, in
     A tick is a unit that all event moments are multiples of; rounding a question's moment down to it changes no comparison
     with an event's.
     """
-    times = (
-        [events.arrival] if events.arrival is events.ts and bucket is events.ts else [bucket, events.ts, events.arrival]
-    )
-    low = min(int(t.min()) for t in times)
+    times = list({id(t): t for t in (bucket, events.ts, events.arrival)}.values())
     high = max(int(events.arrival.max()), int(questions.t.max()))
-    low = min(low - _UNITS[-1], int(questions.t.min()))
+    low = min(int(bucket.min()) - _UNITS[-1], int(questions.t.min()))
     keys = max(int(events.key.max()), int(questions.key.max())) + 2
     for unit in _UNITS:
         ticks = high // unit - low // unit + 1

@@ -95,13 +95,21 @@ def moments(values: Floats, ranges: Ranges) -> tuple[Floats, Floats]:
 
 
 def merge(left: Moments, right: Moments) -> Moments:
-    """The moments of two sets of values together; a side that counts 0 adds nothing. Formula: see :func:`moments`."""
+    """The moments of two sets of values together; a side that counts 0, and has zeros, adds nothing. Formula: see :func:`moments`."""
     (n, mean, spread), (m, other, other_spread) = left, right
     total = n + m
-    share = m / np.maximum(total, 1)
-    apart = np.where((n > 0) & (m > 0), other - mean, 0.0)
-    merged = np.where(n > 0, mean + apart * share, other)
-    return total, merged, spread + other_spread + apart * apart * n * share
+    share: Floats = np.asarray(m / np.maximum(total, 1), dtype=np.float64)
+    apart = other - mean
+    np.copyto(apart, 0.0, where=m == 0)
+    merged = apart * share
+    merged += mean
+    # In this order nothing overflows where n is 0.
+    share *= n.astype(np.float64)
+    share *= apart
+    share *= apart
+    share += spread
+    share += other_spread
+    return total, merged, share
 
 
 def _merge_some(left: Moments, right: Moments) -> tuple[Floats, Floats]:
