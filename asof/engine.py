@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
 from feast import Entity
 from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
 from feast.infra.compute_engines.base import ComputeEngine
@@ -31,7 +32,7 @@ from asof.contract import View
 from asof.errors import SettingsError
 from asof.instants import to_micros
 from asof.offline.engine import EngineSettings, quoted
-from asof.offline.sources import open_files
+from asof.offline.sources import Files, open_files
 from asof.online.writer import Writer
 
 BATCH = 20_000
@@ -144,10 +145,9 @@ def materialize(
         return 0
     connection = EngineSettings.load(repo).connect(repo)
     try:
-        connection.execute(f"CREATE TEMP TABLE {_CHOSEN} AS {_selection(view, files.scan, files.schema, interval)}")
-        ((total,),) = connection.execute(f"SELECT count(*) FROM {_CHOSEN}").fetchall()
-        bar = progress(int(total)) if progress else None
-        reader = connection.sql(_query(view, files.schema)).to_arrow_reader(BATCH)
+        table, total = _chosen(view, connection, files, interval)
+        bar = progress(total) if progress else None
+        reader = connection.sql(_query(view, files.schema, table)).to_arrow_reader(BATCH)
         written = _write(view, writer, _portions(view, reader), bar.update if bar is not None else None)
         if bar is not None:
             bar.close()
@@ -177,26 +177,45 @@ def _write(view: View, writer: Writer, portions: Iterator[pa.Table], progress: C
     return written
 
 
-def _query(view: View, schema: pa.Schema) -> str:
+def _chosen(view: View, connection: DuckDBPyConnection, files: Files, interval: Interval) -> tuple[str, int]:
+    """The rows to write, as something to select from, and how many they are.
+
+    Where every key of a plain view has one row, nothing has to be chosen: rows are written while the files are still read.
+    """
+    if not view.windowed:
+        keys = f" GROUP BY {_keys(view, raw=True)}" if view.join_keys else ""
+        each = f"SELECT count(*) AS n FROM {files.scan} WHERE {_wanted(view, interval)}{keys}"
+        ((total, distinct),) = connection.execute(f"SELECT coalesce(sum(n), 0), count(*) FROM ({each})").fetchall()
+        if total <= distinct:
+            return f"{files.scan} WHERE {_wanted(view, interval)}", int(total)
+    connection.execute(f"CREATE TEMP TABLE {_CHOSEN} AS {_selection(view, files.scan, files.schema, interval)}")
+    ((total,),) = connection.execute(f"SELECT count(*) FROM {_CHOSEN}").fetchall()
+    return _CHOSEN, int(total)
+
+
+def _query(view: View, schema: pa.Schema, table: str) -> str:
     columns = ", ".join(f"{quoted(raw)} AS {quoted(name)}" for raw, name in _columns(view, schema).items())
     order = f" ORDER BY {_keys(view)}, _asof_ts" if view.windowed and view.join_keys else ""
-    return f"SELECT {columns} FROM {_CHOSEN}{order}"
+    return f"SELECT {columns} FROM {table}{order}"
 
 
 def _selection(view: View, scan: str, schema: pa.Schema, interval: Interval) -> str:
     """The rows to write, as SQL: of a plain view the newest row of each key, of a windowed one its events."""
     ts, kt = _moments(view.source.timestamp_field), view.source.created_timestamp_column
-    arrival = f"greatest({ts}, coalesce({_moments(kt)}, {ts}))" if kt else ts
-    present = " AND ".join(f"{quoted(view.source.column(k.column))} IS NOT NULL" for k in view.join_keys)
     columns = ", ".join(quoted(raw) for raw in _columns(view, schema))
     partition = f"PARTITION BY {_keys(view, raw=True)} " if view.join_keys else ""
     newest = f"row_number() OVER ({partition}ORDER BY {ts} DESC, {_moments(kt) if kt else ts} DESC, file_index DESC, file_row_number DESC)"
-    since = f" AND {arrival} >= {interval.start}" if not view.windowed else ""
     keep = f"{newest} = 1" if not view.windowed else f"{ts} > {interval.end - view.horizon} OR {newest} = 1"
-    return (
-        f"SELECT {columns}, {ts} AS _asof_ts FROM {scan} "
-        f"WHERE {arrival} <= {interval.end}{since}{' AND ' + present if present else ''} QUALIFY {keep}"
-    )
+    return f"SELECT {columns}, {ts} AS _asof_ts FROM {scan} WHERE {_wanted(view, interval)} QUALIFY {keep}"
+
+
+def _wanted(view: View, interval: Interval) -> str:
+    """The condition that a row has a key and became known in the interval; of events, by its end."""
+    ts, kt = _moments(view.source.timestamp_field), view.source.created_timestamp_column
+    arrival = f"greatest({ts}, coalesce({_moments(kt)}, {ts}))" if kt else ts
+    since = f" AND {arrival} >= {interval.start}" if not view.windowed else ""
+    present = "".join(f" AND {quoted(view.source.column(k.column))} IS NOT NULL" for k in view.join_keys)
+    return f"{arrival} <= {interval.end}{since}{present}"
 
 
 def _columns(view: View, schema: pa.Schema) -> dict[str, str]:
