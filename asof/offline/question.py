@@ -77,15 +77,12 @@ def _compile_on_demand(
     return compiled, left
 
 
-def entity_table(rows: Any, engine: DuckDBPyConnection) -> pa.Table:
-    """Entity rows as Arrow: from pandas, Arrow, polars (also lazy), or the text of an SQL query.
+def entity_table(rows: Any) -> pa.Table:
+    """Entity rows as Arrow: from pandas, Arrow or polars (also lazy).
 
     Raises:
         SchemaError: The rows are of none of these kinds, or a column mixes types.
-        UsageError: The query fails.
     """
-    if isinstance(rows, str):
-        return _queried(rows, engine)
     if isinstance(rows, pa.Table):
         return rows
     if isinstance(rows, pa.RecordBatch | pa.RecordBatchReader):
@@ -105,7 +102,12 @@ def entity_table(rows: Any, engine: DuckDBPyConnection) -> pa.Table:
         raise SchemaError(f"entity rows are a {type(rows).__name__}, expected {kinds}") from None
 
 
-def _queried(query: str, engine: DuckDBPyConnection) -> pa.Table:
+def queried_table(query: str, engine: DuckDBPyConnection) -> pa.Table:
+    """Entity rows as the text of an SQL query says.
+
+    Raises:
+        UsageError: The query fails.
+    """
     import duckdb
 
     try:

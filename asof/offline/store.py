@@ -13,10 +13,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+import duckdb  # noqa: F401  it takes longer to import than to answer a small question; Feast loads this module once
 import pyarrow as pa
 import pyarrow.dataset as ds
 from feast.infra.offline_stores.offline_store import OfflineStore
@@ -30,7 +32,7 @@ from asof.instants import from_micros, to_micros
 from asof.offline import spans
 from asof.offline.engine import EngineSettings
 from asof.offline.job import DuckDBRetrievalJob, metadata
-from asof.offline.question import EVENT_TIME, compile_question, entity_table, event_time
+from asof.offline.question import EVENT_TIME, compile_question, entity_table, event_time, queried_table
 from asof.offline.retrieval import Question, moments, retrieve
 from asof.offline.sources import locate, open_files
 from asof.offline.writing import add_file, append
@@ -249,9 +251,9 @@ def _entity_rows(
         reach = max((v.ttl for v in contract.views), default=0) or spans.DEFAULT_SPAN
         start = to_micros(dates[0]) if dates[0] else end - reach
         return spans.moments(contract, repo, spans.Span(start, end), EVENT_TIME, settings), EVENT_TIME
-    engine = settings.connect(repo)
-    try:
-        rows = entity_table(entity_df, engine)
-    finally:
-        engine.close()
+    if isinstance(entity_df, str):
+        with closing(settings.connect(repo)) as engine:
+            rows = queried_table(entity_df, engine)
+    else:
+        rows = entity_table(entity_df)
     return rows, event_time(rows.schema)
