@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -12,6 +15,7 @@ import confluent_kafka
 import pytest
 
 from asof.errors import SettingsError
+from asof.online import Writer
 from asof.repo import Repo
 from asof.streams import Sender
 from asof.streams.kafka_source import KafkaOutlet, KafkaSource, dead_letter_name, topic_name
@@ -109,3 +113,70 @@ def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setitem(__import__("sys").modules, "confluent_kafka", None)
     with pytest.raises(SettingsError, match=r"asof\[kafka\]"):
         KafkaSource("127.0.0.1:1", TOPIC)
+
+
+@pytest.fixture
+def consumer(repo: Repo, brokers: str, topic: str) -> Iterator[Callable[[], subprocess.Popen[str]]]:
+    """Starts `asof stream run` in processes that are gone afterwards."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start() -> subprocess.Popen[str]:
+        options = [f"--kafka-option={name}={value}" for name, value in IMPATIENT.items()]
+        places = ["--kafka", brokers, "--stream", f"orders={topic}", "--batch", "20", "--linger", "0.05", *options]
+        command = [sys.executable, "-m", "asof", "--repo", str(repo.path), "stream", "run", "orders", "--json", *places]
+        started.append(subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True))
+        return started[-1]
+
+    yield start
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def added(repo: Repo, least: int, seconds: float = 60) -> int:
+    """How many rows the table has, once it has at least so many."""
+    deadline = time.monotonic() + seconds
+    while (rows := world.held(repo, "orders").num_rows) < least:
+        assert time.monotonic() < deadline, f"{rows} of {least} events"
+        time.sleep(0.05)
+    return rows
+
+
+@pytest.mark.timeout(240)
+def test_consumers_that_die_join_and_leave(
+    repo: Repo, brokers: str, topic: str, consumer: Callable[[], subprocess.Popen[str]]
+) -> None:
+    """One consumer is killed in the middle of its batches and started again, another joins and leaves: each event is once, each read right."""
+    watcher = world.Watcher(repo, ("orders",), random.Random(1))
+    first = consumer()
+    send(repo, brokers, topic, range(300))
+    added(repo, 1)
+    first.kill()
+    watcher.look()
+    second = consumer()
+    send(repo, brokers, topic, range(250, 500), b"nonsense")
+    watcher.look()
+    third = consumer()
+    done = added(repo, 400)
+    send(repo, brokers, topic, range(500, 800))
+    added(repo, done + 20)
+    watcher.look()
+    second.send_signal(signal.SIGTERM)
+    send(repo, brokers, topic, range(780, 900))
+    added(repo, 900)
+    until_seen(repo)
+    watcher.look()
+    third.send_signal(signal.SIGTERM)
+    assert [second.wait(60), third.wait(60)] == [0, 0]
+    world.once(repo, "orders", set(range(900)))
+    assert watcher.mismatches() == []
+    assert world.everything(repo, "orders") == []
+
+
+def until_seen(repo: Repo, seconds: float = 60) -> None:
+    """Wait until no event is under way."""
+    writer, deadline = Writer(world.PROJECT, repo.settings.online), time.monotonic() + seconds
+    while writer.watermark("orders").under_way():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    writer.close()
