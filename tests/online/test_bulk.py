@@ -19,7 +19,8 @@ def test_bulk_is_the_list_it_stands_for(values: list[bytes], skipped: int) -> No
         assert list(bulk) == values
         assert [bulk[i] for i in range(-len(values), 0)] == values
         assert bulk[1:3] == values[1:3]
-        assert b"*%d\r\n" % len(values) + bulk.framed(0, len(values)) == hiredis.pack_command(tuple(values))
+        packed: bytes = hiredis.pack_command(tuple(values))  # type: ignore[arg-type]
+        assert b"*%d\r\n" % len(values) + bulk.framed(0, len(values)) == packed
         assert Bulk.of(bulk) is bulk
         with pytest.raises(IndexError):
             _ = bulk[len(values)]

@@ -1,0 +1,71 @@
+"""Materialization takes the newest known row of each key, whether or not there is anything to choose."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+import asof.engine
+from asof.contract import JoinKey
+from asof.engine import Interval, materialize
+from asof.online import MemoryStore, Reader, Writer
+from tests.online.tables import SECOND, T, at, contract, plain, rows
+
+SHOP, ITEM = JoinKey("shop", "shop", "string"), JoinKey("item", "item", "int64")
+Row = tuple[str | None, int | None, int, int]
+
+
+def written(folder: Path, given: list[Row], keys: tuple[JoinKey, ...], interval: Interval) -> tuple[Reader, list[int]]:
+    """A reader after materialization of (shop, item, event second, knowledge second) rows, and the numbers of progress."""
+    view = plain(("a", "int64"), keys=keys)
+    told: list[int] = []
+    table = rows(
+        {"shop": [r[0] for r in given], "item": [r[1] for r in given], "a": list(range(len(given)))},
+        [T + r[2] * SECOND for r in given], [T + r[3] * SECOND for r in given],
+    )  # fmt: skip
+    pq.write_table(table, folder / "events")
+
+    class Bar:
+        update, close = told.append, lambda *_: None
+
+    def progress(total: int) -> Any:
+        told.append(-total)
+        return Bar
+
+    store = MemoryStore()
+    materialize(view, Writer("tests", store), folder, interval, progress)
+    return Reader(contract(view), store), told
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=20)
+@given(
+    st.lists(st.tuples(st.sampled_from(["x", "y", None]), st.integers(0, 3) | st.none(), st.integers(0, 5), st.integers(0, 5)),
+             min_size=1, max_size=12),
+    st.sampled_from([(SHOP, ITEM), (ITEM,), ()]),
+)  # fmt: skip
+def test_newest_known_row_of_each_key(tmp_path: Path, given: list[Row], keys: tuple[JoinKey, ...]) -> None:
+    """Rows of any keys, null ones among them, with ties and late ones: each key has the row that the definition says."""
+    interval = Interval(T + SECOND, T + 4 * SECOND)
+    reader, told = written(tmp_path, given, keys, interval)
+    best: dict[tuple[Any, ...], tuple[int, int, int]] = {}
+    for number, (shop, item, ts, kt) in enumerate(given):
+        key = tuple({"shop": shop, "item": item}[k.column] for k in keys)
+        if None not in key and 1 <= max(ts, kt) <= 4:
+            best[key] = max(best.get(key, (-1, -1, -1)), (ts, kt, number))
+    asked = {k.request: [key[i] for key in best] for i, k in enumerate(keys)}
+    found = reader.read(asked, at(len(best), T + 4 * SECOND))
+    assert found.values[:, 0].tolist() == [number for _, _, number in best.values()]
+    assert sum(told) == 0
+
+
+def test_distinct_keys_need_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where every key has one row the rows are taken as they are read."""
+    monkeypatch.delattr(asof.engine, "_selection")
+    reader, told = written(tmp_path, [("x", 1, 1, 1), ("y", 1, 2, 2)], (SHOP, ITEM), Interval(T, T + 9 * SECOND))
+    found = reader.read({"shop": ["y", "x"], "item": [1, 1]}, at(2, T + 9 * SECOND))
+    assert (found.values[:, 0].tolist(), told) == ([1, 0], [-2, 2])
