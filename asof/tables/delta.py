@@ -129,10 +129,16 @@ def _read(path: Path, columns: Sequence[str], held: pa.Schema) -> pa.Table:
     return pa.table(dict(zip(columns, arrays, strict=True)))
 
 
-def append(path: Path, rows: pa.Table, notes: Mapping[str, str]) -> int:
+def append(path: Path, rows: pa.Table, notes: Mapping[str, str], held: DeltaTable | None = None) -> int:
     """Append ``rows`` in one commit, with ``notes`` in the table's history; the version that it made.
 
     New columns are added to the table; columns that ``rows`` lacks become null. Call it with the lock held.
+
+    Args:
+        path: The table's folder.
+        rows: What to append.
+        notes: What its history is to say of it.
+        held: The table, where it was opened after the lock was taken; then its log need not be read again.
 
     Raises:
         TableError: Nothing was appended (disk full, no permission, another schema).
@@ -140,7 +146,7 @@ def append(path: Path, rows: pa.Table, notes: Mapping[str, str]) -> int:
     from deltalake import CommitProperties, DeltaTable, write_deltalake
     from deltalake.exceptions import DeltaError
 
-    table = open_table(path)
+    table = held or open_table(path)
     if table is not None and table.metadata().partition_columns:
         raise TableError(f"{path} is partitioned; asof adds rows to tables without partitions only")
     fitted = rows if table is None else _fitted(rows, schema(table))
@@ -150,13 +156,13 @@ def append(path: Path, rows: pa.Table, notes: Mapping[str, str]) -> int:
     try:
         path.mkdir(parents=True, exist_ok=True)
         write_deltalake(
-            path,
+            table or path,
             fitted,
             mode="append",
             schema_mode="merge" if merge else None,
             commit_properties=CommitProperties(dict(notes)),
         )
-        return DeltaTable(path).version()
+        return (table or DeltaTable(path)).version()
     except (DeltaError, OSError, pa.ArrowException, ValueError) as error:
         _sweep(path, before)
         raise TableError(

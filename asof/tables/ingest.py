@@ -148,7 +148,7 @@ def commit(
         fresh = new_rows(held, good, declaration.id)
         version = held.version() if held is not None else None
         if fresh.num_rows:
-            version = delta.append(path, fresh, _notes(bad, good, fresh, files))
+            version = delta.append(path, fresh, _notes(bad, good, fresh, files), held)
     return IngestReport(
         table=declaration.name,
         rows_read=good.num_rows + len(bad),
