@@ -130,11 +130,11 @@ def _object(payload: bytes | None) -> Any:
     try:
         text = payload.decode()
         if text[0] == "{":  # without blanks around it, which the decoder would look for in a slower way
-            value, end = _DECODER.scan_once(text, 0)
+            value, end = _DECODER.raw_decode(text)
             if end == len(text):
                 return value
         return _DECODER.decode(text)
-    except (ValueError, RecursionError, StopIteration):
+    except (ValueError, RecursionError):
         return None
 
 
