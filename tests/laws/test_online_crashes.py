@@ -8,6 +8,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 
@@ -17,38 +18,43 @@ import pytest
 import redis
 
 from asof.contract import Aggregation, Contract, Feature, Field, JoinKey, Source, View
-from asof.online import Reader, Writer
+from asof.online import Reader, Writer, events
+from asof.online.layouts import field_of
 from asof.online.redis_store import RedisStore
 from asof.redis_server import EmbeddedRedis
 from asof.settings import OnlineSettings
 
 MOMENTS = int(os.environ.get("ASOF_LAW_CRASHES", "3"))
-T, DAY, KEYS = 1_700_000_000_000_000, 86_400_000_000, 40
+T, DAY, HALF_HOUR, KEYS = 1_700_000_000_000_000, 86_400_000_000, 1_800_000_000, 40
+SETTLED = 60
+"""Batches after which events begin to be folded."""
 SOURCE = Source("sales", "sales", "parquet", "ts", None, event_id="id")
 KEY = JoinKey("key", "key", "int64")
 COUNTS = View(
-    "counts", "counts", (KEY,), (Field("n", "int64"),), 0, SOURCE, (Aggregation("n", "batch", "count", 30 * DAY),)
+    "counts", "counts", (KEY,), (Field("n", "int64"),), 0, SOURCE, (Aggregation("n", "batch", "count", 300 * DAY),)
 )
+TILED = replace(COUNTS, name="tiled", alias="tiled", hop=DAY)
 LATEST = View("latest", "latest", (KEY,), (Field("batch", "int64"), Field("text", "string")), 0, SOURCE)
-CONTRACT = Contract("crash", "all", (Feature("n", "counts", "n", "int64"), Feature("batch", "latest", "batch", "int64"), Feature("text", "latest", "text", "string")), (COUNTS, LATEST))  # fmt: skip
+CONTRACT = Contract("crash", "all", (Feature("n", "counts", "n", "int64"), Feature("m", "tiled", "n", "int64"), Feature("batch", "latest", "batch", "int64"), Feature("text", "latest", "text", "string")), (COUNTS, TILED, LATEST))  # fmt: skip
 
 
 def batch(number: int) -> pa.Table:
     """One event for each key."""
     return pa.table({
         "key": np.arange(KEYS), "id": np.arange(KEYS) + number * KEYS, "batch": np.full(KEYS, number), "text": [f"t{number}"] * KEYS,
-        "ts": pa.array(np.full(KEYS, T + number * 1_000_000)).cast(pa.timestamp("us", "UTC")),
+        "ts": pa.array(np.full(KEYS, T + number * HALF_HOUR)).cast(pa.timestamp("us", "UTC")),
     })  # fmt: skip
 
 
 def write_for_ever(socket: str, acknowledged: Path) -> None:
     """Write batch after batch, note each one that was acknowledged, start again after the last note."""
     settings = OnlineSettings("embedded", Path("unused"), retries=30, read_timeout=5)
+    events.FOLD = 4
     writer = Writer("crash", RedisStore(settings, redis.Redis(unix_socket_path=socket)))
     number = len(acknowledged.read_bytes()) if acknowledged.exists() else 0
     with acknowledged.open("ab", buffering=0) as notes:
         while True:
-            for view in (COUNTS, LATEST):
+            for view in (COUNTS, TILED, LATEST):
                 writer.write(view, batch(number))
             notes.write(b"x")
             number += 1
@@ -76,9 +82,15 @@ def check(server: EmbeddedRedis, notes: Path) -> int:
     """Every acknowledged batch is in the store once; of the one under way, each key has all or nothing."""
     acknowledged = len(notes.read_bytes()) if notes.exists() else 0
     settings = OnlineSettings("embedded", server.folder)
-    found = Reader(CONTRACT, settings).read({"key": list(range(KEYS))}, np.full(KEYS, T + 20 * DAY))
+    reader = Reader(CONTRACT, settings)
+    found = reader.read({"key": list(range(KEYS))}, np.full(KEYS, T + 200 * DAY))
+    (layout,) = [x for x in reader.store.layouts("crash").values() if x.kind == "buckets"]
+    merged = reader.store.fetch("crash", [([b"asof/crash/key/0"], [field_of(layout)])]).values[0][0][0]
+    assert merged is not None, "nothing was folded yet"
     counts = found.column("counts", "n")
-    assert set(np.unique(counts)) <= {acknowledged, acknowledged + 1}
+    tiled = found.column("tiled", "n")
+    assert set(np.unique([counts, tiled])) <= {acknowledged, acknowledged + 1}
+    assert (tiled <= counts).all()
     latest, texts = found.column("latest", "batch"), found.column("latest", "text")
     for count, number, text in zip(counts, latest, texts, strict=True):
         assert text == (None if np.isnan(number) else f"t{int(number)}")
@@ -95,19 +107,19 @@ def end(writer: BaseProcess) -> None:
 
 def test_killed_writers(synced: EmbeddedRedis, tmp_path: Path) -> None:
     """After the writer is killed at any moment, what it had noted as written is stored once, and the next one goes on."""
-    rng, notes, before = random.Random(1), tmp_path / "notes", 0
+    rng, notes, before = random.Random(1), tmp_path / "notes", SETTLED
     for _ in range(MOMENTS):
         writer = start_writer(synced, notes)
         wait_for_progress(notes, before)
         time.sleep(rng.uniform(0, 0.05))
         end(writer)
         before = check(synced, notes)
-    assert before >= MOMENTS
+    assert before >= SETTLED + MOMENTS
 
 
 def test_killed_servers(synced: EmbeddedRedis, tmp_path: Path) -> None:
     """After redis-server is killed at any moment and started again, nothing acknowledged is lost, nothing counted twice."""
-    rng, notes, before = random.Random(2), tmp_path / "notes", 0
+    rng, notes, before = random.Random(2), tmp_path / "notes", SETTLED
     writer = start_writer(synced, notes)
     try:
         for _ in range(MOMENTS):
@@ -122,7 +134,7 @@ def test_killed_servers(synced: EmbeddedRedis, tmp_path: Path) -> None:
             os.kill(writer.pid, signal.SIGCONT)
     finally:
         end(writer)
-    assert before >= MOMENTS
+    assert before >= SETTLED + MOMENTS
 
 
 def wait_for_progress(notes: Path, before: int) -> None:
