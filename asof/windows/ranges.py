@@ -114,12 +114,14 @@ def merge(left: Moments, right: Moments) -> Moments:
 
 def _merge_some(left: Moments, right: Moments) -> tuple[Floats, Floats]:
     """Mean and spread of two sets, neither of them empty."""
+    count, share = left[0].astype(np.float64), right[0].astype(np.float64)
+    share /= count + share
     apart = right[1] - left[1]
-    share: Floats = np.asarray(right[0] / (left[0] + right[0]), dtype=np.float64)
-    mean = left[1] + apart * share
+    mean = apart * share
+    mean += left[1]
     apart *= apart
     apart *= share
-    apart *= left[0].astype(np.float64)
+    apart *= count
     apart += left[2]
     apart += right[2]
     return mean, apart
@@ -142,14 +144,14 @@ def _widen(mean: Floats, spread: Floats, width: int, share: Floats, *, forward: 
         spreads[far][:, place] += apart
 
 
-def _bit_length(numbers: Ints) -> NDArray[np.int16]:
+def _bit_length(numbers: Ints) -> NDArray[np.int8]:
     """Bits of whole numbers below 2**52; overwrites ``numbers``. Read off floats: twice a number and one is never 0."""
     numbers <<= 1
     numbers |= 1
     bits = numbers.astype(np.float64).view(np.int64)
     bits >>= 52
     bits -= 1023
-    return bits.astype(np.int16)
+    return bits.astype(np.int8)
 
 
 def _widths(ranges: Ranges) -> Iterator[tuple[int, tuple[Ints, Ints, Ints]]]:

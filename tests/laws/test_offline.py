@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from hypothesis import given, settings
 
 from asof.offline import EngineSettings, columns, loading, plain, retrieve, windowed
 from asof.offline import keys as key_codes
-from asof.windows import kernel, order, plan, ranges, staircase, stragglers
+from asof.windows import kernel, order, pieces, plan, ranges, staircase, stragglers
 from tests.laws import laws
 from tests.laws.worlds import Shape, World, random_shape, world, worlds
 
@@ -52,10 +53,15 @@ def test_law(law: Callable[[laws.Store, World], None], asked: World, store: laws
     law(store, asked)
 
 
-@pytest.mark.parametrize("direct", [0, ranges.DIRECT], ids=["blocks", "one_by_one"])
-def test_many_cases_equal_the_definition(direct: int, store: laws.Store, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    ("direct", "piece"), [(0, 500), (ranges.DIRECT, pieces.PIECE)], ids=["blocks_in_pieces", "one_by_one"]
+)
+def test_many_cases_equal_the_definition(
+    direct: int, piece: int, store: laws.Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """However many cases are tried, plain and windowed, with either way of folding ranges: no value differs from the oracle's."""
     monkeypatch.setattr(ranges, "DIRECT", direct)
+    monkeypatch.setattr(pieces, "PIECE", piece)
     rng = np.random.default_rng([20, direct])
     for number in range(max(CASES // 2 // KEYS, 1)):
         laws.check_definition(store, world(1_000 * direct + number, random_shape(rng, KEYS)))
@@ -149,9 +155,26 @@ def _hop_twice(moments: np.ndarray, hop: int) -> np.ndarray:
     return floored(moments, 2 * hop)
 
 
+def _order_kept(answers: Any, place: np.ndarray, pool: Any) -> Any:
+    return answers
+
+
+def _time_of_first(events: Any, chosen: Any) -> Any:
+    return replace(choice(events, chosen), arrival=events.ts[chosen])
+
+
+def _seen_earlier(since: np.ndarray, questions: int) -> np.ndarray:
+    return seen_by(np.maximum(since - 1, 0), questions)
+
+
+def _a_bit_less(numbers: np.ndarray) -> np.ndarray:
+    return np.maximum(bit_length(numbers) - 1, 0)
+
+
 codes, too_old, event_values, coded = key_codes.codes, plain.too_old, columns.event_values, loading._coded
 newest_row, steps, packed, merge = staircase.newest, staircase._steps, staircase._packed, ranges.merge
-floored, plan_stragglers = plan._floor, plan._stragglers
+floored, plan_stragglers, seen_by = plan._floor, plan._stragglers, plan._seen_by
+choice, bit_length = pieces._chosen, ranges._bit_length
 
 MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
     (laws.check_definition, BUSY, staircase, "_count", _known_too_late),
@@ -161,11 +184,15 @@ MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
     (laws.check_definition, WINDOWS, plan, "_stragglers", _without_late),
     (laws.check_definition, WINDOWS, plan, "event_order", _no_order),
     (laws.check_definition, Shape(**{**WINDOWS.__dict__, "hop": 5}), plan, "_floor", _hop_ignored),
+    (laws.check_definition, WINDOWS, plan, "_seen_by", _seen_earlier),
+    (laws.check_definition, WINDOWS, pieces, "_chosen", _time_of_first),
+    (laws.check_definition, WINDOWS, ranges, "_bit_length", _a_bit_less),
     (laws.check_definition, WINDOWS, ranges, "merge", _no_spread),
     (laws.check_definition, Shape(**{**WINDOWS.__dict__, "missing": 0.0}), kernel, "_last_position", _last_of_all),
     (laws.check_definition, Shape(**{**BUSY.__dict__, "two_keys": True}), loading, "codes", _codes_by_last_key),
     (laws.check_definition, WINDOWS, kernel, "covered", _counted),
     (laws.check_future_is_unknown, BUSY, loading, "_coded", _known_at_once),
+    (laws.check_each_question_is_alone, WINDOWS, pieces, "_all_as_asked", _order_kept),
     (laws.check_each_question_is_alone, BUSY, plain, "newest", _sorted_answers),
     (laws.check_keys_are_apart, BUSY, loading, "codes", _one_code),
     (laws.check_ties, BUSY, staircase, "_time_order", _any_of_ties),
@@ -184,6 +211,8 @@ def test_law_notices(
     law: Any, shape: Shape, module: Any, name: str, change: Any, store: laws.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A law that no change to the code can break says nothing: each of these is noticed."""
+    monkeypatch.setattr(pieces, "PIECE", 60)
+    monkeypatch.setattr(ranges, "DIRECT", 0)
     asked = world(5, shape)
     law(store, asked)
     monkeypatch.setattr(module, name, change)
