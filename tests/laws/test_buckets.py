@@ -23,6 +23,7 @@ from asof.online.layouts import field_of
 from asof.redis_server import EmbeddedRedis
 from asof.settings import OnlineSettings
 from tests.laws.test_online import START, STORES, TEXTS, TICK, Row, expected, same, table, windowed
+from tests.online import servers
 
 HISTORIES = int(os.environ.get("ASOF_LAW_HISTORIES", "300")) // 10
 LENGTH = 160 * TICK
@@ -203,3 +204,37 @@ def test_all_values_of_a_key_are_bounded(store: Any, monkeypatch: pytest.MonkeyP
         )
     assert 5_000 < held(store, view, range(1, 2))[2] == size < 12_000
     assert wrong(store, (view,), {1: rows, 2: [replace(more[0], key=2)]}, [(1, more[-1].ts), (2, more[-1].ts)]) == []
+
+
+def test_a_column_that_is_new(store: Any) -> None:
+    """When the view aggregates another column, what was merged before goes on counting for the old one, each event once."""
+    rng, before = random.Random(8), WIDER[0]
+    of_n = Aggregation("of_n", "n", "sum", before.aggregations[0].window)
+    after = replace(
+        before, aggregations=(*before.aggregations, of_n), features=(*before.features, Field("of_n", "float64"))
+    )
+    rows = [Row(1, i, START + i * TICK // 9, None, rng.uniform(0, 9), "a", 3) for i in range(700)]
+    write(store, (before,), rows[:400], rows[399].ts)
+    write(store, (after,), rows[350:], rows[-1].ts)
+    asked = [(1, rows[-1].ts), (1, rows[-1].ts + 3 * TICK)]
+    assert wrong(store, (before,), {1: rows}, asked) == []
+    later = [replace(row, id=row.id + 1000, ts=row.ts + LENGTH) for row in rows]
+    write(store, (after,), later, later[-1].ts)
+    assert wrong(store, (after,), {1: rows + later}, [(1, later[-1].ts)]) == []
+    reader = Reader(contract(after), store)
+    known = [x for x in reader.store.layouts("laws").values() if x.view == after.name]
+    left = reader.store.fetch("laws", [([b"asof/laws/key/1"], [field_of(x) for x in known])]).values[0][0]
+    assert [x.kind for x, value in zip(known, left, strict=True) if value is not None] == ["events", "buckets"]
+
+
+def test_a_cluster(tmp_path: Path) -> None:
+    """On a real cluster of three nodes events are merged as well, key by key, and read right."""
+    with servers.cluster(tmp_path) as ports:
+        given = OnlineSettings(servers.addresses(ports), tmp_path, redis_type="redis_cluster")
+        rng = random.Random(9)
+        histories = {key: busy(rng, key) for key in range(8)}
+        rows = [row for history in histories.values() for row in history]
+        now = max(row.ts for row in rows)
+        write(given, WIDER, rows + rows[::3], now, 2)
+        assert wrong(given, WIDER, histories, [(key, now) for key in histories]) == []
+        assert held(given, WIDER[0], range(8))[0] > 0
