@@ -23,7 +23,7 @@ from asof.instants import to_micros
 if TYPE_CHECKING:
     from asof.offline.sources import Files
 
-AT_ONCE = 64 << 20
+AT_ONCE = 48 << 20
 """Bytes of columns that are read together; more are read one set of columns after another."""
 
 
@@ -96,8 +96,8 @@ class Rows:
         """How many rows there are."""
         return sum(p.count for p in self.parts)
 
-    def read(self, names: Sequence[str]) -> pa.Table:
-        """The columns ``names``.
+    def read(self, names: Sequence[str], *, whole: bool = False) -> pa.Table:
+        """The columns ``names``; ``whole`` to have numbers in one chunk.
 
         Raises:
             SourceError: A file cannot be read, or is not the one that it was.
@@ -105,7 +105,7 @@ class Rows:
         schema = self.parts[0].schema
         unique = all(len(set(p.schema.names)) == len(p.schema) for p in self.parts)
         numbers = [n for n in names if unique and _is_number(schema.field(n).type)]
-        found = self._numbers(pa.schema([(n, schema.field(n).type) for n in numbers])) if numbers else None
+        found = self._numbers(pa.schema([(n, schema.field(n).type) for n in numbers]), whole) if numbers else None
         columns = dict(zip(numbers, found.columns, strict=True)) if found is not None else {}
         if others := [n for n in names if n not in columns]:
             tables = [_read_others(self.source, p, others) for p in self.parts]
@@ -119,7 +119,7 @@ class Rows:
         for first in range(0, len(names), width):
             yield self.read(names[first : first + width])
 
-    def _numbers(self, schema: pa.Schema) -> pa.Table | None:
+    def _numbers(self, schema: pa.Schema, whole: bool) -> pa.Table | None:
         """Columns of numbers; None where there are no rows, or polars cannot read them."""
         parts = [p for p in self.parts if p.groups]
         if not parts:
@@ -131,6 +131,8 @@ class Rows:
                 found = [_scan([p.path], schema).slice(*run).collect() for p in parts for run in p.runs()]
         except pl.exceptions.PolarsError:
             return None
+        if whole:
+            found = [pl.concat(found, rechunk=True)]
         return pa.concat_tables([f.to_arrow().cast(schema) for f in found])
 
     def _check(self) -> None:

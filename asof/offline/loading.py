@@ -133,7 +133,7 @@ def load(
             table = _read(engine, files, names, filters, ordered=bool(among))
         else:
             small = rows.count * 8 * len(names) <= AT_ONCE
-            table = rows.read(names if small else list(dict.fromkeys([*(n for n, _ in keys), *times])))
+            table = rows.read(names if small else list(dict.fromkeys([*(n for n, _ in keys), *times])), whole=not small)
     table = _typed_partitions(view, files, table)
     return _coded(table, rows, [n for n, _ in keys], times, columns, asked_keys, asked.at, knowledge=knowledge)
 

@@ -50,6 +50,7 @@ def plain_values(
     with ThreadPoolExecutor(max_workers=GATHERERS) as pool:
         for block in stored.blocks(list(dict.fromkeys(columns.values()))):
             taken |= dict(zip(block.column_names, pool.map(picks.take, block.columns), strict=True))
+            del block
         return dict(zip(columns, pool.map(value, columns), strict=True))
 
 
