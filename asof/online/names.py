@@ -22,6 +22,7 @@ from asof.instants import to_micros
 SEPARATOR = "\x1f"
 """Between the values of a key that has more than one column; escaped inside them."""
 
+_BETWEEN = "\n"
 _INTEGERS = ("int32", "int64")
 
 
@@ -74,17 +75,41 @@ def ordered_keys(view: View) -> list[JoinKey]:
     return sorted(view.join_keys, key=lambda k: k.column)
 
 
-def request_keys(keys: Sequence[JoinKey], given: Mapping[str, Sequence[Any]], rows: int) -> list[bytes | None]:
-    """The key text of each of n requested rows; None where a key value is missing.
+def request_keys(
+    prefix: bytes, keys: Sequence[JoinKey], given: Mapping[str, Sequence[Any]], rows: int
+) -> tuple[list[bytes], list[int] | None]:
+    """The distinct keys of n requested rows in the order of their first use, and which of them each row asks for.
 
     Args:
+        prefix: What :func:`entity_prefix` gives for these keys.
         keys: As :func:`ordered_keys` returns them.
         given: Request name -> n values.
         rows: n.
 
+    Returns:
+        The keys, and n positions among them, -1 where a key value is missing; None where each row asks for its own.
+
     Raises:
         RequestError: A value does not fit its key's type.
     """
+    values: Any = given[keys[0].request] if len(keys) == 1 else ()
+    values = values.tolist() if hasattr(values, "tolist") else values
+    if rows and len(keys) == 1 and keys[0].dtype in _INTEGERS and set(map(type, values)) == {int}:
+        distinct = dict.fromkeys(values)
+        # Text and bytes are made of all at once, which is twice as fast as of each.
+        found = prefix + (_BETWEEN + prefix.decode()).join(map(str, distinct)).encode()
+        return found.split(_BETWEEN.encode()), _positions(distinct, values)
+    texts = _request_texts(keys, given, rows)
+    some = dict.fromkeys(text for text in texts if text is not None)
+    return [prefix + text for text in some], _positions(some, texts)
+
+
+def _positions(distinct: Iterable[Any], values: Sequence[Any]) -> list[int] | None:
+    position = {value: i for i, value in enumerate(distinct)}
+    return None if len(position) == len(values) else [position.get(value, -1) for value in values]
+
+
+def _request_texts(keys: Sequence[JoinKey], given: Mapping[str, Sequence[Any]], rows: int) -> list[bytes | None]:
     if not keys:
         return [b""] * rows
     columns = [_column_text(k, given[k.request]) for k in keys]

@@ -149,7 +149,7 @@ class PlainDecoder:
         masks = np.ndarray((count, len(copies.unmasked)), np.uint8, data, start + HEAD, (stride, 1))
         target, source = _pairs(row, count)
         ts, moments = times[source, 0], at[target]
-        if (times[source].max(axis=1) > moments).any():
+        if times.max() > at.min() and (times[source].max(axis=1) > moments).any():
             return False
         first, past = self.start, self.start + len(self.features)
         for spot in copies.spots:

@@ -143,13 +143,8 @@ class ReadPlan:
         for group in self._groups:
             for key in group.view.join_keys:
                 _check_column(keys, key.request, rows)
-            texts = request_keys(group.keys, keys, rows)
-            positions = {text: i for i, text in enumerate(dict.fromkeys(t for t in texts if t is not None))}
-            if len(positions) == rows:
-                row = np.arange(rows)
-            else:
-                row = np.array([-1 if t is None else positions[t] for t in texts], np.int64)
-            asked.append(Asked(row, [group.prefix + text for text in positions]))
+            found, row = request_keys(group.prefix, group.keys, keys, rows)
+            asked.append(Asked(np.arange(rows) if row is None else np.array(row, np.int64), found))
         return asked
 
     def requests(self, asked: Sequence[Asked]) -> list[Request]:

@@ -267,11 +267,16 @@ def questions(project: str, requests: Sequence[Request]) -> list[Request]:
 
 def packed(requests: Sequence[Request]) -> bytes:
     """The HMGET commands of all requests as one string in Redis's protocol."""
-    parts: list[bytes] = []
-    for keys, fields in requests:
-        head, tail = _frame(tuple(fields))
-        parts += [b"%b%d\r\n%b%b" % (head, len(key), key, tail) for key in keys]
-    return b"".join(parts)
+    return b"".join([_commands(keys, *_frame(tuple(fields))) for keys, fields in requests if keys])
+
+
+def _commands(keys: Sequence[bytes], head: bytes, tail: bytes) -> bytes:
+    """A command for each key; what stands between two keys depends only on the size of the second."""
+    between = {size: b"%b%b%d\r\n" % (tail, head, size) for size in set(map(len, keys))}
+    if len(between) == 1:
+        (one,) = between.values()
+        return b"%b%b%b" % (one[len(tail) :], one.join(keys), tail)
+    return b"".join([between[len(key)] + key for key in keys])[len(tail) :] + tail
 
 
 @lru_cache(maxsize=1024)

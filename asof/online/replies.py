@@ -146,7 +146,7 @@ class _UnevenError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Shape:
-    """The first reply of a group: its size, where its values lie, and the bytes between them, which tell the sizes."""
+    """The first reply of a group: its size, where its values lie, and the bytes before each, which tell its size."""
 
     stride: int
     places: tuple[tuple[int, int], ...]
@@ -172,16 +172,16 @@ class _Shape:
             if size >= 0:
                 between.append((before - start, bytes(data[before:end])))
                 before, end = end + size, end + size + 2
-        between.append((before - start, bytes(data[before:end])))
+        if not places or places[-1][1] < 0:  # otherwise only the end of the last value is left
+            between.append((before - start, bytes(data[before:end])))
         return None if end > len(data) else cls(end - start, tuple(places), tuple(between))
 
     def verified(self, data: bytearray, start: int, verified: int, whole: int) -> int:
         """Raise unless the replies from ``verified`` to ``whole`` are as the first; returns ``whole``."""
         if whole > verified:
             for offset, text in self.between:
-                shape, place = (whole - verified, len(text)), start + verified * self.stride + offset
-                found = np.ndarray(shape, np.uint8, data, place, (self.stride, 1))
-                if (found != np.frombuffer(text, np.uint8)).any():
+                place = start + verified * self.stride + offset
+                if (np.ndarray(whole - verified, f"S{len(text)}", data, place, self.stride) != text).any():
                     raise _UnevenError
         return whole
 
