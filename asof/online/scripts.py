@@ -98,7 +98,7 @@ if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then
 local field, width = ARGV[2], tonumber(ARGV[3])
 local horizon, slack, now = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
 local limit, fold, expire, others = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
-local HEAD, first, MANY = 8, 10 + 2 * others, 32
+local HEAD, first, MANY = 8, 10 + 2 * others, 64
 
 local function i64(s, at)
   local low, high = struct.unpack('<I4i4', s, at)
@@ -145,11 +145,16 @@ end
 
 -- Whether an id is among the ids of a value. Many are looked up in a set, few are searched for.
 local function holds(ids, id, asked)
-  if not ids.set and (asked > MANY or ids.loose) then listed(ids) end
+  if not ids.set and asked > MANY then listed(ids) end
   if ids.set then return ids.set[id] end
   if ids.n == 0 then return false end
-  local origin, step = ids.at(1), ids.at(2) - ids.at(1)
+  local origin = ids.at(1)
   local at = string.find(ids.s, id, origin, true)
+  if at and ids.loose then
+    listed(ids)
+    return ids.set[id]
+  end
+  local step = at and ids.at(2) - origin
   while at do
     if (at - origin) % step == 0 then return true end
     at = string.find(ids.s, id, at + 1, true)
