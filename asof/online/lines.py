@@ -18,9 +18,9 @@ import redis
 
 from asof.online.connections import BACKOFF_BASE, BACKOFF_CAP
 
-POLL = 100_000
+POLL = 100_000 if (os.cpu_count() or 1) > 1 else 0
 """Nanoseconds for which an answer is asked for again and again before the thread sleeps: to fall asleep and to wake up takes
-longer than a Redis on the same machine needs to answer."""
+longer than a Redis on the same machine needs to answer. With a single core Redis would have to wait for us."""
 PATIENCE = 16
 """Answers in a row that came later than that; from then on the line polls once in :data:`RARELY` exchanges only."""
 RARELY = 64
