@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
-from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -27,6 +26,8 @@ _NEVER = np.iinfo(np.int64).max
 _WORKERS = len(os.sched_getaffinity(0))
 _ALONE = 1 << 17
 """Up to this many events and questions are searched by one thread."""
+_PIECE = 1 << 16
+"""Questions that are answered together: what is known of them stays in the cache."""
 
 
 def newest(events: Events, questions: Questions) -> Ints:
@@ -178,7 +179,7 @@ def _last_of_key(steps: _Steps, asking: _Asking, workers: int) -> Ints:
         place = piece if asking.by_key is None else asking.by_key[piece]
         found[place] = _search(steps, asking.key[piece], known[place])
 
-    pieces = [slice(a, b) for a, b in pairwise(np.linspace(0, len(found), workers + 1).astype(int).tolist())]
+    pieces = [slice(a, a + _PIECE) for a in range(0, len(found), _PIECE)]
     _together([partial(count, p) for p in pieces], workers)
     _together([partial(search, p) for p in pieces], workers)
     return found

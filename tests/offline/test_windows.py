@@ -101,7 +101,13 @@ def test_newest_is_the_known_event_with_the_greatest_time(large: bool, case: tup
     events, questions, _ = case
     with pytest.MonkeyPatch.context() as patch:
         if large:
-            small = {(staircase, "_ALONE"): 0, (staircase, "_WORKERS"): 3, (order, "_FEW"): 0, (order, "_BLOCK"): 4}
+            small = {
+                (staircase, "_ALONE"): 0,
+                (staircase, "_WORKERS"): 3,
+                (staircase, "_PIECE"): 7,
+                (order, "_FEW"): 0,
+                (order, "_BLOCK"): 4,
+            }
             for (module, name), value in small.items():
                 patch.setattr(module, name, value)
         answers = newest(events, questions).tolist()
