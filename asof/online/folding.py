@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from asof.online import buckets, events
 from asof.online.events import HEAD, Pruning
 from asof.online.layouts import Layout, field_of
-from asof.windows.partials import Column, Groups
+from asof.windows.partials import Column, Groups, runs
 
 if TYPE_CHECKING:
     from asof.online.stores import Target, WritableStore
@@ -118,9 +118,8 @@ def _worthwhile(
     chosen: NDArray[np.bool_], owner: Ints, start: Ints, held: tuple[Ints, Ints], least: int
 ) -> NDArray[np.bool_]:
     """Of the chosen events those whose bucket there is already, or that are enough for one."""
-    place = np.stack([np.concatenate([owner, held[0]]), np.concatenate([start, held[1]])])
-    _, bucket = np.unique(place, axis=1, return_inverse=True)
-    bucket = bucket.ravel()
+    starts, place = np.unique(np.concatenate([start, held[1]]), return_inverse=True)
+    _, bucket = np.unique(np.concatenate([owner, held[0]]) * len(starts) + place, return_inverse=True)
     mine, there = bucket[: len(owner)], bucket[len(owner) :]
     weight = np.bincount(mine[chosen], minlength=len(bucket) + 1)
     weight[there] = least
@@ -139,16 +138,16 @@ def _merged(
     new = np.flatnonzero((np.diff(owner, prepend=-1) != 0) | (np.diff(starts, prepend=0) != 0))
     groups = Groups(order, new)
     counts = old.columns[""].count
-    ids = np.split(old.ids, np.cumsum(counts)[:-1]) if len(counts) else []
-    ids = [*(ids[i] for i in alive.tolist()), *single.ids[chosen, None]]
+    ids = np.concatenate([old.ids, single.ids[chosen]])
+    first = np.concatenate([(np.cumsum(counts) - counts)[alive], len(old.ids) + np.arange(len(chosen))])
+    lengths = np.concatenate([counts[alive], np.ones(len(chosen), np.int64)])
     columns = {
         name: Column.joined([old.columns[name].taken(alive), _column(single, name, chosen)]).merged(groups)
         for name in ("", *layout.dtypes)
     }
     newest = old.newest.copy()
     np.maximum.at(newest, single.owner[chosen], single.ts[chosen])
-    joined = np.concatenate([ids[i] for i in order.tolist()]) if ids else np.zeros(0, np.uint64)
-    return buckets.Stored(owner[new], starts[new], joined, newest, columns)
+    return buckets.Stored(owner[new], starts[new], ids[runs(first[order], lengths[order])], newest, columns)
 
 
 def _column(single: events.Stored, name: str, chosen: Ints) -> Column:

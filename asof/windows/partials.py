@@ -220,7 +220,7 @@ def _distinct_questions(key: Ints, t: Ints) -> tuple[Ints, Ints]:
 def _known(parts: Parts, order: Ints, first: Ints, end: Ints, t: Ints) -> tuple[Ints, Groups]:
     """The questions that see any part, and what each of them sees of order[first:end]."""
     lengths = np.maximum(end - first, 0)
-    take, asked = order[_runs(first, lengths)], np.repeat(np.arange(len(t)), lengths)
+    take, asked = order[runs(first, lengths)], np.repeat(np.arange(len(t)), lengths)
     seen = parts.arrival[take] <= t[asked]
     if not seen.all():
         take, asked = take[seen], asked[seen]
@@ -228,7 +228,7 @@ def _known(parts: Parts, order: Ints, first: Ints, end: Ints, t: Ints) -> tuple[
     return asked[starts], Groups(take, starts)
 
 
-def _runs(first: Ints, lengths: Ints) -> Ints:
+def runs(first: Ints, lengths: Ints) -> Ints:
     """first[0], first[0] + 1, ... lengths[0] of them, then those of the next."""
     before = np.cumsum(lengths) - lengths
     return np.repeat(first - before, lengths) + np.arange(int(lengths.sum()))
@@ -290,7 +290,7 @@ def _different(column: Column, groups: Groups) -> tuple[Ints, NDArray[Any]]:
     lengths = held[groups.take]
     number = np.repeat(groups.number, lengths)
     names, codes = np.unique(column.distinct, return_inverse=True)
-    kinds = np.unique(number * max(len(names), 1) + codes[_runs(first[groups.take], lengths)])
+    kinds = np.unique(number * max(len(names), 1) + codes[runs(first[groups.take], lengths)])
     return kinds // max(len(names), 1), names[kinds % max(len(names), 1)]
 
 
