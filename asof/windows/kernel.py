@@ -120,6 +120,7 @@ class _Column:
         late: Positions of the stragglers that have a value.
         first: int64[w, q]; with ``end`` (same shape) the range of ``at`` that each question sees.
         count: int64[w, q], how many events with a value each question sees, stragglers included.
+        nodes: Per window, what stragglers are folded into on their way to the questions; nothing where there are none.
         spread: Windows whose standard deviation or variance is asked for; their mean comes with it.
     """
 
@@ -135,9 +136,11 @@ class _Column:
             self.values, self.names = _numbers(plan.in_event_order(values))
             self._leave_out(np.isnan(self.values))
         self.count = self.end - self.first
-        self.seen = [plan.seen(self.late, w) for w in range(len(self.first))] if len(self.late) else []
-        for window, seen in enumerate(self.seen):
-            self.count[window] += stragglers.counts(seen, self.count.shape[1])
+        windows, questions = self.first.shape
+        seen = [plan.seen(self.late, window) for window in range(windows)] if len(self.late) else []
+        for window, ranges_seen in enumerate(seen):
+            self.count[window] += stragglers.counts(ranges_seen, questions)
+        self.nodes = [stragglers.Nodes(ranges_seen, questions) for ranges_seen in seen]
 
     def _leave_out(self, missing: NDArray[np.bool_]) -> None:
         if not missing.any():
@@ -188,15 +191,11 @@ class _Column:
         chosen = self.ranges(picked)[1]
         folded = (None, None) if chosen is None else ranges.moments(self.prompt, chosen)
         mean, spread = (self.table(picked, f, 0.0) for f in folded)
-        for row, window in enumerate(picked if self.seen else ()):
+        for row, window in enumerate(picked if self.nodes else ()):
             prompt = (self.end[window] - self.first[window], mean[row], spread[row])
-            late = stragglers.moments(*self.stragglers(window), self.count.shape[1])
+            late = stragglers.moments(self.values[self.late], self.nodes[window])
             _, mean[row], spread[row] = ranges.merge(prompt, late)
         return mean, spread
-
-    def stragglers(self, window: int) -> tuple[Floats, tuple[Ints, Ints]]:
-        """Values of the stragglers that have one, and the range of questions that see each."""
-        return self.values[self.late], self.seen[window]
 
 
 def _numbers(values: NDArray[Any]) -> tuple[Floats, NDArray[Any] | None]:
@@ -213,8 +212,8 @@ def _folded(column: _Column, picked: list[int], operation: np.ufunc, empty: floa
     """``operation`` over prompt events and stragglers, [len(picked), q]; ``empty`` where there are none."""
     chosen = column.ranges(picked)[1]
     table = column.table(picked, None if chosen is None else ranges.fold(operation, column.prompt, chosen), empty)
-    for row, window in enumerate(picked if column.seen else ()):
-        late = stragglers.fold(operation, *column.stragglers(window), table.shape[1], empty)
+    for row, window in enumerate(picked if column.nodes else ()):
+        late = stragglers.fold(operation, column.values[column.late], column.nodes[window], empty)
         table[row] = operation(table[row], late)
     return table
 
@@ -252,8 +251,8 @@ def _last_position(column: _Column, picked: list[int]) -> Ints:
     position = np.where(end > first, end - 1, -1)
     if column.at is not None:
         position = np.append(column.at, -1)[position]
-    for row, window in enumerate(picked if column.seen else ()):
-        late = stragglers.fold(np.maximum, column.late, column.seen[window], position.shape[1], -1)
+    for row, window in enumerate(picked if column.nodes else ()):
+        late = stragglers.fold(np.maximum, column.late, column.nodes[window], -1)
         np.maximum(position[row], late, out=position[row])
     return position
 

@@ -7,8 +7,9 @@ no subtraction. Ranges may be empty.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,7 +20,6 @@ Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
 Seen = tuple[Ints, Ints]
 """Per event, the first question that sees it and the end of those that do."""
-Node = TypeVar("Node")
 
 
 def counts(seen: Seen, questions: int) -> Ints:
@@ -28,7 +28,26 @@ def counts(seen: Seen, questions: int) -> Ints:
     return np.cumsum(steps[:questions])
 
 
-def fold(operation: np.ufunc, values: NDArray[Any], seen: Seen, questions: int, empty: float) -> NDArray[Any]:
+class Nodes:
+    """The nodes that events are folded into.
+
+    Args:
+        seen: The questions that see each event.
+        questions: How many there are.
+    """
+
+    def __init__(self, seen: Seen, questions: int) -> None:
+        self.questions = questions
+        self._seen = seen
+
+    @cached_property
+    def levels(self) -> list[tuple[Ints, Ints, int]]:
+        """From the questions themselves up: nodes, the events that they take, and how many nodes there are."""
+        size = 1 << max(self.questions - 1, 0).bit_length()
+        return [(node, event, size >> depth) for depth, (node, event) in enumerate(_nodes(self._seen))]
+
+
+def fold(operation: np.ufunc, values: NDArray[Any], nodes: Nodes, empty: float) -> NDArray[Any]:
     """``operation`` (add, minimum or maximum) over the values that each question sees; ``empty``, its identity, if none."""
 
     def gather(node: Ints, event: Ints, size: int) -> NDArray[Any]:
@@ -36,24 +55,20 @@ def fold(operation: np.ufunc, values: NDArray[Any], seen: Seen, questions: int, 
         operation.at(found, node, values[event])
         return found
 
-    levels = _levels(gather, seen, questions)
+    levels = [gather(*level) for level in nodes.levels]
     found = levels.pop()
     while levels:
         found = operation(_halve(found), levels.pop())
-    return found[:questions]
+    return found[: nodes.questions]
 
 
-def moments(values: Floats, seen: Seen, questions: int) -> Moments:
+def moments(values: Floats, nodes: Nodes) -> Moments:
     """Count, mean and sum of squared deviations of the values that each question sees; zeros where it sees none."""
-
-    def gather(node: Ints, event: Ints, size: int) -> Moments:
-        return _node_moments(node, values[event], size)
-
-    levels = _levels(gather, seen, questions)
+    levels = [_node_moments(node, values[event], size) for node, event, size in nodes.levels]
     count, mean, spread = levels.pop()
     while levels:
         count, mean, spread = merge((_halve(count), _halve(mean), _halve(spread)), levels.pop())
-    return count[:questions], mean[:questions], spread[:questions]
+    return count[: nodes.questions], mean[: nodes.questions], spread[: nodes.questions]
 
 
 def _node_moments(node: Ints, values: Floats, size: int) -> Moments:
@@ -66,12 +81,6 @@ def _node_moments(node: Ints, values: Floats, size: int) -> Moments:
     apart = shifted - mean[node]
     spread = np.bincount(node, apart * apart, size).astype(np.float64, copy=False)
     return count, origin + mean, spread
-
-
-def _levels(gather: Callable[[Ints, Ints, int], Node], seen: Seen, questions: int) -> list[Node]:
-    """Events folded into nodes, a level at a time, from the questions themselves up; ``gather`` makes one level."""
-    size = 1 << max(questions - 1, 0).bit_length()
-    return [gather(node, event, size >> depth) for depth, (node, event) in enumerate(_nodes(seen))]
 
 
 def _nodes(seen: Seen) -> Iterator[tuple[Ints, Ints]]:
