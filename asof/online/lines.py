@@ -24,15 +24,16 @@ longer than a Redis on the same machine needs to answer. With a single core Redi
 PATIENCE = 16
 """Answers in a row that came later than that; from then on the line polls once in :data:`RARELY` exchanges only."""
 RARELY = 64
-_RECEIVE = 1 << 18
+RECEIVE = 1 << 17
+"""Bytes that a line receives at a time, into memory of its own: larger pieces of new memory cost more than what is in them."""
 _now = time.perf_counter_ns
 
 
 class Feedable(Protocol):
     """What takes the bytes of an answer."""
 
-    def feed(self, received: bytes) -> bool:
-        """Take what arrived; whether this was all."""
+    def feed(self, received: memoryview) -> bool:
+        """Take what arrived, which is gone afterwards; whether this was all."""
 
 
 F = TypeVar("F", bound=Feedable)
@@ -119,10 +120,11 @@ class Lines:
 class _Line:
     """One connection, used by one thread at a time. A plain socket does not block here; redis-py gets it back as it was."""
 
-    __slots__ = ("_late", "_plain", "_socket", "_timeout", "connection", "used")
+    __slots__ = ("_buffer", "_late", "_plain", "_socket", "_timeout", "connection", "used")
 
     def __init__(self, connection: Any) -> None:
         self.connection, self.used, self._late = connection, False, 0
+        self._buffer = memoryview(bytearray(RECEIVE))
         self._socket: Any = connection._sock  # noqa: SLF001 - redis-py parses ten times slower
         self._timeout = self._socket.gettimeout()
         self._plain = not isinstance(self._socket, ssl.SSLSocket)
@@ -138,12 +140,12 @@ class _Line:
         try:
             if self._plain:
                 self._send(command)
-                received = self._polled()
-                while not answer.feed(some(received)):
-                    received = self._received()
+                size = self._polled()
+                while not answer.feed(self._buffer[: some(size)]):
+                    size = self._received()
             else:
                 self._socket.sendall(command)
-                while not answer.feed(some(self._socket.recv(_RECEIVE))):
+                while not answer.feed(self._buffer[: some(self._socket.recv_into(self._buffer))]):
                     pass
         except TimeoutError as error:
             raise redis.TimeoutError("timed out") from error
@@ -156,22 +158,22 @@ class _Line:
             except BlockingIOError:
                 self._wait(select.POLLOUT)
 
-    def _polled(self) -> bytes:
+    def _polled(self) -> int:
         if self._late < PATIENCE or self._late % RARELY == 0:
             until = _now() + POLL
             while _now() < until:
                 with suppress(BlockingIOError):
-                    received: bytes = self._socket.recv(_RECEIVE)
+                    size: int = self._socket.recv_into(self._buffer)
                     self._late = 0
-                    return received
+                    return size
         self._late += 1
         return self._received()
 
-    def _received(self) -> bytes:
+    def _received(self) -> int:
         while True:
             with suppress(BlockingIOError):
-                received: bytes = self._socket.recv(_RECEIVE)
-                return received
+                size: int = self._socket.recv_into(self._buffer)
+                return size
             self._wait(select.POLLIN)
 
     def _wait(self, event: int) -> None:
@@ -181,8 +183,8 @@ class _Line:
             raise TimeoutError
 
 
-def some(received: bytes) -> bytes:
-    """What was received, unless that is the end of the connection."""
-    if not received:
+def some(size: int) -> int:
+    """How many bytes were received, unless that is the end of the connection."""
+    if not size:
         raise redis.ConnectionError("connection closed")
-    return received
+    return size

@@ -9,7 +9,7 @@ from typing import Any
 import redis
 
 from asof.online.connections import BACKOFF_BASE, BACKOFF_CAP
-from asof.online.lines import F, Feedable
+from asof.online.lines import RECEIVE, F, Feedable
 
 
 class AsyncLines:
@@ -75,7 +75,7 @@ class AsyncLines:
         return line.used
 
 
-class _Line(asyncio.Protocol):
+class _Line(asyncio.BufferedProtocol):
     """One connection, used by one task at a time. It listens in place of redis-py's own protocol, which gets its turn back."""
 
     def __init__(self, connection: Any) -> None:
@@ -84,6 +84,7 @@ class _Line(asyncio.Protocol):
         self._before: Any = self._transport.get_protocol()
         self._transport.set_protocol(self)
         self._loop = asyncio.get_running_loop()
+        self._buffer = memoryview(bytearray(RECEIVE))
         self._answer: Feedable | None = None
         self._done: asyncio.Future[None] = self._loop.create_future()
         self._lost = False
@@ -104,13 +105,17 @@ class _Line(asyncio.Protocol):
             late.cancel()
             self._answer = None
 
-    def data_received(self, data: bytes) -> None:
-        """Called by the event loop."""
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Called by the event loop: where to put what arrives."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Called by the event loop: so much arrived."""
         if self._answer is None:
             self._lost = True  # nobody asked: whatever this is, the line is out of step
             return
         try:
-            if self._answer.feed(data) and not self._done.done():
+            if self._answer.feed(self._buffer[:nbytes]) and not self._done.done():
                 self._done.set_result(None)
         except Exception as error:  # noqa: BLE001 - goes to whoever waits
             self._fail(error)

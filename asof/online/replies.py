@@ -28,10 +28,10 @@ class Replies:
         self.found: list[Any] = []
         self._count, self._reader = count, hiredis.Reader()
 
-    def feed(self, received: bytes) -> bool:
+    def feed(self, received: bytes | memoryview) -> bool:
         """Take what arrived; whether this was all."""
         reader, found = self._reader, self.found
-        reader.feed(received)
+        reader.feed(received)  # type: ignore[arg-type]  # it takes any memory
         while len(found) < self._count and (reply := reader.gets()) is not False:
             found.append(reply)
         return len(found) == self._count
@@ -88,7 +88,7 @@ class HashReplies:
         self._at = self._verified = 0
         self._shape: _Shape | None = None
 
-    def feed(self, received: bytes) -> bool:
+    def feed(self, received: bytes | memoryview) -> bool:
         """Take what arrived; whether this was all."""
         if self._replies is not None:
             return self._replies.feed(received)
