@@ -21,7 +21,7 @@ _FITS = 1 << 62
 """Codes must stay below this."""
 _UNITS = (1, 1_000, 1_000_000)
 """Clock ticks to try, in microseconds."""
-_FEW = 4096
+FEW = 4096
 """Up to this many values numpy's own argsort is as fast."""
 _BLOCK = 1 << 15
 
@@ -62,7 +62,7 @@ def stable_order(codes: Ints) -> Ints | None:
     """
     if not (codes[1:] < codes[:-1]).any():
         return None
-    if len(codes) <= _FEW:
+    if len(codes) <= FEW:
         return np.argsort(codes, kind="stable")
     low = int(codes.min())
     todo, digit_bits = (int(codes.max()) - low).bit_length(), 62 - len(codes).bit_length()
@@ -78,7 +78,7 @@ def stable_order(codes: Ints) -> Ints | None:
 
 def roughly_sorted(values: Ints) -> Ints | None:
     """An order in which ``values`` nearly ascend, so that searching for them walks through memory; None for few or sorted ones."""
-    if len(values) <= _FEW or not (values[1:] < values[:-1]).any():
+    if len(values) <= FEW or not (values[1:] < values[:-1]).any():
         return None
     low = int(values.min())
     excess = (int(values.max()) - low).bit_length() + len(values).bit_length() - 62
@@ -95,9 +95,11 @@ def _packed_order(digit: Ints) -> Ints:
     return packed
 
 
-def numbered(values: Ints, shift: int, first: int = 0) -> Ints:
-    """``values << shift | position``, where positions start at ``first``; block by block, which stays in the cache."""
-    packed, numbers = room(len(values)), np.arange(first, first + min(len(values), _BLOCK))
+def numbered(values: Ints, shift: int) -> Ints:
+    """``values << shift | position``; block by block, which stays in the cache."""
+    if len(values) <= _BLOCK:
+        return values << shift | np.arange(len(values))
+    packed, numbers = room(len(values)), np.arange(_BLOCK)
     for start in range(0, len(values), _BLOCK):
         block = packed[start : start + _BLOCK]
         np.left_shift(values[start : start + _BLOCK], shift, out=block)

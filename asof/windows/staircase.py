@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.windows.order import numbered, roughly_sorted, stable_order
+from asof.windows.order import FEW, numbered, roughly_sorted, stable_order
 
 if TYPE_CHECKING:
     from asof.windows.kernel import Events, Questions
@@ -48,7 +48,10 @@ def newest(events: Events, questions: Questions) -> Ints:
     workers = _WORKERS if len(key) + len(asked) > _ALONE else 1
     build = partial(_steps, key, arrival, late=events.arrival is not events.ts)
     steps, asking = _together([build, partial(_Asking.of, asked, questions.t)], workers)
-    found = asking.as_asked(np.maximum.reduce([_last_of_key(s, asking, workers) for s in steps]))
+    found = _last_of_key(steps[0], asking, workers)
+    for others in steps[1:]:
+        np.maximum(found, _last_of_key(others, asking, workers), out=found)
+    found = asking.as_asked(found)
     return found if order is None else np.where(found < 0, -1, order[found])
 
 
@@ -101,7 +104,7 @@ class _Asking:
     def of(cls, key: Ints, t: Ints) -> _Asking:
         by_time = roughly_sorted(t)
         key, t = (key, t) if by_time is None else (key[by_time], t[by_time])
-        by_key = stable_order(key)
+        by_key = stable_order(key) if len(key) > FEW else None
         return cls(by_time, t, by_key, key if by_key is None else key[by_key])
 
     def as_asked(self, answers: Ints) -> Ints:
@@ -170,6 +173,8 @@ def _stairs(key: Ints, arrival: Ints, place: Ints) -> _Steps:
 
 def _last_of_key(steps: _Steps, asking: _Asking, workers: int) -> Ints:
     """Per question, by time, the last event of its key with arrival <= t; -1 where there is none."""
+    if workers == 1 and asking.by_key is None:
+        return _search(steps, asking.key, _count(steps.arrival, asking.t))
     known, found = np.empty_like(asking.t), np.empty_like(asking.t)
 
     def count(piece: slice) -> None:

@@ -105,7 +105,8 @@ def test_newest_is_the_known_event_with_the_greatest_time(large: bool, case: tup
                 (staircase, "_ALONE"): 0,
                 (staircase, "_WORKERS"): 3,
                 (staircase, "_PIECE"): 7,
-                (order, "_FEW"): 0,
+                (order, "FEW"): 0,
+                (staircase, "FEW"): 0,
                 (order, "_BLOCK"): 4,
             }
             for (module, name), value in small.items():
