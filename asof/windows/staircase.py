@@ -46,8 +46,8 @@ def newest(events: Events, questions: Questions) -> Ints:
     key, arrival = (events.key, events.arrival) if order is None else (events.key[order], events.arrival[order])
     key, asked = _narrow(key, questions.key)
     workers = _WORKERS if len(key) + len(asked) > _ALONE else 1
-    build = partial(_steps, key, arrival, late=events.arrival is not events.ts)
-    steps, asking = _together([build, partial(_Asking.of, asked, questions.t)], workers)
+    builds = _steps(key, arrival, late=events.arrival is not events.ts)
+    *steps, asking = _together([*builds, partial(_Asking.of, asked, questions.t)], workers)
     found = _last_of_key(steps[0], asking, workers)
     for others in steps[1:]:
         np.maximum(found, _last_of_key(others, asking, workers), out=found)
@@ -133,14 +133,15 @@ class _Steps:
     answers: Ints | None
 
 
-def _steps(key: Ints, arrival: Ints, *, late: bool) -> list[_Steps]:
-    """The steps of events in order of time: of those that become known in that order, and of those that are overtaken."""
+def _steps(key: Ints, arrival: Ints, *, late: bool) -> list[Callable[[], _Steps]]:
+    """What makes the steps of events in order of time: of those that become known in that order, and of those that are overtaken."""
     if not late or not (arrival[1:] < arrival[:-1]).any():
-        return [_packed(key, arrival, None)]
+        return [partial(_packed, key, arrival, None)]
     known = np.minimum.accumulate(arrival[::-1])[::-1]
     overtaken = arrival > known
     stragglers = np.flatnonzero(overtaken)
-    return [_packed(key, known, overtaken), _stairs(key[stragglers], arrival[stragglers], stragglers)]
+    stairs = partial(_stairs, key[stragglers], arrival[stragglers], stragglers)
+    return [partial(_packed, key, known, overtaken), stairs]
 
 
 def _packed(key: Ints, arrival: Ints, skipped: Flags | None, answers: Ints | None = None) -> _Steps:
