@@ -63,8 +63,7 @@ class Lines:
             line = None
             try:
                 line = self._taken()
-                fed = answer()
-                line.exchange(command, fed)
+                fed = line.exchange(command, answer)
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
                 used = self._broken(line)
                 if used and not isinstance(error, redis.TimeoutError):
@@ -136,19 +135,23 @@ class _Line:
             self._socket.settimeout(self._timeout)
         pool.release(self.connection)
 
-    def exchange(self, command: bytes, answer: Feedable) -> None:
+    def exchange(self, command: bytes, answer: Callable[[], F]) -> F:
+        """What takes the answer is made while Redis works."""
         try:
             if self._plain:
                 self._send(command)
+                fed = answer()
                 size = self._polled()
-                while not answer.feed(self._buffer[: some(size)]):
+                while not fed.feed(self._buffer[: some(size)]):
                     size = self._received()
             else:
                 self._socket.sendall(command)
-                while not answer.feed(self._buffer[: some(self._socket.recv_into(self._buffer))]):
+                fed = answer()
+                while not fed.feed(self._buffer[: some(self._socket.recv_into(self._buffer))]):
                     pass
         except TimeoutError as error:
             raise redis.TimeoutError("timed out") from error
+        return fed
 
     def _send(self, command: bytes) -> None:
         sent = 0
@@ -161,11 +164,14 @@ class _Line:
     def _polled(self) -> int:
         if self._late < PATIENCE or self._late % RARELY == 0:
             until = _now() + POLL
+            receive, buffer = self._socket.recv_into, self._buffer
             while _now() < until:
-                with suppress(BlockingIOError):
-                    size: int = self._socket.recv_into(self._buffer)
-                    self._late = 0
-                    return size
+                try:
+                    size: int = receive(buffer)
+                except BlockingIOError:
+                    continue
+                self._late = 0
+                return size
         self._late += 1
         return self._received()
 

@@ -124,7 +124,7 @@ class PlainDecoder:
             copies = self._copies.get(one) or self._known_copies(one)
             if copies is None or copies.spots is None or size != len(value) or size != copies.size:
                 return False
-            if ts > moment or kt > moment or value[HEAD : HEAD + len(copies.unmasked)] != copies.unmasked:
+            if ts > moment or kt > moment or not value.startswith(copies.unmasked, HEAD):
                 return False
             answer.event_times[place, member] = ts
             if self.view.ttl and moment - ts > self.view.ttl:

@@ -28,7 +28,7 @@ EXACT = 2**53
 """Integers up to this one are exact as float64."""
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class Vectors:
     """What a read found, for n rows, S stored features and V views.
 
@@ -103,8 +103,13 @@ class ReadPlan:
         self.columns = tuple((w.view.alias, name) for w in wanted for name in w.features)
         self.views = tuple(w.view.alias for w in wanted)
         self._groups = _groups(project, self.wanted)
+        self._unknown = (
+            np.full((1, len(self.columns)), np.nan),
+            np.full((1, len(self.columns)), NOT_FOUND, np.uint8),
+            np.full((1, len(self.wanted)), -1, np.int64),
+        )
         tables = tuple(sorted({w.view.source.name.encode() for w in self.wanted}))
-        self._watermarks: Request = ([watermarks_key(project)], tables)
+        self._watermarks: Request = ((watermarks_key(project),), tables)
         self._decoders: dict[int, PlainDecoder | WindowDecoder] = {}
         self._exactly: dict[int, PlainDecoder] = {}
         self._fields: list[tuple[bytes, ...]] = []
@@ -159,21 +164,34 @@ class ReadPlan:
         """
         rows, (watermarks, *found) = len(at), fetched.values
         at = _held_back(at, watermarks[0])
+        values, states, times = self._blank(rows)
         answer = Vectors(
             columns=self.columns,
-            values=_filled((rows, len(self.columns)), np.float64, np.nan),
+            values=values,
             objects={},
-            statuses=_filled((rows, len(self.columns)), np.uint8, NOT_FOUND),
+            statuses=states,
             views=self.views,
-            event_times=_filled((rows, len(self.wanted)), np.int64, -1),
+            event_times=times,
             as_of=at,
         )
-        for group, a, values in zip(self._groups, asked, found, strict=True):
+        for group, a, stored in zip(self._groups, asked, found, strict=True):
             for member in group.members:
-                self._decoders[member].decode(values, a.row, at, member, answer)
+                self._decoders[member].decode(stored, a.row, at, member, answer)
                 if member in self._exactly and _inexact(self._decoders[member], answer):
-                    self._exactly[member].decode(values, a.row, at, member, answer)
+                    self._exactly[member].decode(stored, a.row, at, member, answer)
         return answer
+
+    def _blank(self, rows: int) -> tuple[NDArray[np.float64], NDArray[np.uint8], Ints]:
+        """Values, statuses and event times of n rows of which nothing is known; for one row a copy is made faster than anew."""
+        if rows == 1:
+            values, states, times = self._unknown
+            return values.copy(), states.copy(), times.copy()
+        width, views = len(self.columns), len(self.wanted)
+        return (
+            np.full((rows, width), np.nan),
+            np.full((rows, width), NOT_FOUND, np.uint8),
+            np.full((rows, views), -1, np.int64),
+        )
 
 
 def _groups(project: str, wanted: Sequence[Wanted]) -> list[_Group]:
@@ -203,13 +221,6 @@ def _inexact(decoder: PlainDecoder | WindowDecoder, answer: Vectors) -> bool:
     """Whether a float64 of this view may stand for another integer than the stored one."""
     mine = answer.values[:, decoder.start : decoder.start + len(decoder.features)]
     return bool((np.abs(mine) >= EXACT).any())
-
-
-def _filled(shape: tuple[int, int], dtype: type[np.generic], value: float) -> NDArray[Any]:
-    """As ``np.full``, which takes longer than the rest for one row."""
-    made = np.empty(shape, dtype)
-    made.fill(value)
-    return made
 
 
 def _held_back(at: Ints, watermarks: Sequence[bytes | None]) -> Ints:

@@ -262,16 +262,33 @@ class RedisStore:
 
 def questions(project: str, requests: Sequence[Request]) -> list[Request]:
     """What a read asks Redis: the revision of the layouts first, then ``requests``. HMGET needs a field."""
-    return [([layouts_key(project)], (REVISION,)), *((k, f or (REVISION,)) for k, f in requests)]
+    return [_revision(project), *((k, f or (REVISION,)) for k, f in requests)]
+
+
+@lru_cache(maxsize=64)
+def _revision(project: str) -> Request:
+    return (layouts_key(project),), (REVISION,)
 
 
 def packed(requests: Sequence[Request]) -> bytes:
     """The HMGET commands of all requests as one string in Redis's protocol."""
-    return b"".join([_commands(keys, *_frame(tuple(fields))) for keys, fields in requests if keys])
+    return b"".join([
+        _remembered(keys, tuple(fields)) if isinstance(keys, tuple) else _commands(keys, *_frame(tuple(fields)))
+        for keys, fields in requests
+        if keys
+    ])  # fmt: skip
+
+
+@lru_cache(maxsize=256)
+def _remembered(keys: tuple[bytes, ...], fields: tuple[bytes, ...]) -> bytes:
+    """The commands of keys that are asked for at every read, which come as a tuple."""
+    return _commands(keys, *_frame(fields))
 
 
 def _commands(keys: Sequence[bytes], head: bytes, tail: bytes) -> bytes:
     """A command for each key; what stands between two keys depends only on the size of the second."""
+    if len(keys) == 1:
+        return b"%b%d\r\n%b%b" % (head, len(keys[0]), keys[0], tail)
     between = {size: b"%b%b%d\r\n" % (tail, head, size) for size in set(map(len, keys))}
     if len(between) == 1:
         (one,) = between.values()
