@@ -23,7 +23,7 @@ from asof.instants import to_micros
 if TYPE_CHECKING:
     from asof.offline.sources import Files
 
-AT_ONCE = 48 << 20
+AT_ONCE = 24 << 20
 """Bytes of columns that are read together; more are read one set of columns after another."""
 
 

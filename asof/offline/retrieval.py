@@ -22,10 +22,6 @@ from asof.offline.values import view_values
 if TYPE_CHECKING:
     from asof.contract import Contract, View
 
-LARGE = 1 << 20
-"""Rows of all sources together above which views are answered one after the other: each keeps all cores busy by itself, and two at
-once would need the memory of both."""
-
 
 def retrieve(
     contract: Contract,
@@ -69,8 +65,7 @@ def retrieve(
         finally:
             engine.close()
 
-    large = sum(f.rows for f in question.files.values()) > LARGE
-    with ThreadPoolExecutor(max_workers=1 if large else chosen.workers) as pool:
+    with ThreadPoolExecutor(max_workers=chosen.workers) as pool:
         stored = dict(zip((v.alias for v in contract.views), pool.map(values, contract.views), strict=True))
     return answer(contract, entity_rows, stored)
 
