@@ -73,7 +73,17 @@ _SHAPES = {"map": _maps, "scalarmap": _maps, "struct": pa.types.is_struct, "deci
 _COUSINS = ({"number", "bool"}, {"text", "bytes"}, {"moment", "date"})
 
 
+def plain_type(stored: pa.DataType) -> pa.DataType:
+    """The type whose values those of ``stored`` are: of categories their own, of long texts and views of texts just text."""
+    if pa.types.is_dictionary(stored):
+        return plain_type(stored.value_type)
+    if pa.types.is_large_string(stored) or pa.types.is_string_view(stored):
+        return pa.string()
+    return pa.binary() if pa.types.is_large_binary(stored) or pa.types.is_binary_view(stored) else stored
+
+
 def _kind(stored: pa.DataType) -> str:
+    stored = plain_type(stored)
     tests = {
         "bool": pa.types.is_boolean, "number": _is_number, "text": _is_text, "bytes": _is_bytes,
         "moment": pa.types.is_timestamp, "date": pa.types.is_date,
@@ -94,6 +104,13 @@ def _is_bytes(stored: pa.DataType) -> bool:
     return bool(binary or pa.types.is_binary_view(stored))
 
 
+def joined(column: pa.Array | pa.ChunkedArray) -> pa.Array:
+    """``column`` as one array; only what is in several pieces is copied (``combine_chunks`` copies a single one, too)."""
+    if isinstance(column, pa.Array):
+        return column
+    return column.chunk(0) if column.num_chunks == 1 else column.combine_chunks()
+
+
 def is_moment(stored: pa.DataType) -> bool:
     """Whether values of this type are moments: timestamps of any unit, with or without zone, and dates."""
     return bool(pa.types.is_timestamp(stored) or pa.types.is_date(stored))
@@ -111,6 +128,7 @@ def sql_moment(moment: int, stored: pa.DataType) -> str | None:
 
 def is_aggregable(stored: pa.DataType, function: str) -> bool:
     """Whether ``function`` over a window is defined for values of this type."""
+    stored = plain_type(stored)
     if _is_number(stored) or pa.types.is_boolean(stored) or is_moment(stored) or pa.types.is_null(stored):
         return True
     return function == "count" or (
@@ -124,7 +142,7 @@ def conform(column: pa.Array | pa.ChunkedArray, dtype: str, owner: str) -> pa.Ar
     Raises:
         SourceError: A value does not fit.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = joined(column)
     target = arrow_type(dtype, array.type)
     if array.type == target:
         return array
@@ -146,7 +164,7 @@ def micros(column: pa.ChunkedArray | pa.Array, what: str) -> tuple[Ints, NDArray
     Raises:
         SchemaError: The column does not hold moments.
     """
-    array = column.combine_chunks() if isinstance(column, pa.ChunkedArray) else column
+    array = joined(column)
     if _is_text(array.type):
         array = _parsed(array, what)
     if pa.types.is_date(array.type):
@@ -175,7 +193,7 @@ def _parsed(array: pa.Array, what: str) -> pa.Array:
 
 def event_values(column: pa.ChunkedArray) -> NDArray[Any]:
     """Values to aggregate, as the window kernel takes them: float64 with NaN for missing, or objects with None."""
-    array = column.combine_chunks()
+    array = joined(column.cast(plain_type(column.type)))
     if _is_text(array.type) or _is_bytes(array.type):
         return np.array(array.to_pylist() or [None], dtype=object)[: len(array)]
     if is_moment(array.type):

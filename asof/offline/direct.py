@@ -132,7 +132,8 @@ class Rows:
         except pl.exceptions.PolarsError:
             return None
         if whole:
-            found = [pl.concat(found, rechunk=True)]
+            # Of one frame, ``concat(rechunk=True)`` leaves the chunks as they are.
+            found = [pl.concat(found).rechunk()]
         return pa.concat_tables([f.to_arrow().cast(schema) for f in found])
 
     def _check(self) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from dataclasses import dataclass, fields
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -82,6 +82,28 @@ class EngineSettings:
         """A connection of the caller's own to the process's engine with these settings; times are UTC."""
         folder = str(repo / self.temp_directory) if self.temp_directory else None
         return _engine(self, folder, os.getpid()).cursor()
+
+
+class Engine:
+    """A connection that is made when it is first wanted: starting DuckDB costs more than many a question that does without it.
+
+    Args:
+        settings: As for :meth:`EngineSettings.connect`.
+        repo: As there.
+    """
+
+    def __init__(self, settings: EngineSettings, repo: Path) -> None:
+        self._settings, self._repo = settings, repo
+
+    @cached_property
+    def connection(self) -> DuckDBPyConnection:
+        """The connection; of one thread at a time."""
+        return self._settings.connect(self._repo)
+
+    def close(self) -> None:
+        """Close the connection, if there is one."""
+        if "connection" in self.__dict__:
+            self.connection.close()
 
 
 def parse_size(text: str) -> int:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from asof.errors import SchemaError
+from asof.offline.columns import joined
 
 Ints = NDArray[np.int64]
 
@@ -96,7 +97,7 @@ def _column_codes(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple
 def _offset(column: pa.ChunkedArray, low: int) -> Ints:
     """Whole numbers counted from ``low``; -1 for null."""
     filled = pc.fill_null(column, pa.scalar(low, column.type)) if column.null_count else column
-    numbers: Ints = filled.cast(pa.int64()).combine_chunks().to_numpy(zero_copy_only=False)
+    numbers: Ints = joined(filled.cast(pa.int64())).to_numpy(zero_copy_only=False)
     numbers = numbers - low if low else numbers
     return np.where(column.is_null().to_numpy(), -1, numbers) if column.null_count else numbers
 

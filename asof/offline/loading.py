@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from asof.errors import SchemaError, SettingsError, SourceError
-from asof.offline.columns import conform, micros, sql_moment
+from asof.offline.columns import conform, micros, plain_type, sql_moment
 from asof.offline.direct import AT_ONCE, Reach, Rows
 from asof.offline.engine import quoted
 from asof.offline.keys import cast_like, codes
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from asof.contract import View
+    from asof.offline.engine import Engine
     from asof.offline.sources import Files
 
 Ints = NDArray[np.int64]
@@ -98,7 +100,7 @@ def load(
     files: Files,
     columns: Sequence[str],
     asked: Asked,
-    engine: DuckDBPyConnection,
+    engine: Engine,
     *,
     knowledge: bool,
     part: Part | None = None,
@@ -118,19 +120,18 @@ def load(
         SchemaError: The entity rows lack a key, or its type does not go with the source's.
         SourceError: The source cannot be read.
     """
-    keys = [_stored_key(view, files, k.column, k.dtype) for k in view.join_keys]
+    keys = stored_keys(view, files)
     asked_keys = [
         _asked_key(asked.table, k.request, stored) for k, (_, stored) in zip(view.join_keys, keys, strict=True)
     ]
     times = [view.source.timestamp_field, view.source.created_timestamp_column or view.source.timestamp_field]
     names = list(dict.fromkeys([*(n for n, _ in keys), *times, *columns]))
     reach = _reach(view, asked.at)
-    few = files.rows > _MANY * len(asked.at)
-    with _asked_table(engine, files, [n for n, _ in keys], asked_keys if few else []) as among:
+    with _among(files, keys, asked_keys, engine) as among:
         rows = None if among or part else Rows.of(files, names, reach)
         if rows is None:
-            filters = [*_time_filter(files, reach), *_part_filter(keys, part), *_key_filter(keys, among)]
-            table = _read(engine, files, names, filters, ordered=bool(among))
+            filters = [*_time_filter(files, reach), *_key_filters(key_sql(keys, files, engine.connection), part, among)]
+            table = _read(engine.connection, files, names, filters, ordered=bool(among))
         else:
             small = rows.count * 8 * len(names) <= AT_ONCE
             table = rows.read(names if small else list(dict.fromkeys([*(n for n, _ in keys), *times])), whole=not small)
@@ -138,12 +139,27 @@ def load(
     return _coded(table, rows, [n for n, _ in keys], times, columns, asked_keys, asked.at, knowledge=knowledge)
 
 
-def _stored_key(view: View, files: Files, column: str, dtype: str) -> tuple[str, pa.DataType]:
+def stored_keys(view: View, files: Files) -> list[tuple[str, pa.DataType]]:
+    """The view's key columns in the source's spelling, and the plain types that they are compared in."""
+    return [(view.source.column(k.column), _plain(view, files, k.column, k.dtype)) for k in view.join_keys]
+
+
+def _plain(view: View, files: Files, column: str, dtype: str) -> pa.DataType:
     name = view.source.column(column)
     stored = files.schema.field(name).type
     if name in files.partitions and pa.types.is_null(stored):
-        stored = conform(pa.array([], pa.string()), dtype, name).type
-    return name, pa.string() if pa.types.is_large_string(stored) else stored
+        return conform(pa.array([], pa.string()), dtype, name).type
+    return plain_type(stored)
+
+
+def key_sql(keys: Sequence[tuple[str, pa.DataType]], files: Files, engine: DuckDBPyConnection) -> list[str]:
+    """Key columns of the source as SQL, in their types; those that folder names tell are text to DuckDB."""
+    empty = [engine.from_arrow(pa.table({"k": pa.array([], stored)})) for _, stored in keys]
+    types = [str(relation.types[0]) for relation in empty]
+    return [
+        f"TRY_CAST({quoted(n)} AS {kind})" if n in files.partitions else quoted(n)
+        for (n, _), kind in zip(keys, types, strict=True)
+    ]
 
 
 def _asked_key(table: pa.Table, name: str, stored: pa.DataType) -> pa.ChunkedArray:
@@ -164,14 +180,26 @@ def _reach(view: View, at: Ints) -> Reach:
     return Reach(name, first - view.ttl if view.ttl else None, int(at.max()))
 
 
-def _worth_filtering(engine: DuckDBPyConnection, files: Files, keys: Sequence[str], asked: int) -> bool:
+def _worth_filtering(files: Files, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray]) -> bool:
     """Whether rows of other keys should be left out while reading: surely for very few questions, else as a sample says."""
-    if files.rows > _FEW * asked:
+    if files.rows > _FEW * len(asked[0]):
         return True
-    columns = ", ".join(quoted(k) for k in keys)
-    sample = f"SELECT {columns} FROM {files.scan} LIMIT {_SAMPLE}"
-    hits = engine.sql(f"SELECT count(*) FROM ({sample}) WHERE ({columns}) IN (SELECT * FROM asked_keys)").fetchall()
-    return bool(hits[0][0] * _MANY <= min(_SAMPLE, files.rows))
+    sample = _sample(files, [name for name, _ in keys])
+    if sample is None:
+        return True
+    columns = [sample[name].cast(stored) for name, stored in keys]
+    ours, theirs = codes(columns, asked, (sample.num_rows, len(asked[0])))
+    hits = np.isin(ours[ours >= 0], theirs).sum()
+    return bool(hits * _MANY <= sample.num_rows)
+
+
+def _sample(files: Files, names: Sequence[str]) -> pa.Table | None:
+    """The first rows of the columns ``names``; None where the first file does not tell them."""
+    try:
+        with pq.ParquetFile(files.paths[0], memory_map=True, pre_buffer=False) as file:
+            return pa.Table.from_batches([next(file.iter_batches(_SAMPLE, columns=list(names)))]).select(list(names))
+    except (OSError, StopIteration, KeyError, pa.ArrowInvalid):
+        return None
 
 
 def _time_filter(files: Files, reach: Reach) -> list[str]:
@@ -183,30 +211,26 @@ def _time_filter(files: Files, reach: Reach) -> list[str]:
     return [f"{quoted(reach.column)} {op} {constant}" for op, constant in constants if constant]
 
 
-def _key_filter(keys: Sequence[tuple[str, pa.DataType]], among: str | None) -> list[str]:
-    return [f"({', '.join(quoted(n) for n, _ in keys)}) IN (SELECT * FROM {among})"] if among else []
-
-
-def _part_filter(keys: Sequence[tuple[str, pa.DataType]], part: Part | None) -> list[str]:
-    if part is None or not keys:
-        return []
-    return [f"hash({', '.join(quoted(n) for n, _ in keys)}) % {part.parts} = {part.number}"]
+def _key_filters(keys: Sequence[str], part: Part | None, among: str | None) -> list[str]:
+    joined = ", ".join(keys)
+    parted = [f"hash({joined}) % {part.parts} = {part.number}"] if part and keys else []
+    return [*parted, *([f"({joined}) IN (SELECT * FROM {among})"] if among else [])]
 
 
 @contextmanager
-def _asked_table(
-    engine: DuckDBPyConnection, files: Files, names: Sequence[str], keys: Sequence[pa.ChunkedArray]
+def _among(
+    files: Files, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray], engine: Engine
 ) -> Iterator[str | None]:
     """The name of a table of the keys that are asked for; None where leaving out the others does not pay."""
-    if not keys:
+    if not keys or files.rows <= _MANY * len(asked[0]) or not _worth_filtering(files, keys, asked):
         yield None
         return
     columns = [f"k{i}" for i in range(len(keys))]
-    engine.register("asked_keys", pa.table(list(keys), names=columns).group_by(columns).aggregate([]))
+    engine.connection.register("asked_keys", pa.table(list(asked), names=columns).group_by(columns).aggregate([]))
     try:
-        yield "asked_keys" if _worth_filtering(engine, files, names, len(keys[0])) else None
+        yield "asked_keys"
     finally:
-        engine.unregister("asked_keys")
+        engine.connection.unregister("asked_keys")
 
 
 def _read(
@@ -262,7 +286,8 @@ def _coded(
     kt, unknown = (ts, None) if times[1] == times[0] else micros(table[times[1]], f"column {times[1]!r}")
     if unknown is not None:
         kt = np.where(unknown, ts, kt)
-    stored_codes, asked_codes = codes([table[k] for k in keys], asked, (len(ts), len(at)))
+    stored = [table[k].cast(a.type) for k, a in zip(keys, asked, strict=True)]
+    stored_codes, asked_codes = codes(stored, asked, (len(ts), len(at)))
     table = table.select([n for n in dict.fromkeys(columns) if n in table.column_names])
     usable = stored_codes >= 0 if missing is None else (stored_codes >= 0) & ~missing
     kept = None if usable.all() else np.flatnonzero(usable)

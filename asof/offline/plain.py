@@ -17,9 +17,8 @@ from asof.offline.pages import ordinary_pages
 from asof.windows import newest
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
     from asof.contract import View
+    from asof.offline.engine import Engine
     from asof.offline.sources import Files
 
 
@@ -33,7 +32,7 @@ def plain_values(
     wanted: Sequence[str],
     files: Files,
     asked: Asked,
-    engine: DuckDBPyConnection,
+    engine: Engine,
     knowledge: bool,
     part: Part | None,
 ) -> dict[str, pa.Array]:

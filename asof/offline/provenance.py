@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 from asof import __version__
 from asof.contract import Contract
 from asof.errors import SourceError
+from asof.offline.columns import joined
 from asof.revision import code_revision
 
 if TYPE_CHECKING:
@@ -127,7 +128,7 @@ class EntityDigest:
 
 
 def _column_bytes(column: pa.ChunkedArray) -> bytes:
-    array = column.combine_chunks()
+    array = joined(column)
     fixed = pa.types.is_integer(array.type) or pa.types.is_floating(array.type)
     if pa.types.is_timestamp(array.type):
         array, fixed = array.cast(pa.int64()), True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +15,7 @@ import pyarrow as pa
 from asof import on_demand
 from asof.errors import NotFoundError, SchemaError
 from asof.offline.columns import conform, micros
-from asof.offline.engine import EngineSettings
+from asof.offline.engine import Engine, EngineSettings
 from asof.offline.loading import Asked
 from asof.offline.sources import Files, check_view, open_files
 from asof.offline.values import view_values
@@ -57,13 +58,10 @@ def retrieve(
     chosen = settings or EngineSettings.load(repo)
 
     def values(view: View) -> dict[str, pa.Array]:
-        engine = chosen.connect(repo)
-        try:
+        with closing(Engine(chosen, repo)) as engine:
             return view_values(
                 view, contract.stored(view), question.files[view.alias], asked, engine, knowledge=knowledge
             )
-        finally:
-            engine.close()
 
     with ThreadPoolExecutor(max_workers=chosen.workers) as pool:
         stored = dict(zip((v.alias for v in contract.views), pool.map(values, contract.views), strict=True))

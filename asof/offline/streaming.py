@@ -13,7 +13,7 @@ import shutil
 import tempfile
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,8 +23,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asof.errors import SchemaError, SourceError, TableError
-from asof.offline.engine import EngineSettings, literal, quoted
-from asof.offline.loading import Asked, Part
+from asof.offline.engine import Engine, EngineSettings, literal, quoted
+from asof.offline.loading import Asked, Part, key_sql, stored_keys
 from asof.offline.provenance import KEY, EntityDigest, Provenance
 from asof.offline.retrieval import Question, answer, moments
 from asof.offline.values import view_values
@@ -84,8 +84,7 @@ def retrieve_to(
     names = list(rows.schema.names)
     with ExitStack() as stack:
         work = stack.enter_context(_work_folder(chosen, repo))
-        engine = chosen.connect(repo)
-        stack.callback(engine.close)
+        engine = stack.enter_context(closing(Engine(chosen, repo)))
         answers = [_answers(v, question, rows, at, engine, work, chosen.memory, knowledge) for v in contract.views]
         return _write(
             path,
@@ -169,7 +168,7 @@ def _answers(
     question: Question,
     rows: Rows,
     at: str,
-    engine: DuckDBPyConnection,
+    engine: Engine,
     work: Path,
     memory: int,
     knowledge: bool,
@@ -177,19 +176,19 @@ def _answers(
     """The view's features for each group of rows, in order; computed and spilled now, read as the groups are written."""
     files, wanted = question.files[view.alias], question.contract.stored(view)
     parts = _parts(view, files, wanted, rows, memory)
-    hashed = _hash_of_keys(view, files, rows, engine) if parts > 1 else None
+    hashed = _hash_of_keys(view, files, rows, engine.connection) if parts > 1 else None
     folder = work / uuid.uuid4().hex
     folder.mkdir()
     for number in range(parts):
         part = Part(number, parts)
-        found = rows.part([at, *(k.request for k in view.join_keys)], hashed, part, engine)
+        found = rows.part([at, *(k.request for k in view.join_keys)], hashed, part, engine.connection)
         if found.num_rows or not rows.count:
             asked = Asked(found, moments(found, at))
             values = view_values(
                 view, wanted, files, asked, engine, knowledge=knowledge, part=part if parts > 1 else None
             )
             _spill(pa.table({_ROW: found[_ROW], **values}), folder / f"{number}.parquet")
-    return _in_row_order(folder, wanted, engine, parts)
+    return _in_row_order(folder, wanted, engine.connection, parts)
 
 
 def _spill(table: pa.Table, path: Path) -> None:
@@ -213,7 +212,7 @@ def _parts(view: View, files: Files, wanted: Sequence[str], rows: Rows, memory: 
 
 def _hash_of_keys(view: View, files: Files, rows: Rows, engine: DuckDBPyConnection) -> str:
     """SQL that hashes entity keys as the source's keys are hashed: after a cast to their types."""
-    stored = [quoted(view.source.column(k.column)) for k in view.join_keys]
+    stored = key_sql(stored_keys(view, files), files, engine)
     types = engine.sql(f"SELECT {', '.join(f'typeof({s})' for s in stored)} FROM {files.scan} LIMIT 1").fetchall()[0]
     casts = [f"TRY_CAST({quoted(k.request)} AS {kind})" for k, kind in zip(view.join_keys, types, strict=True)]
     return f"hash({', '.join(casts)})"

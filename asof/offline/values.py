@@ -12,9 +12,8 @@ from asof.offline.plain import plain_values
 from asof.offline.windowed import windowed_values
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
     from asof.contract import View
+    from asof.offline.engine import Engine
     from asof.offline.sources import Files
 
 
@@ -23,7 +22,7 @@ def view_values(
     wanted: Sequence[str],
     files: Files,
     asked: Asked,
-    engine: DuckDBPyConnection,
+    engine: Engine,
     *,
     knowledge: bool,
     part: Part | None = None,

@@ -16,9 +16,8 @@ from asof.offline.plain import GATHERERS, too_old
 from asof.windows import Events, aggregate, newest
 
 if TYPE_CHECKING:
-    from duckdb import DuckDBPyConnection
-
     from asof.contract import View
+    from asof.offline.engine import Engine
     from asof.offline.sources import Files
 
 
@@ -27,7 +26,7 @@ def windowed_values(
     wanted: Sequence[str],
     files: Files,
     asked: Asked,
-    engine: DuckDBPyConnection,
+    engine: Engine,
     knowledge: bool,
     part: Part | None,
 ) -> dict[str, pa.Array]:

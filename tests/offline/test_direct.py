@@ -118,6 +118,19 @@ def test_a_damaged_file_is_named(files: Files) -> None:
         read(files, ["int64", "double"], Reach("moment", None, None))
 
 
+@pytest.mark.parametrize("bounds", [(None, None), (START + 25, START + 44)])
+def test_numbers_come_in_one_piece_on_demand(files: Files, bounds: tuple[int | None, int | None]) -> None:
+    """Whole files and parts of them are joined while they are read, where that was asked for, and hold the same rows."""
+    names = [n for n in NAMES if n in {"int64", "double", "moment", "bool"}]
+    rows = Rows.of(files, names, Reach("moment", *bounds))
+    assert rows is not None
+
+    found = rows.read(names, whole=True)
+
+    assert {c.num_chunks for c in found.columns} == {1}
+    assert str(found.to_pydict()) == str(rows.read(names).to_pydict())
+
+
 def test_columns_are_read_in_blocks(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few columns are read at a time, together they are the columns asked for."""
     reach = Reach("moment", START + 25, START + 44)

@@ -75,7 +75,12 @@ TYPES: list[tuple[str, pa.DataType, Any]] = [
     ("float64", pa.float32(), 0.5),
     ("bool", pa.bool_(), True),
     ("string", pa.large_string(), "é"),
+    ("string", pa.string_view(), "é"),
+    ("string", pa.dictionary(pa.int8(), pa.string()), "é"),
+    ("int64", pa.dictionary(pa.int8(), pa.int64()), 7),
     ("bytes", pa.binary(), b"\x00\xff"),
+    ("bytes", pa.large_binary(), b"\x00\xff"),
+    ("bytes", pa.binary_view(), b"\x00\xff"),
     ("unixtimestamp", pa.timestamp("ms"), 1_577_836_800_000),
     ("decimal", pa.decimal128(20, 3), decimal.Decimal("1.250")),
     ("map", pa.map_(pa.string(), pa.string()), [("a", "b")]),
@@ -84,6 +89,7 @@ TYPES: list[tuple[str, pa.DataType, Any]] = [
     ("array(int64)", pa.list_(pa.int64()), [1, None, 3]),
     ("array(float32)", pa.list_(pa.float32(), 2), [1.0, 2.0]),
     ("array(string)", pa.list_(pa.string()), ["a", ""]),
+    ("array(string)", pa.large_list(pa.large_string()), ["a", ""]),
     ("array(bytes)", pa.list_(pa.binary()), [b"a"]),
     ("array(bool)", pa.list_(pa.bool_()), [True, False]),
     ("array(unixtimestamp)", pa.list_(pa.timestamp("us")), [0]),
@@ -155,18 +161,25 @@ def test_several_views_keys_and_aliases(write: Write, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    "stored", [pa.int32(), pa.uint64(), pa.string(), pa.binary(), pa.date32(), pa.bool_(), pa.decimal128(12, 1)]
-)
+    "stored",
+    [
+        pa.int32(), pa.uint64(), pa.string(), pa.large_string(), pa.string_view(), pa.binary(), pa.large_binary(), pa.date32(), pa.bool_(),
+        pa.decimal128(12, 1), pa.dictionary(pa.int32(), pa.string()),
+    ],
+)  # fmt: skip
 def test_keys_of_many_types(write: Write, tmp_path: Path, stored: pa.DataType) -> None:
     """Keys may be of any type that has equality."""
-    keys = pa.array(
-        [b"a", b"b"] if stored == pa.binary() else [False, True], stored if stored == pa.binary() else pa.bool_()
-    )
-    keys = keys if stored in (pa.binary(), pa.bool_()) else keys.cast(pa.int32()).cast(stored)
+    if stored in (pa.binary(), pa.large_binary()):
+        keys = pa.array([b"a", b"b"], stored)
+    elif pa.types.is_dictionary(stored):
+        keys = pa.array(["a", "b"]).dictionary_encode()
+    else:
+        keys = pa.array([False, True]) if stored == pa.bool_() else pa.array([0, 1], pa.int32()).cast(stored)
     write(k=keys, ts=moments(0, 0), x=[10, 20])
-    dtypes = {pa.binary(): "bytes", pa.string(): "string", pa.bool_(): "bool", pa.date32(): "unixtimestamp"}
-    asks = contract(view(features={"x": "int64"}, keys=[JoinKey("k", "k", dtypes.get(stored, "int64"))]))
-    rows = pa.table({"k": pa.concat_arrays([keys[::-1], pa.nulls(1, keys.type)]), "at": moments(1, 1, 1)})
+    kinds = {"string": "string", "binary": "bytes", "bool": "bool", "date": "unixtimestamp"}
+    dtype = next((d for kind, d in kinds.items() if kind in str(stored)), "int64")
+    asks = contract(view(features={"x": "int64"}, keys=[JoinKey("k", "k", dtype)]))
+    rows = pa.table({"k": pa.chunked_array([keys[1:], keys[:1], pa.nulls(1, keys.type)]), "at": moments(1, 1, 1)})
     assert retrieve(asks, rows, at="at", repo=tmp_path)["x"].to_pylist() == [20, 10, None]
 
 

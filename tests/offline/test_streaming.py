@@ -79,6 +79,23 @@ def test_the_file_does_not_depend_on_the_memory_limit(
     assert not list((tmp_path / "spill").iterdir())
 
 
+def test_keys_of_folder_names_belong_to_one_set(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A folder ``k=007`` holds the rows of key 7, also where keys are answered set by set."""
+    for key in range(12):
+        (tmp_path / "rows" / f"k={key:03}").mkdir(parents=True)
+        pq.write_table(events(50).select(["ts", "x"]), tmp_path / "rows" / f"k={key:03}" / "0.parquet")
+    asks = contract(view(features={"x": "float64"}, path="rows"))
+    rows = questions(500).set_column(1, "k", pa.array([i % 15 for i in range(500)]))
+    monkeypatch.setattr(streaming, "_WORKING_BYTES", 1_000_000)
+
+    limited = EngineSettings(memory_limit="200MB", threads=1)
+    retrieve_to(tmp_path / "parts.parquet", asks, rows, at="at", repo=tmp_path, settings=limited)
+
+    written = pq.read_table(tmp_path / "parts.parquet").replace_schema_metadata(None)
+    assert written.equals(retrieve(asks, rows, at="at", repo=tmp_path))
+    assert 300 < len(written) - written["x"].null_count <= 400
+
+
 def test_more_sets_of_keys_for_less_memory(asks: Contract, tmp_path: Path) -> None:
     """The number of sets grows as the limit shrinks; a view without keys is one."""
     files = streaming.Question.of(asks, questions(10).schema, "at", tmp_path).files
