@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from asof.contract import NUMERIC_TYPES, View
 from asof.errors import OnlineStoreError
 from asof.online import rows
+from asof.online.cells import WIDTH, Cells
 from asof.online.layouts import Layout, block_of
 from asof.online.replies import Block
 from asof.online.rows import Rows
@@ -32,8 +33,10 @@ _NUMBER: dict[str, Callable[[Any], Any]] = {
 }
 FEW = 8
 """Up to so many rows are read one by one."""
-_HEAD = struct.Struct("<IIqq")
-HEAD = _HEAD.size
+_NAME = 8
+"""Bytes of a row's layout and size, with which it begins."""
+_TIMES = struct.Struct("<qq")
+HEAD = _NAME + _TIMES.size
 _WHOLE = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63)}
 
 
@@ -58,6 +61,7 @@ class PlainDecoder:
         self.others = [f.name for f in map(view.feature, features) if not f.numeric or f.dtype in wide]
         self._layouts = {x.id: x for x in layouts}
         self._copies: dict[int, _Copies] = {}
+        self._simple: dict[bytes, _Copies | None] = {}
         self._field = fields.start
 
     def decode(
@@ -101,9 +105,9 @@ class PlainDecoder:
         """The usual case: at most one row for each key, known at the moments asked for, all of one simple layout; else False."""
         if isinstance(fetched, Block):
             return self._together(fetched, self._field, row, at, member, answer)
-        stored = [fields[self._field] for fields in fetched]
         if len(row) <= FEW:
-            return self._one_by_one(stored, row, at, member, answer)
+            return self._one_by_one(fetched, row, at, member, answer)
+        stored = [fields[self._field] for fields in fetched]
         present = [value for value in stored if value is not None]
         if len(present) != len(stored):
             row = _among_present(stored, row)
@@ -113,26 +117,53 @@ class PlainDecoder:
             return False
         return self._together(Block(joined, 0, size, ((0, size),), len(present)), 0, row, at, member, answer)
 
-    def _one_by_one(self, stored: Sequence[bytes | None], row: Ints, at: Ints, member: int, answer: Vectors) -> bool:
-        """A few rows, each with less effort than numpy takes for many."""
-        first, past = self.start, self.start + len(self.features)
-        for place, (key, moment) in enumerate(zip(row.tolist(), at.tolist(), strict=True)):
-            value = stored[key] if key >= 0 else None
-            if value is None:
-                continue
-            one, size, ts, kt = _HEAD.unpack_from(value)
-            copies = self._copies.get(one) or self._known_copies(one)
-            if copies is None or copies.spots is None or size != len(value) or size != copies.size:
-                return False
-            if ts > moment or kt > moment or not value.startswith(copies.unmasked, HEAD):
-                return False
-            answer.event_times[place, member] = ts
-            if self.view.ttl and moment - ts > self.view.ttl:
-                answer.statuses[place, first:past] = OUTSIDE_MAX_AGE
-                continue
-            for spot in copies.spots:
-                answer.values[place, spot.target] = np.frombuffer(value, spot.dtype, spot.count, spot.at)[spot.source]
-            answer.statuses[place, first:past] = PRESENT
+    def _one_by_one(
+        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
+    ) -> bool:
+        """As :meth:`alone`, for a few rows in turn."""
+        cells, keys, moments = Cells(answer), row.tolist(), at.tolist()
+        return all(
+            self._one(fetched[key][self._field], moment, place, member, cells)
+            for place, (key, moment) in enumerate(zip(keys, moments, strict=True))
+            if key >= 0
+        )
+
+    def alone(self, fetched: Sequence[Sequence[bytes | None]], moment: int, member: int, cells: Cells) -> bool:
+        """Fill this view's cells of the only row, with less effort than numpy takes for many; whether this was the usual case.
+
+        The usual case is that of :meth:`_quickly`. In any other nothing is filled.
+
+        Args:
+            fetched: Fields of its key; nothing where that is missing.
+            moment: Its moment, microseconds UTC.
+            member: This view's position among the views.
+            cells: The answer.
+        """
+        if self.others:
+            return False
+        return not fetched or self._one(fetched[0][self._field], moment, 0, member, cells)
+
+    def _one(self, value: bytes | None, moment: int, place: int, member: int, cells: Cells) -> bool:
+        if value is None:
+            return True
+        copies = self._simple.get(value[:_NAME]) or self._simple_copies(value[:_NAME])
+        if copies is None or copies.size != len(value):
+            return False
+        ts, kt = _TIMES.unpack_from(value, _NAME)
+        if ts > moment or kt > moment or not value.startswith(copies.unmasked, HEAD):
+            return False
+        cells.times[place, member] = ts
+        start = place * cells.width + self.start
+        if self.view.ttl and moment - ts > self.view.ttl:
+            cells.statuses[start : start + copies.count] = copies.stale
+            return True
+        cells.statuses[start : start + copies.count] = copies.present
+        values = cells.values[place * cells.stride :]
+        for source, target in copies.moves:
+            values[target] = value[source]
+        for spot in copies.others:
+            numbers = np.frombuffer(value, spot.dtype, spot.count, spot.at)
+            cells.numbers[place, spot.target] = numbers[spot.source]
         return True
 
     def _together(self, block: Block, field: int, row: Ints, at: Ints, member: int, answer: Vectors) -> bool:
@@ -167,6 +198,14 @@ class PlainDecoder:
             answer.values[stale, first:past] = np.nan
             answer.statuses[stale, first:past] = OUTSIDE_MAX_AGE
         return True
+
+    def _simple_copies(self, name: bytes) -> _Copies | None:
+        """How to read rows that begin so; None where more than numbers would have to be copied."""
+        copies = self._known_copies(int.from_bytes(name[:4], "little"))
+        if copies is None or copies.spots is None or copies.name != name:
+            return None
+        self._simple[name] = copies
+        return copies
 
     def _known_copies(self, one: int) -> _Copies | None:
         layout = self._layouts.get(one)
@@ -236,9 +275,13 @@ class _Copies:
         self.changed = {name: dtype for _, name, dtype in numbers if layout.dtypes[name] != dtype}
         self.place_of = {name: i for i, name, _ in usable}
         self.size, self.head = layout.fixed.itemsize, np.uint64(layout.id | layout.fixed.itemsize << 32)
+        self.name = self.head.tobytes()
         self.unmasked = bytes((len(layout.fields) + 7) // 8)
         simple = len(numbers) == self.count and not self.whole and not layout.loose and self.count
         self.spots = [_spot(layout, decoder.start, *b) for b in self.blocks if len(b[1])] if simple else None
+        self.moves = [s.move() for s in self.spots or () if s.movable]
+        self.others = [s for s in self.spots or () if not s.movable]
+        self.present, self.stale = bytes([PRESENT]) * self.count, bytes([OUTSIDE_MAX_AGE]) * self.count
 
     def values(self, decoded: Rows) -> NDArray[np.float64]:
         """float64[n, features] of the numeric features; NaN for the others."""
@@ -292,6 +335,16 @@ class _Spot:
     dtype: np.dtype[Any]
     source: Ints | slice
     target: Ints | slice
+
+    @property
+    def movable(self) -> bool:
+        """Whether the bytes can be moved as they are."""
+        return self.dtype == np.float64 and isinstance(self.source, slice) and isinstance(self.target, slice)
+
+    def move(self) -> tuple[slice, slice]:
+        """The bytes of the stored row, and those of the answer's row that they become."""
+        size, first = self.count * WIDTH, self.target.start * WIDTH  # type: ignore[union-attr]
+        return slice(self.at, self.at + size), slice(first, first + size)
 
 
 def _spot(layout: Layout, start: int, block: str, source: Ints, target: Ints) -> _Spot:

@@ -262,7 +262,7 @@ class RedisStore:
 
 def questions(project: str, requests: Sequence[Request]) -> list[Request]:
     """What a read asks Redis: the revision of the layouts first, then ``requests``. HMGET needs a field."""
-    return [_revision(project), *((k, f or (REVISION,)) for k, f in requests)]
+    return [_revision(project)] + [(k, f or (REVISION,)) for k, f in requests]
 
 
 @lru_cache(maxsize=64)
@@ -273,7 +273,7 @@ def _revision(project: str) -> Request:
 def packed(requests: Sequence[Request]) -> bytes:
     """The HMGET commands of all requests as one string in Redis's protocol."""
     return b"".join([
-        _remembered(keys, tuple(fields)) if isinstance(keys, tuple) else _commands(keys, *_frame(tuple(fields)))
+        _remembered(keys, tuple(fields)) if type(keys) is tuple else _commands(keys, *_frame(tuple(fields)))
         for keys, fields in requests
         if keys
     ])  # fmt: skip

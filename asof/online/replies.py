@@ -112,9 +112,8 @@ class HashReplies:
             return list(self._blocks)
         grouped: list[Sequence[Reply]] = []
         found, at = self._replies.found, 0
-        for reply in found:
-            if isinstance(reply, hiredis.ReplyError):
-                raise redis.ResponseError(str(reply))
+        for error in [reply for reply in found if type(reply) is not list]:
+            raise redis.ResponseError(str(error))
         for count in self._counts:
             grouped.append(found[at : at + count])
             at += count

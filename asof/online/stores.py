@@ -19,7 +19,7 @@ Request = tuple[Sequence[bytes], Sequence[bytes]]
 """Keys, and the fields to read of each."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Fetched:
     """What a store answered: the revision of its layouts; per request, per key, per field the value or None."""
 

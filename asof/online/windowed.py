@@ -13,6 +13,7 @@ from asof.contract import View
 from asof.instants import from_micros
 from asof.online import buckets
 from asof.online.buckets import NEVER
+from asof.online.cells import Cells
 from asof.online.events import Stored
 from asof.online.layouts import Layout
 from asof.online.status import statuses
@@ -68,6 +69,10 @@ class WindowDecoder:
         answer.event_times[found, member] = ts[found]
         stale = found & (at - ts > self.view.ttl) if self.view.ttl else np.zeros(len(at), bool)
         self._place(table, found, stale, answer)
+
+    def alone(self, fetched: Sequence[Sequence[bytes | None]], moment: int, member: int, cells: Cells) -> bool:
+        """As :meth:`asof.online.plain.PlainDecoder.alone`; windows are never the usual case."""
+        return False
 
     def _merged(self, fetched: Sequence[Sequence[bytes | None]]) -> list[buckets.Stored]:
         """What events were merged into; nothing where none were."""

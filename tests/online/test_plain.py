@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from asof.online import MemoryStore, Vectors, Writer
 from asof.online.plain import PlainDecoder
 from asof.online.plan import ReadPlan, Wanted
 from asof.online.replies import Block, HashReplies
+from asof.online.status import Status
 from asof.online.stores import Fetched
 from tests.online.tables import SECOND, T, plain, rows
 from tests.online.test_replies import encoded
@@ -71,6 +73,40 @@ def test_quick_and_thorough(question: Any, exact: bool) -> None:
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(PlainDecoder, "_quickly", lambda *_: False)
         assert alike(quick, plan.vectors(keys, fetched, at))
+
+
+@given(questions(), st.booleans())
+def test_single_rows(question: Any, exact: bool) -> None:
+    """A row asked for alone, of two views on one key, is what thorough reading gives."""
+    view, names, kept, asked, moments = question
+    store, twin = stored(view, kept), replace(view, alias="twin")
+    wanted = [Wanted(view, tuple(names)), Wanted(twin, tuple(reversed(names)))]
+    plan = ReadPlan("tests", wanted, store.layouts("tests"), 1, exact=exact)
+    for key, moment in zip(asked[:5], moments, strict=False):
+        keys, at = plan.ask({"key": [key]}, 1), np.array([moment])
+        fetched = store.fetch("tests", plan.requests(keys))
+        single = plan.vectors(keys, fetched, at)
+        with pytest.MonkeyPatch.context() as patched:
+            patched.setattr(PlainDecoder, "alone", lambda *_: False)
+            patched.setattr(PlainDecoder, "_quickly", lambda *_: False)
+            assert alike(single, plan.vectors(keys, fetched, at))
+
+
+def test_single_rows_take_the_quick_way() -> None:
+    """Also where a key or its row is missing, and where the row is too old."""
+    view = plain(("a", "float64"), ("b", "int64"), ttl=SECOND)
+    store = stored(view, {1: (T, [False, False]), 2: (T - 2 * SECOND, [False, False])})
+    plan = ReadPlan("tests", [Wanted(view, ("b", "a"))], store.layouts("tests"), 1)
+    found = {}
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(PlainDecoder, "decode", None)
+        for key in (1, 2, 3, None):
+            keys = plan.ask({"key": [key]}, 1)
+            found[key] = plan.vectors(keys, store.fetch("tests", plan.requests(keys)), np.array([T]))
+    assert found[1].values.tolist() == [[float(2**60 + 2), 1.1]]
+    assert {key: set(v.statuses[0].tolist()) for key, v in found.items()} == {
+        1: {Status.PRESENT}, 2: {Status.OUTSIDE_MAX_AGE}, 3: {Status.NOT_FOUND}, None: {Status.NOT_FOUND}
+    }  # fmt: skip
 
 
 def arrived(groups: Sequence[Sequence[Sequence[bytes | None]]]) -> list[Sequence[Sequence[bytes | None]]]:
