@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
@@ -18,6 +17,7 @@ class Cells:
     """The cells of an answer.
 
     Attributes:
+        answer: The answer.
         numbers: Its values.
         values: Their bytes, row by row.
         statuses: Its statuses, a byte each, row by row.
@@ -26,10 +26,14 @@ class Cells:
         stride: Bytes of a row of values.
     """
 
-    __slots__ = ("numbers", "statuses", "stride", "times", "values", "width")
+    __slots__ = ("answer", "numbers", "statuses", "stride", "times", "values", "width")
 
     def __init__(self, answer: Vectors) -> None:
-        self.numbers: NDArray[np.float64] = answer.values
-        self.values, self.statuses = answer.values.data.cast("B"), answer.statuses.data.cast("B")
-        self.times, self.width = answer.event_times, len(answer.columns)
+        self.answer, self.numbers, self.times = answer, answer.values, answer.event_times
+        self.values, self.statuses = _bytes(answer.values), _bytes(answer.statuses)
+        self.width = len(answer.columns)
         self.stride = self.width * WIDTH
+
+
+def _bytes(array: NDArray[Any]) -> memoryview:
+    return array.data.cast("B") if array.size else memoryview(b"")

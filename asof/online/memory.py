@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from asof.online.buckets import HEADER
 from asof.online.events import HEAD, Pruning
@@ -59,8 +59,10 @@ class MemoryStore:
         """Register what readers compare their contract with."""
         self._views.setdefault(project, {}).update(views)
 
-    def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
-        """What is stored for every request."""
+    def fetch(
+        self, project: str, requests: Sequence[Request], meanwhile: Callable[[], object] | None = None
+    ) -> Fetched:
+        """What is stored for every request; there is no time for anything meanwhile."""
         with self._lock:
             values = [[[self._hashes.get(k, {}).get(f) for f in fields] for k in keys] for keys, fields in requests]
             return Fetched(self._revisions.get(project, 0), values)

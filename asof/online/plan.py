@@ -159,38 +159,45 @@ class ReadPlan:
     def vectors(self, asked: Sequence[Asked], fetched: Fetched, at: Ints) -> Vectors:
         """The values of n rows as of the moments ``at`` (int64[n], microseconds UTC), or of the watermark where it is earlier.
 
+        Args:
+            asked: What :meth:`ask` gave.
+            fetched: What the store answered; with what :meth:`blank` gave, where it was called meanwhile.
+            at: The moments.
+
         Raises:
             OnlineStoreError: What is stored is damaged.
         """
         watermarks, *found = fetched.values
         at = _held_back(at, watermarks[0])
-        answer = self._blank(at)
-        for group, member in self._left(found, at.item(), answer) if len(at) == 1 else self._members:
+        cells: Cells = fetched.meanwhile or self.blank(len(at))
+        answer = cells.answer
+        answer.as_of = at
+        for group, member in self._left(found, at.item(), cells) if len(at) == 1 else self._members:
             stored, row = found[group], asked[group].row
             self._decoders[member].decode(stored, row, at, member, answer)
             if self._rounded(member, answer):
                 self._exactly[member].decode(stored, row, at, member, answer)
         return answer
 
-    def _left(self, found: Sequence[Sequence[Reply]], moment: int, answer: Vectors) -> list[tuple[int, int]]:
+    def _left(self, found: Sequence[Sequence[Reply]], moment: int, cells: Cells) -> list[tuple[int, int]]:
         """Fill in the views of the only row in turn, with less effort than for many rows; those for which that is not enough."""
-        cells = Cells(answer)
         return [
             (group, member)
             for group, member in self._members
-            if not self._decoders[member].alone(found[group], moment, member, cells) or self._rounded(member, answer)
+            if not self._decoders[member].alone(found[group], moment, member, cells)
+            or self._rounded(member, cells.answer)
         ]
 
     def _rounded(self, member: int, answer: Vectors) -> bool:
         """Whether what was read of a view has to be read again, exactly."""
         return member in self._exactly and _inexact(self._decoders[member], answer)
 
-    def _blank(self, at: Ints) -> Vectors:
-        """The answer of n rows of which nothing is known."""
-        values, states, times = self._unknown if len(at) == 1 else self._made(len(at))
-        if len(at) == 1:  # which is copied faster than made
+    def blank(self, rows: int) -> Cells:
+        """The answer of n rows of which nothing is known, which :meth:`vectors` may fill; its ``as_of`` means nothing yet."""
+        values, states, times = self._unknown if rows == 1 else self._made(rows)
+        if rows == 1:  # which is copied faster than made
             values, states, times = values.copy(), states.copy(), times.copy()
-        return Vectors(self.columns, values, {}, states, self.views, times, at)
+        return Cells(Vectors(self.columns, values, {}, states, self.views, times, _ALONE))
 
     def _made(self, rows: int) -> tuple[NDArray[np.float64], NDArray[np.uint8], Ints]:
         """Values, statuses and event times of n rows of which nothing is known."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -109,11 +110,11 @@ def plan_of(contract: Contract) -> ReadPlan:
 def read(plan: ReadPlan, store: ReadableStore, keys: Keys, at: Ints) -> tuple[Vectors, ReadPlan]:
     """Read by any plan; see :meth:`Reader.read`. Also gives the plan to use from now on."""
     moments = np.asarray(at, np.int64)
-    asked = plan.ask(keys, len(moments))
-    fetched = store.fetch(plan.project, plan.requests(asked))
+    asked, blank = plan.ask(keys, len(moments)), partial(plan.blank, len(moments))
+    fetched = store.fetch(plan.project, plan.requests(asked), blank)
     while fetched.revision != plan.revision:
         plan = plan.with_layouts(store.layouts(plan.project), fetched.revision)
-        fetched = store.fetch(plan.project, plan.requests(asked))
+        fetched = store.fetch(plan.project, plan.requests(asked), blank)
     return plan.vectors(asked, fetched, moments), plan
 
 

@@ -7,7 +7,7 @@ authenticates their connections. A cluster is read and written through redis-py'
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -50,7 +50,7 @@ class RedisStore:
     """
 
     def __init__(self, settings: OnlineSettings, client: Client | None = None) -> None:
-        self.settings = settings
+        self.settings, self._translated = settings, translated(settings)
         self.client: Any = client if client is not None else connect(settings)
         self._lines: Lines | None = None
         if not isinstance(self.client, RedisCluster):
@@ -98,19 +98,21 @@ class RedisStore:
             if views:
                 self.client.hset(views_key(project), mapping=dict(views))
 
-    def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
-        """What is stored for every request, in one round trip.
+    def fetch(
+        self, project: str, requests: Sequence[Request], meanwhile: Callable[[], object] | None = None
+    ) -> Fetched:
+        """What is stored for every request, in one round trip; ``meanwhile`` is called for each question that was sent.
 
         Raises:
             OnlineStoreError: Redis does not answer after ``settings.retries`` further tries.
         """
-        with translated(self.settings):
+        with self._translated:
             asked = questions(project, requests)
             if self._lines is None:
                 # Nodes answer side by side: what comes first (watermarks) has to be there before the rest is asked for.
                 return grouped(asked, self._cluster_replies(asked[:2]) + self._cluster_replies(asked[2:]))
             counts = [len(keys) for keys, _ in asked]
-            return answered(self._lines.exchange(packed(asked), lambda: HashReplies(counts)))
+            return answered(self._lines.exchange(packed(asked), lambda: HashReplies(counts, meanwhile)))
 
     def put_rows(self, target: Target, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
         """Write rows, each one unless the store has a newer one; returns how many were news. See :data:`PUT_ROWS`."""
@@ -306,7 +308,7 @@ def _frame(fields: tuple[bytes, ...]) -> tuple[bytes, bytes]:
 def answered(replies: HashReplies) -> Fetched:
     """What the answer to :func:`questions` says."""
     first, *found = replies.groups()
-    return Fetched(int(first[0][0] or 0), found)
+    return Fetched(int(first[0][0] or 0), found, replies.meanwhile)
 
 
 def parsed_layouts(found: dict[bytes, bytes]) -> dict[int, Layout]:

@@ -7,7 +7,7 @@ that differs sends everything to hiredis.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -77,10 +77,11 @@ class HashReplies:
 
     Args:
         counts: How many keys each group asks for.
+        meanwhile: What is called once before any reply arrives; what it gives is kept as ``meanwhile``.
     """
 
-    def __init__(self, counts: Sequence[int]) -> None:
-        self._counts = counts
+    def __init__(self, counts: Sequence[int], meanwhile: Callable[[], object] | None = None) -> None:
+        self._counts, self.meanwhile = counts, meanwhile and meanwhile()
         self._total = sum(counts)
         self._replies: Replies | None = Replies(self._total) if self._total <= FEW else None
         self._data = bytearray()

@@ -6,9 +6,9 @@ of a windowed view's events each is kept once. What the bytes mean is not its bu
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 from asof.online.events import Pruning
 from asof.online.folding import Exchange
@@ -21,10 +21,17 @@ Request = tuple[Sequence[bytes], Sequence[bytes]]
 
 @dataclass(slots=True)
 class Fetched:
-    """What a store answered: the revision of its layouts; per request, per key, per field the value or None."""
+    """What a store answered.
+
+    Attributes:
+        revision: Of its layouts.
+        values: Per request, per key, per field the value or None.
+        meanwhile: What the caller had made meanwhile; None for nothing.
+    """
 
     revision: int
     values: Sequence[Sequence[Sequence[bytes | None]]]
+    meanwhile: Any = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,8 +87,16 @@ class ReadableStore(Protocol):
     def views(self, project: str) -> dict[str, str]:
         """What was registered for each view."""
 
-    def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
-        """What is stored for every request, in one round trip."""
+    def fetch(
+        self, project: str, requests: Sequence[Request], meanwhile: Callable[[], object] | None = None
+    ) -> Fetched:
+        """What is stored for every request, in one round trip.
+
+        Args:
+            project: The project.
+            requests: The requests.
+            meanwhile: What may be called while the store works, again if it is asked again; what it gave last is part of the answer.
+        """
 
     def close(self) -> None:
         """Give back all connections."""

@@ -16,6 +16,7 @@ from asof.contract import View
 from asof.online import MemoryStore, Vectors, Writer
 from asof.online.plain import PlainDecoder
 from asof.online.plan import ReadPlan, Wanted
+from asof.online.reader import read
 from asof.online.replies import Block, HashReplies
 from asof.online.status import Status
 from asof.online.stores import Fetched
@@ -107,6 +108,17 @@ def test_single_rows_take_the_quick_way() -> None:
     assert {key: set(v.statuses[0].tolist()) for key, v in found.items()} == {
         1: {Status.PRESENT}, 2: {Status.OUTSIDE_MAX_AGE}, 3: {Status.NOT_FOUND}, None: {Status.NOT_FOUND}
     }  # fmt: skip
+
+
+def test_no_features() -> None:
+    """A view of which nothing is read, alone or not, and no view at all."""
+    view = plain(("a", "float64"))
+    store = stored(view, {1: (T, [False])})
+    for wanted in ([Wanted(view, ())], []):
+        for asked in ([1], [1, 1, 2]):
+            found, _ = read(ReadPlan("tests", wanted), store, {"key": asked}, np.full(len(asked), T))
+            assert found.values.shape == found.statuses.shape == (len(asked), 0)
+            assert found.event_times.shape == (len(asked), len(wanted))
 
 
 def arrived(groups: Sequence[Sequence[Sequence[bytes | None]]]) -> list[Sequence[Sequence[bytes | None]]]:
