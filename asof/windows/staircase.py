@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -47,7 +48,7 @@ def newest(events: Events, questions: Questions) -> Ints:
     key, asked = _narrow(key, questions.key)
     workers = _WORKERS if len(key) + len(asked) > _ALONE else 1
     builds = _steps(key, arrival, late=events.arrival is not events.ts)
-    *steps, asking = _together([*builds, partial(_Asking.of, asked, questions.t)], workers)
+    asking, *steps = _together(chain([partial(_Asking.of, asked, questions.t)], builds), workers)
     found = _last_of_key(steps[0], asking, workers)
     for others in steps[1:]:
         np.maximum(found, _last_of_key(others, asking, workers), out=found)
@@ -55,8 +56,8 @@ def newest(events: Events, questions: Questions) -> Ints:
     return found if order is None else np.where(found < 0, -1, order[found])
 
 
-def _together(works: Sequence[Callable[[], Any]], workers: int) -> list[Any]:
-    """The results of ``works``, done side by side; what they call in numpy takes long and needs no interpreter."""
+def _together(works: Iterable[Callable[[], Any]], workers: int) -> list[Any]:
+    """The results of ``works``, done side by side, the first while others are still being named; numpy needs no interpreter."""
     if workers == 1:
         return [work() for work in works]
     with ThreadPoolExecutor(max_workers=workers) as pool:
@@ -133,15 +134,16 @@ class _Steps:
     answers: Ints | None
 
 
-def _steps(key: Ints, arrival: Ints, *, late: bool) -> list[Callable[[], _Steps]]:
+def _steps(key: Ints, arrival: Ints, *, late: bool) -> Iterator[Callable[[], _Steps]]:
     """What makes the steps of events in order of time: of those that become known in that order, and of those that are overtaken."""
     if not late or not (arrival[1:] < arrival[:-1]).any():
-        return [partial(_packed, key, arrival, None)]
+        yield partial(_packed, key, arrival, None)
+        return
     known = np.minimum.accumulate(arrival[::-1])[::-1]
     overtaken = arrival > known
     stragglers = np.flatnonzero(overtaken)
-    stairs = partial(_stairs, key[stragglers], arrival[stragglers], stragglers)
-    return [partial(_packed, key, known, overtaken), stairs]
+    yield partial(_packed, key, known, overtaken)
+    yield partial(_stairs, key[stragglers], arrival[stragglers], stragglers)
 
 
 def _packed(key: Ints, arrival: Ints, skipped: Flags | None, answers: Ints | None = None) -> _Steps:

@@ -77,7 +77,7 @@ def _known_too_late(arrival: np.ndarray, t: np.ndarray) -> np.ndarray:
 
 
 def _without_overtaken(*given: Any, late: bool) -> Any:
-    return steps(*given, late=late)[:1]
+    return list(steps(*given, late=late))[:1]
 
 
 def _overtaken_as_well(key: Any, arrival: Any, skipped: Any, answers: Any = None) -> Any:
