@@ -11,8 +11,7 @@ from asof.online.connections import AsyncClient, close_async, connect_async, tra
 from asof.online.layouts import Layout
 from asof.online.lines_async import AsyncLines
 from asof.online.names import layouts_key, views_key
-from asof.online.redis_store import answered, grouped, packed, parsed_layouts, questions
-from asof.online.replies import HashReplies
+from asof.online.redis_store import answered, expected, grouped, packed, parsed_layouts, questions
 from asof.online.stores import Fetched, Request
 from asof.settings import OnlineSettings
 
@@ -47,11 +46,10 @@ class AsyncRedisStore:
     async def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
         """As :meth:`asof.online.redis_store.RedisStore.fetch`."""
         with translated(self.settings):
-            asked = questions(project, requests)
             if self._lines is None:
+                asked = questions(project, requests)
                 return grouped(asked, await self._cluster_replies(asked[:2]) + await self._cluster_replies(asked[2:]))
-            counts = [len(keys) for keys, _ in asked]
-            return answered(await self._lines.exchange(packed(asked), lambda: HashReplies(counts)))
+            return answered(await self._lines.exchange(packed(project, requests), lambda: expected(requests)))
 
     async def _cluster_replies(self, asked: Sequence[Request]) -> list[Any]:
         pipe = self.client.pipeline(transaction=False)

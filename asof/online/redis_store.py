@@ -107,12 +107,11 @@ class RedisStore:
             OnlineStoreError: Redis does not answer after ``settings.retries`` further tries.
         """
         with self._translated:
-            asked = questions(project, requests)
             if self._lines is None:
+                asked = questions(project, requests)
                 # Nodes answer side by side: what comes first (watermarks) has to be there before the rest is asked for.
                 return grouped(asked, self._cluster_replies(asked[:2]) + self._cluster_replies(asked[2:]))
-            counts = [len(keys) for keys, _ in asked]
-            return answered(self._lines.exchange(packed(asked), lambda: HashReplies(counts, meanwhile)))
+            return answered(self._lines.exchange(packed(project, requests), lambda: expected(requests, meanwhile)))
 
     def put_rows(self, target: Target, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
         """Write rows, each one unless the store has a newer one; returns how many were news. See :data:`PUT_ROWS`."""
@@ -264,27 +263,29 @@ class RedisStore:
 
 def questions(project: str, requests: Sequence[Request]) -> list[Request]:
     """What a read asks Redis: the revision of the layouts first, then ``requests``. HMGET needs a field."""
-    return [_revision(project)] + [(k, f or (REVISION,)) for k, f in requests]
+    return [((layouts_key(project),), (REVISION,)), *((k, f or (REVISION,)) for k, f in requests)]
+
+
+def packed(project: str, requests: Sequence[Request]) -> bytes:
+    """The HMGET commands of :func:`questions` as one string in Redis's protocol."""
+    commands = [_revision(project)]
+    for keys, fields in requests:
+        if type(keys) is tuple:
+            commands.append(_remembered(keys, tuple(fields)))
+        elif keys:
+            commands.append(_commands(keys, *_frame(tuple(fields))))
+    return b"".join(commands)
 
 
 @lru_cache(maxsize=64)
-def _revision(project: str) -> Request:
-    return (layouts_key(project),), (REVISION,)
-
-
-def packed(requests: Sequence[Request]) -> bytes:
-    """The HMGET commands of all requests as one string in Redis's protocol."""
-    return b"".join([
-        _remembered(keys, tuple(fields)) if type(keys) is tuple else _commands(keys, *_frame(tuple(fields)))
-        for keys, fields in requests
-        if keys
-    ])  # fmt: skip
+def _revision(project: str) -> bytes:
+    return _commands((layouts_key(project),), *_frame((REVISION,)))
 
 
 @lru_cache(maxsize=256)
 def _remembered(keys: tuple[bytes, ...], fields: tuple[bytes, ...]) -> bytes:
     """The commands of keys that are asked for at every read, which come as a tuple."""
-    return _commands(keys, *_frame(fields))
+    return _commands(keys, *_frame(fields)) if keys else b""
 
 
 def _commands(keys: Sequence[bytes], head: bytes, tail: bytes) -> bytes:
@@ -300,9 +301,15 @@ def _commands(keys: Sequence[bytes], head: bytes, tail: bytes) -> bytes:
 
 @lru_cache(maxsize=1024)
 def _frame(fields: tuple[bytes, ...]) -> tuple[bytes, bytes]:
-    """What comes before and after the key of an HMGET command."""
+    """What comes before and after the key of an HMGET command, which needs a field."""
+    fields = fields or (REVISION,)
     tail = b"".join(b"\r\n$%d\r\n%b" % (len(f), f) for f in fields)
     return b"*%d\r\n$5\r\nHMGET\r\n$" % (len(fields) + 2), tail + b"\r\n"
+
+
+def expected(requests: Sequence[Request], meanwhile: Callable[[], object] | None = None) -> HashReplies:
+    """What takes the answer to :func:`questions`."""
+    return HashReplies([1, *[len(keys) for keys, _ in requests]], meanwhile)
 
 
 def answered(replies: HashReplies) -> Fetched:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from typing import Any
 
 import hiredis
@@ -83,6 +84,7 @@ class HashReplies:
     def __init__(self, counts: Sequence[int], meanwhile: Callable[[], object] | None = None) -> None:
         self._counts, self.meanwhile = counts, meanwhile and meanwhile()
         self._total = sum(counts)
+        self._bounds = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
         self._replies: Replies | None = Replies(self._total) if self._total <= FEW else None
         self._data = bytearray()
         self._blocks: list[Block] = []
@@ -111,14 +113,10 @@ class HashReplies:
         """
         if self._replies is None:
             return list(self._blocks)
-        grouped: list[Sequence[Reply]] = []
-        found, at = self._replies.found, 0
+        found = self._replies.found
         for error in [reply for reply in found if type(reply) is not list]:
             raise redis.ResponseError(str(error))
-        for count in self._counts:
-            grouped.append(found[at : at + count])
-            at += count
-        return grouped
+        return [found[bounds] for bounds in self._bounds]
 
     def _block(self, count: int) -> bool:
         """Take the replies of one group; whether all are there.

@@ -13,14 +13,14 @@ import hiredis
 import numpy as np
 
 from asof.online import Reader
-from asof.online.redis_store import packed, questions
+from asof.online.redis_store import packed
 
 
 def floors(reader: Reader, wanted: Sequence[int], port: int) -> dict[str, Callable[[], None]]:
     """Both floors for these keys."""
     reader.read({"key": wanted}, np.zeros(len(wanted), np.int64))
     asked = reader.plan.ask({"key": wanted}, len(wanted))
-    command = packed(questions("bench", reader.plan.requests(asked)))
+    command = packed("bench", reader.plan.requests(asked))
     size = _size(command, 2 + sum(len(a.keys) for a in asked), port)
     sleeping, polling = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
     polling.setblocking(False)
