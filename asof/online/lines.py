@@ -26,6 +26,8 @@ PATIENCE = 16
 RARELY = 64
 RECEIVE = 1 << 17
 """Bytes that a line receives at a time, into memory of its own: larger pieces of new memory cost more than what is in them."""
+FIRST = b"*"
+"""What every command begins with."""
 _now = time.perf_counter_ns
 
 
@@ -79,6 +81,20 @@ class Lines:
                 self._kept(line)
                 return fed
 
+    def nudge(self) -> None:
+        """Wake Redis for a question that is about to come: to wake takes it as long as to answer, and we may think meanwhile.
+
+        What is sent is how every command begins; the line's next exchange sends the rest. Nothing is promised.
+        """
+        if self._process != os.getpid():
+            return
+        try:
+            line = self._idle.pop()
+        except IndexError:
+            return
+        line.nudge()
+        self._idle.append(line)
+
     def close(self) -> None:
         """Give the idle connections back to redis-py."""
         for line in self._emptied():
@@ -119,10 +135,10 @@ class Lines:
 class _Line:
     """One connection, used by one thread at a time. A plain socket does not block here; redis-py gets it back as it was."""
 
-    __slots__ = ("_buffer", "_late", "_plain", "_socket", "_timeout", "connection", "used")
+    __slots__ = ("_buffer", "_late", "_nudged", "_plain", "_socket", "_timeout", "connection", "used")
 
     def __init__(self, connection: Any) -> None:
-        self.connection, self.used, self._late = connection, False, 0
+        self.connection, self.used, self._late, self._nudged = connection, False, 0, 0
         self._buffer = memoryview(bytearray(RECEIVE))
         self._socket: Any = connection._sock  # noqa: SLF001 - redis-py parses ten times slower
         self._timeout = self._socket.gettimeout()
@@ -131,9 +147,19 @@ class _Line:
             self._socket.setblocking(False)
 
     def give_back(self, pool: Any) -> None:
-        if self._plain:
+        if self._nudged:
+            self.connection.disconnect()  # redis-py cannot know what was begun
+        elif self._plain:
             self._socket.settimeout(self._timeout)
         pool.release(self.connection)
+
+    def nudge(self) -> None:
+        """Send the first byte of the next command, unless Redis is too far away or too busy for that to matter."""
+        if self._plain and POLL and self._late < PATIENCE and not self._nudged:
+            try:
+                self._nudged = self._socket.send(FIRST)
+            except OSError:
+                return  # the exchange meets it again
 
     def exchange(self, command: bytes, answer: Callable[[], F]) -> F:
         """What takes the answer is made while Redis works."""
@@ -154,7 +180,7 @@ class _Line:
         return fed
 
     def _send(self, command: bytes) -> None:
-        sent = 0
+        sent, self._nudged = self._nudged, 0
         while sent < len(command):
             try:
                 sent += self._socket.send(command[sent:] if sent else command)

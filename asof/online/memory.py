@@ -38,6 +38,9 @@ class MemoryStore:
     def ping(self) -> None:
         """Memory always answers."""
 
+    def nudge(self) -> None:
+        """Memory never sleeps."""
+
     def layouts(self, project: str) -> dict[int, Layout]:
         """Every layout that was ever written in ``project``, by id."""
         return dict(self._layouts.get(project, {}))

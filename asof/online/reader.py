@@ -110,6 +110,8 @@ def plan_of(contract: Contract) -> ReadPlan:
 def read(plan: ReadPlan, store: ReadableStore, keys: Keys, at: Ints) -> tuple[Vectors, ReadPlan]:
     """Read by any plan; see :meth:`Reader.read`. Also gives the plan to use from now on."""
     moments = np.asarray(at, np.int64)
+    if len(moments) == 1:  # before more could be asked, Redis would be asleep again
+        store.nudge()
     asked, blank = plan.ask(keys, len(moments)), partial(plan.blank, len(moments))
     fetched = store.fetch(plan.project, plan.requests(asked), blank)
     while fetched.revision != plan.revision:

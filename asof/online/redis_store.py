@@ -98,6 +98,11 @@ class RedisStore:
             if views:
                 self.client.hset(views_key(project), mapping=dict(views))
 
+    def nudge(self) -> None:
+        """Wake Redis for a question that is about to come."""
+        if self._lines is not None:
+            self._lines.nudge()
+
     def fetch(
         self, project: str, requests: Sequence[Request], meanwhile: Callable[[], object] | None = None
     ) -> Fetched:

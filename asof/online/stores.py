@@ -78,6 +78,9 @@ class StaleLayoutsError(Exception):
 class ReadableStore(Protocol):
     """What a reader needs of a store."""
 
+    def nudge(self) -> None:
+        """Be told that :meth:`fetch` is about to be called."""
+
     def ping(self) -> None:
         """Raise :class:`asof.errors.OnlineStoreError` unless the store answers."""
 

@@ -17,8 +17,9 @@ import hiredis
 import pytest
 import redis
 
-from asof.errors import OnlineStoreError
+from asof.errors import OnlineStoreError, RequestError
 from asof.online import AsyncReader, Reader, Vectors, Writer, lines
+from asof.online.redis_store import RedisStore
 from asof.online.replies import Replies
 from asof.redis_server import EmbeddedRedis
 from asof.settings import OnlineSettings
@@ -275,3 +276,76 @@ def test_a_cancelled_read_leaves_no_answer_behind(port: int) -> None:
         return list(found.values[:, 0])
 
     assert asyncio.run(go()) == [7.0]
+
+
+ONE = {"key": [7]}
+
+
+def one(reader: Reader) -> list[float]:
+    return reader.read(ONE, at(1)).values[0].tolist()
+
+
+def test_a_question_that_is_never_asked(port: int) -> None:
+    """Redis is woken for a read whose keys turn out wrong: the next read, a write, and redis-py itself get their answers."""
+    store = RedisStore(to(port, retries=0))
+    reader = Reader(contract(VIEW), store)
+    assert one(reader) == [7.0, 1.0]
+    for _ in range(3):
+        with pytest.raises(RequestError):
+            reader.read({"key": ["seven"]}, at(1))
+    assert one(reader) == [7.0, 1.0]
+    with pytest.raises(RequestError):
+        reader.read({"key": ["seven"]}, at(1))
+    Writer("tests", store).write(VIEW, rows({"key": [7], "a": [7.0], "b": [1.0]}))
+    store.nudge()
+    reader.close()
+    store.ping()
+    assert one(reader) == [7.0, 1.0]
+    reader.close()
+
+
+def test_redis_hears_of_a_question_before_it_is_asked(port: int) -> None:
+    """One byte, once, on a line that nobody else uses; nothing where there is no line, or where polling does not help."""
+    with redis.Redis(port=port, protocol=2) as client, redis.Redis(port=port, decode_responses=True) as other:
+        mine, command = lines.Lines(client.connection_pool, 0), hiredis.pack_command(("PING",))
+
+        def waiting() -> list[str]:
+            return [c["qbuf"] for c in other.client_list() if c["qbuf"] == "1"]
+
+        mine.nudge()
+        assert not waiting()
+        mine.exchange(command, lambda: Replies(1))
+        for _ in range(2):
+            mine.nudge()
+            servers.until(lambda: len(waiting()) == 1)
+        assert mine.exchange(command, lambda: Replies(1)).found == [b"PONG"]
+        assert not waiting()
+        mine._idle[-1]._late = lines.PATIENCE  # as if Redis were far away
+        mine.nudge()
+        assert not waiting()
+        mine.close()
+
+
+def test_waking_a_redis_that_has_gone_costs_no_try(port: int) -> None:
+    """Without any retries, a read of one key whose connection was closed since the last read gets its answer."""
+    reader = Reader(contract(VIEW), to(port, retries=0))
+    with redis.Redis(port=port) as other:
+        for pause in (0.0, 0.0, 0.05):
+            assert one(reader) == [7.0, 1.0]
+            other.client_kill_filter(_type="normal", skipme=True)
+            time.sleep(pause)
+    assert one(reader) == [7.0, 1.0]
+    reader.close()
+
+
+def test_a_fork_wakes_nobody(port: int) -> None:
+    """A child process writes nothing to its parent's connections, also where it asks nothing."""
+    reader = Reader(contract(VIEW), to(port))
+    assert one(reader) == [7.0, 1.0]
+    child = os.fork()
+    if child == 0:
+        reader.store.nudge()
+        os._exit(0)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert one(reader) == [7.0, 1.0]
+    reader.close()
