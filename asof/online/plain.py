@@ -61,7 +61,7 @@ class PlainDecoder:
         self.others = [f.name for f in map(view.feature, features) if not f.numeric or f.dtype in wide]
         self._layouts = {x.id: x for x in layouts}
         self._copies: dict[int, _Copies] = {}
-        self._simple: dict[bytes, _Copies | None] = {}
+        self._simple: dict[bytes, _Copies] = {}
         self._field = fields.start
 
     def decode(

@@ -27,6 +27,7 @@ from asof.online.windowed import WindowDecoder
 Ints = NDArray[np.int64]
 
 _ALONE = np.zeros(1, np.int64)
+_ALONE.flags.writeable = False
 EXACT = 2**53
 """Integers up to this one are exact as float64."""
 

@@ -62,12 +62,12 @@ class RedisStore:
         Raises:
             OnlineStoreError: It does not.
         """
-        with translated(self.settings):
+        with self._translated:
             self.client.ping()
 
     def layouts(self, project: str) -> dict[int, Layout]:
         """Every layout that was ever written in ``project``, by id."""
-        with translated(self.settings):
+        with self._translated:
             found: Any = self.client.hgetall(layouts_key(project))
         return parsed_layouts(found)
 
@@ -78,7 +78,7 @@ class RedisStore:
             OnlineStoreError: Another layout has the same id.
         """
         text = layout.to_json()
-        with translated(self.settings):
+        with self._translated:
             stored, revision = self.client.eval(ADD_LAYOUT, 1, layouts_key(project), f"{layout.id:08x}", text)
         if stored != text.encode():
             raise OnlineStoreError(
@@ -88,13 +88,13 @@ class RedisStore:
 
     def views(self, project: str) -> dict[str, str]:
         """What was registered for each view."""
-        with translated(self.settings):
+        with self._translated:
             found: Any = self.client.hgetall(views_key(project))
         return {name.decode(): text.decode() for name, text in found.items()}
 
     def set_views(self, project: str, views: Mapping[str, str]) -> None:
         """Register what readers compare their contract with."""
-        with translated(self.settings):
+        with self._translated:
             if views:
                 self.client.hset(views_key(project), mapping=dict(views))
 
@@ -148,7 +148,7 @@ class RedisStore:
 
     def drop(self, project: str, view: str) -> int:
         """Delete what is stored of one view, in steps that do not block Redis; returns how many keys were visited."""
-        with translated(self.settings):
+        with self._translated:
             fields = list({field_of(x) for x in self.layouts(project).values() if x.view == view})
             visited = 0
             for keys in self._scan(project_prefix(project)) if fields else ():
@@ -159,7 +159,7 @@ class RedisStore:
 
     def drop_project(self, project: str) -> int:
         """Delete everything that is stored for a project, in steps; returns how many keys there were."""
-        with translated(self.settings):
+        with self._translated:
             deleted = self._unlink(project_prefix(project))
             self._unlink(streams_prefix(project))
             for key in (layouts_key(project), views_key(project)):
@@ -216,7 +216,7 @@ class RedisStore:
         self, script: str, target: Target, head: list[bytes], keys: Sequence[bytes], values: Sequence[bytes]
     ) -> list[Any]:
         """Run a script over all keys, some at a time; idempotent, so a lost connection is answered by sending again."""
-        with translated(self.settings):
+        with self._translated:
             if self._lines is None:
                 return self._run_in_cluster(script, target, head, keys, values)
             sha = hashlib.sha1(script.encode(), usedforsecurity=False).hexdigest().encode()
