@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -69,3 +70,37 @@ def test_distinct_keys_need_no_choice(tmp_path: Path, monkeypatch: pytest.Monkey
     reader, told = written(tmp_path, [("x", 1, 1, 1), ("y", 1, 2, 2)], (SHOP, ITEM), Interval(T, T + 9 * SECOND))
     found = reader.read({"shop": ["y", "x"], "item": [1, 1]}, at(2, T + 9 * SECOND))
     assert (found.values[:, 0].tolist(), told) == ([1, 0], [-2, 2])
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())])
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "to choose"])
+def test_texts_of_every_type(tmp_path: Path, kind: pa.DataType, *, ties: bool) -> None:
+    """Keys and values that a file holds as categories, long texts or views are the texts that they say."""
+    given = {"shop": ["x", "y", "x"], "item": [1, 1, 1 if ties else 2], "a": ["first", None, "third"]}
+    table = rows(given, [T, T, T + SECOND], [T, T, T + SECOND])
+    for name in ("shop", "a"):
+        table = table.set_column(table.column_names.index(name), name, table[name].cast(pa.string()).cast(kind))
+    pq.write_table(table, tmp_path / "events")
+    view, store = plain(("a", "string"), keys=(SHOP, ITEM)), MemoryStore()
+
+    materialize(view, Writer("tests", store), tmp_path, Interval(T, T + 9 * SECOND), None)
+
+    asked = {"shop": ["x", "y"], "item": [1, 1]}
+    found = Reader(contract(view), store).read(asked, at(2, T + 9 * SECOND))
+    assert list(found.column("profile", "a")) == ["third" if ties else "first", None]
+
+
+@pytest.mark.parametrize("ties", [False, True], ids=["distinct", "to choose"])
+def test_keys_of_folder_names(tmp_path: Path, *, ties: bool) -> None:
+    """What only the names of folders tell is of the declared type, as in training: ``item=007`` holds item 7."""
+    for item in (7, 8):
+        folder = tmp_path / "events" / f"item={item:03}"
+        folder.mkdir(parents=True)
+        moments = [T, T + SECOND] if ties else [T]
+        pq.write_table(rows({"a": [item * 10 + i for i in range(len(moments))]}, moments), folder / "0.parquet")
+    view, store = plain(("a", "int64"), keys=(ITEM,)), MemoryStore()
+
+    materialize(view, Writer("tests", store), tmp_path, Interval(T, T + 9 * SECOND), None)
+
+    found = Reader(contract(view), store).read({"item": [8, 7, 9]}, at(3, T + 9 * SECOND))
+    assert str(found.values[:, 0].tolist()) == str([80.0 + ties, 70.0 + ties, float("nan")])
