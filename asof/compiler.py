@@ -24,6 +24,7 @@ from feast.data_format import DeltaFormat
 from feast.feature_view import DUMMY_ENTITY_ID
 
 from asof.contract import (
+    KEY_TYPES,
     WINDOW_FUNCTIONS,
     Aggregation,
     Contract,
@@ -271,7 +272,15 @@ def _dtype(feast_field: Any) -> str:
 
 def _join_keys(view: FeatureView, renamed: Mapping[str, str]) -> tuple[JoinKey, ...]:
     columns = [c for c in view.entity_columns if c.name != DUMMY_ENTITY_ID]
-    return tuple(JoinKey(c.name, renamed.get(c.name, c.name), _dtype(c)) for c in columns)
+    keys = tuple(JoinKey(c.name, renamed.get(c.name, c.name), _dtype(c)) for c in columns)
+    for key in keys:
+        if key.dtype not in KEY_TYPES:
+            # Two numbers that differ may look alike, and a number may look different from itself (1.0 and 1).
+            raise SettingsError(
+                f"join key {key.column!r} of view {view.name!r} is {key.dtype}, expected one of {', '.join(KEY_TYPES)}; "
+                "declare its entity's value_type, or make a text of it"
+            )
+    return keys
 
 
 def _source(view: FeatureView) -> Source:

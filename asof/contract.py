@@ -29,6 +29,8 @@ WINDOW_FUNCTIONS: tuple[WindowFunction, ...] = (
 
 NUMERIC_TYPES = frozenset({"int32", "int64", "float32", "float64", "bool"})
 """Feature types that a model matrix can hold (as float64; NaN is missing)."""
+KEY_TYPES = ("bool", "bytes", "int32", "int64", "string", "timeuuid", "unixtimestamp", "uuid")
+"""Types of join keys: those whose values are equal exactly where they are written alike."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -147,7 +147,7 @@ def _opened(source: str, path: str, reach: Reach) -> _Part:
     stamp = _stamp(source, path)
     try:
         footer = pq.read_metadata(path)
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise _unreadable(source, path, error) from None
     schema = footer.schema.to_arrow_schema()
     # Statistics are found by position, so columns and leaves must be the same.
@@ -172,11 +172,12 @@ def _unreadable(source: str, path: str, error: Exception) -> SourceError:
 
 
 def _alike(schema: pa.Schema, expected: pa.Schema, names: Sequence[str]) -> bool:
-    """Whether a file has the columns in the source's types, without dictionaries, which join and aggregate differently."""
+    """Whether a file has the columns in the source's types, without dictionaries and views, of which Arrow can do less."""
     return all(
         schema.names.count(n) == 1
         and schema.field(n).type == expected.field(n).type
         and not pa.types.is_dictionary(schema.field(n).type)
+        and "_view" not in str(schema.field(n).type)
         for n in names
     )
 
@@ -195,7 +196,7 @@ def _read_others(source: str, part: _Part, names: Sequence[str]) -> pa.Table:
     try:
         with pq.ParquetFile(part.path, metadata=part.footer, memory_map=True, pre_buffer=False) as file:
             return file.read_row_groups(list(part.groups), columns=list(names)).select(list(names))
-    except (OSError, pa.ArrowInvalid) as error:
+    except (OSError, pa.ArrowException) as error:
         raise _unreadable(source, part.path, error) from None
 
 

@@ -28,10 +28,10 @@ class Picks:
     place: Ints
 
     def take(self, column: pa.ChunkedArray) -> pa.Array:
-        """The values of ``column`` at the positions, of its type (of views, of what they are views of)."""
+        """The values of ``column`` at the positions, of its type."""
         words = _WORDS.get(_width(column.type))
         if words is None or not len(column):
-            return joined(_takable(column)).take(_array(pa.int64(), self.place, self._missing))
+            return joined(column).take(_array(pa.int64(), self.place, self._missing))
         values = self._words([_view(chunk, words) for chunk in column.chunks])
         if not column.null_count:
             return pa.Array.from_buffers(column.type, len(values), [self._valid, pa.py_buffer(values)])
@@ -71,13 +71,6 @@ class Picks:
         bounds = positions.searchsorted(np.concatenate([[0], ends]))
         for part, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
             yield part, positions[a:b] - (ends[part] - lengths[part]), places[a:b]
-
-
-def _takable(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Arrow cannot take from views."""
-    if pa.types.is_string_view(column.type):
-        return column.cast(pa.large_string())
-    return column.cast(pa.large_binary()) if pa.types.is_binary_view(column.type) else column
 
 
 def _width(stored: pa.DataType) -> int:

@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from asof.errors import SchemaError
-from asof.offline.columns import joined
+from asof.offline.columns import joined, plain_type
 
 Ints = NDArray[np.int64]
 
@@ -44,19 +44,19 @@ def codes(
 
 
 def cast_like(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.ChunkedArray:
-    """An entity key column in the type that the source has; pandas turns whole numbers with gaps into floats, so they may be that.
+    """A key column in the type that the source has, NaN as null; pandas turns whole numbers with gaps into floats, so they may be that.
 
     Raises:
         SchemaError: The types do not go together.
     """
+    if pa.types.is_dictionary(asked.type):
+        asked = asked.cast(plain_type(asked.type))
+    if pa.types.is_floating(asked.type):
+        asked = pc.if_else(pc.is_nan(asked), pa.scalar(None, asked.type), asked)
     if asked.type == stored:
         return asked
     numbers = pa.types.is_integer(stored)
-    if numbers and pa.types.is_floating(asked.type):
-        asked = pc.if_else(pc.is_nan(asked), pa.scalar(None, asked.type), asked)
-    if numbers and not (
-        pa.types.is_integer(asked.type) or pa.types.is_floating(asked.type) or pa.types.is_null(asked.type)
-    ):
+    if numbers and not (_is_whole(asked.type) or pa.types.is_floating(asked.type) or pa.types.is_null(asked.type)):
         raise SchemaError(f"entity column {name!r} has type {asked.type}, expected {stored} as in the source")
     if (
         pa.types.is_integer(asked.type)
@@ -73,15 +73,27 @@ def cast_like(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.Chun
         raise SchemaError(f"entity column {name!r} has type {asked.type}, expected {stored} as in the source") from None
 
 
+def _is_whole(kind: pa.DataType) -> bool:
+    """Whether values are whole numbers; SQL has decimals for those that no integer can hold."""
+    return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
+
+
 def _out_of_range(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.ChunkedArray:
     """Numbers that the source's narrower type cannot hold are keys that the source does not have: null finds nothing, too."""
-    if not (pa.types.is_integer(asked.type) and pa.types.is_integer(stored)):
+    if not (_is_whole(asked.type) and pa.types.is_integer(stored)):
         raise SchemaError(
             f"entity column {name!r} has {asked.type} values that are no {stored}, expected keys as in the source"
         )
-    info = np.iinfo(stored.to_pandas_dtype())
-    inside = pc.and_(pc.greater_equal(asked, pa.scalar(int(info.min))), pc.less_equal(asked, pa.scalar(int(info.max))))
+    # As decimals, because no integer type has the bounds of all others.
+    low, high = (pa.scalar(bound, pa.decimal128(38, 0)) for bound in _bounds(stored))
+    numbers = asked.cast(pa.decimal128(38, 0))
+    inside = pc.and_(pc.greater_equal(numbers, low), pc.less_equal(numbers, high))
     return pc.if_else(inside, asked, pa.scalar(None, asked.type)).cast(stored)
+
+
+def _bounds(stored: pa.DataType) -> tuple[int, int]:
+    info = np.iinfo(stored.to_pandas_dtype())
+    return int(info.min), int(info.max)
 
 
 def _column_codes(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple[Ints, Ints], int]:

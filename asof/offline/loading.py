@@ -33,6 +33,7 @@ _MANY, _FEW = 4, 64
 _SAMPLE = 8192
 """Rows that are looked at in between; leaving out pays where at most one in ``_MANY`` is of a key that is asked for."""
 _ORDER = ("file_index", "file_row_number")
+"""What DuckDB calls a row's place in the source; out of reach where a column has that name."""
 
 
 @dataclass(frozen=True)
@@ -154,12 +155,14 @@ def _plain(view: View, files: Files, column: str, dtype: str) -> pa.DataType:
 
 def key_sql(keys: Sequence[tuple[str, pa.DataType]], files: Files, engine: DuckDBPyConnection) -> list[str]:
     """Key columns of the source as SQL, in their types; those that folder names tell are text to DuckDB."""
-    empty = [engine.from_arrow(pa.table({"k": pa.array([], stored)})) for _, stored in keys]
-    types = [str(relation.types[0]) for relation in empty]
-    return [
-        f"TRY_CAST({quoted(n)} AS {kind})" if n in files.partitions else quoted(n)
-        for (n, _), kind in zip(keys, types, strict=True)
-    ]
+
+    def sql(name: str, stored: pa.DataType) -> str:
+        if name not in files.partitions:
+            return quoted(name)
+        (kind,) = engine.from_arrow(pa.table({"k": pa.array([], stored)})).types
+        return f"TRY_CAST({quoted(name)} AS {kind})"
+
+    return [sql(*key) for key in keys]
 
 
 def _asked_key(table: pa.Table, name: str, stored: pa.DataType) -> pa.ChunkedArray:
@@ -187,7 +190,7 @@ def _worth_filtering(files: Files, keys: Sequence[tuple[str, pa.DataType]], aske
     sample = _sample(files, [name for name, _ in keys])
     if sample is None:
         return True
-    columns = [sample[name].cast(stored) for name, stored in keys]
+    columns = [cast_like(sample[name], stored, name) for name, stored in keys]
     ours, theirs = codes(columns, asked, (sample.num_rows, len(asked[0])))
     hits = np.isin(ours[ours >= 0], theirs).sum()
     return bool(hits * _MANY <= sample.num_rows)
@@ -198,7 +201,7 @@ def _sample(files: Files, names: Sequence[str]) -> pa.Table | None:
     try:
         with pq.ParquetFile(files.paths[0], memory_map=True, pre_buffer=False) as file:
             return pa.Table.from_batches([next(file.iter_batches(_SAMPLE, columns=list(names)))]).select(list(names))
-    except (OSError, StopIteration, KeyError, pa.ArrowInvalid):
+    except (OSError, StopIteration, KeyError, pa.ArrowException):
         return None
 
 
@@ -222,7 +225,8 @@ def _among(
     files: Files, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray], engine: Engine
 ) -> Iterator[str | None]:
     """The name of a table of the keys that are asked for; None where leaving out the others does not pay."""
-    if not keys or files.rows <= _MANY * len(asked[0]) or not _worth_filtering(files, keys, asked):
+    nameless = set(_ORDER) & set(files.schema.names)
+    if not keys or nameless or files.rows <= _MANY * len(asked[0]) or not _worth_filtering(files, keys, asked):
         yield None
         return
     columns = [f"k{i}" for i in range(len(keys))]
@@ -265,10 +269,17 @@ def _typed_partitions(view: View, files: Files, table: pa.Table) -> pa.Table:
             stored = files.schema.field(name).type
             column = table[name]
             typed = (
-                conform(column, dtypes.get(name, "string"), name) if pa.types.is_null(stored) else column.cast(stored)
+                conform(column, dtypes.get(name, "string"), name) if pa.types.is_null(stored) else _told(column, stored)
             )
             table = table.set_column(table.column_names.index(name), name, typed)
     return table
+
+
+def _told(column: pa.ChunkedArray, stored: pa.DataType) -> pa.ChunkedArray:
+    """What the names of folders tell, in the type of the Delta table; moments are written without their zone, which is UTC."""
+    if pa.types.is_timestamp(stored) and stored.tz:
+        return column.cast(pa.timestamp(stored.unit)).cast(stored)
+    return column.cast(stored)
 
 
 def _coded(
@@ -286,7 +297,7 @@ def _coded(
     kt, unknown = (ts, None) if times[1] == times[0] else micros(table[times[1]], f"column {times[1]!r}")
     if unknown is not None:
         kt = np.where(unknown, ts, kt)
-    stored = [table[k].cast(a.type) for k, a in zip(keys, asked, strict=True)]
+    stored = [cast_like(table[k], a.type, k) for k, a in zip(keys, asked, strict=True)]
     stored_codes, asked_codes = codes(stored, asked, (len(ts), len(at)))
     table = table.select([n for n in dict.fromkeys(columns) if n in table.column_names])
     usable = stored_codes >= 0 if missing is None else (stored_codes >= 0) & ~missing

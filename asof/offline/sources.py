@@ -139,7 +139,7 @@ def _parquet(name: str, path: Path) -> Files:
             footer = pq.read_metadata(file)
             schemas.append(footer.schema.to_arrow_schema())
             rows += footer.num_rows
-        except (pa.ArrowInvalid, OSError) as error:
+        except (pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
             raise SourceError(
                 f"source {name!r}: {file} is no readable Parquet file ({reason}); write it again"

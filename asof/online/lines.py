@@ -92,7 +92,11 @@ class Lines:
             line = self._idle.pop()
         except IndexError:
             return
-        line.nudge()
+        try:
+            line.nudge()
+        except BaseException:
+            self._broken(line)
+            raise
         self._idle.append(line)
 
     def close(self) -> None:

@@ -96,7 +96,7 @@ def request_keys(
     values = values.tolist() if hasattr(values, "tolist") else values
     if rows and len(keys) == 1 and keys[0].dtype in _INTEGERS and set(map(type, values)) == {int}:
         if rows == 1:
-            return [b"%b%d" % (prefix, values[0])], None
+            return [b"%b%d" % (prefix, *values)], None
         distinct = dict.fromkeys(values)
         # Text and bytes are made of all at once, which is twice as fast as of each.
         found = prefix + (_BETWEEN + prefix.decode()).join(map(str, distinct)).encode()

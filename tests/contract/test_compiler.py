@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from feast import Aggregation, Entity, FeatureService, FeatureView, Field, FileSource, PushSource, StreamFeatureView
 from feast.data_format import DeltaFormat
-from feast.types import Array, Float32, Float64, Int64, String
+from feast.types import Array, FeastType, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
 from asof.compiler import DEFAULT_HOP, compile_service, compile_view
@@ -72,6 +72,17 @@ def test_windows_that_cannot_keep_the_law_are_refused(aggregation: Aggregation, 
     """No length, an unknown function, or features that no window produces: each is named."""
     with pytest.raises(SettingsError, match=message):
         compile_view(_windowed(aggregations=[aggregation]))
+
+
+@pytest.mark.parametrize("dtype", [Float32, Float64, Array(Int64)])
+def test_keys_without_one_spelling_are_refused(dtype: FeastType) -> None:
+    """1.0 and 1 would be one key in training and two while serving."""
+    schema = [Field(name="buyer_id", dtype=dtype), Field(name="city", dtype=String)]
+    entity = Entity(name="buyer", join_keys=["buyer_id"], value_type=dtype.to_value_type())
+    view = FeatureView(name="profile", entities=[entity], source=ORDERS, schema=schema)
+    view.entity_columns = schema[:1]
+    with pytest.raises(SettingsError, match=r"join key 'buyer_id' of view 'profile' is .*expected one of bool, bytes"):
+        compile_view(view)
 
 
 def test_plain_types_are_kept() -> None:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+import polars as pl
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 
 from asof.contract import Aggregation, JoinKey
+from asof.errors import SourceError
 from asof.offline import EngineSettings, retrieve
 from asof.offline.columns import joined
 from tests.offline.conftest import DAY, contract, moments, view
@@ -57,6 +60,78 @@ def test_keys_that_the_first_file_does_not_tell(tmp_path: Path) -> None:
     found = retrieve(asks, rows([3, 7, 99] * 30, pa.int64()), at="at", repo=tmp_path)["x"]
 
     assert found.to_pylist() == [None if k == 99 else k * 100 + i % 29 for i, k in enumerate([3, 7, 99] * 30)]
+
+
+def test_moments_as_keys_of_folder_names(tmp_path: Path) -> None:
+    """Delta writes a zoned moment into a folder's name without its zone."""
+    k = moments(*(i + 0.125 for i in range(20)))
+    table = pa.table({"k": k.take(pa.array([i % 20 for i in range(60)])), "ts": moments(*[0] * 60), "x": range(60)})
+    write_deltalake(tmp_path / "data", table, partition_by=["k"])
+    asks = contract(
+        view(features={"x": "int64"}, keys=[JoinKey("k", "k", "unixtimestamp")], path="data", format="delta")
+    )
+    for asked in (k[3:5], k):
+        rows = pa.table({"k": asked, "at": moments(*[1] * len(asked))})
+        found = retrieve(asks, rows, at="at", repo=tmp_path)["x"].to_pylist()
+        assert found == [i for i in range(60) if k[i % 20] in asked][-len(asked) :]
+
+
+@pytest.mark.parametrize("times", [1, 20, 400])
+def test_integers_that_are_too_large_for_the_other_files(tmp_path: Path, times: int) -> None:
+    """Files whose keys are of different integers have the keys that they have, however many rows ask."""
+    (tmp_path / "data").mkdir()
+    for number, keys in enumerate([pa.array([2**63 + i for i in range(200)], pa.uint64()), pa.array(range(200))]):
+        table = pa.table({"k": keys, "ts": moments(*[0] * 200), "x": range(number * 1000, number * 1000 + 200)})
+        pq.write_table(table, tmp_path / "data" / f"{number}.parquet")
+    asks = contract(view(features={"x": "int64"}, path="data"))
+
+    found = retrieve(asks, rows([20, 39, 999] * times, pa.int64()), at="at", repo=tmp_path)["x"]
+
+    assert found.to_pylist() == [1020, 1039, None] * times
+
+
+@pytest.mark.parametrize("times", [1, 400])
+def test_a_source_may_call_its_columns_as_duckdb_does(write: Write, tmp_path: Path, times: int) -> None:
+    """``file_index`` and ``file_row_number`` are names like any other."""
+    write(k=[i % 20 for i in range(400)], ts=moments(*[0] * 400), file_index=range(400), file_row_number=range(400))
+    asks = contract(view(features={"file_index": "int64", "file_row_number": "int64"}))
+
+    found = retrieve(asks, rows([3, 7, 99] * times, pa.int64()), at="at", repo=tmp_path)
+
+    assert found["file_index"].to_pylist() == found["file_row_number"].to_pylist() == [383, 387, None] * times
+
+
+@pytest.mark.parametrize("times", [1, 400])
+def test_keys_that_are_not_there(write: Write, tmp_path: Path, times: int) -> None:
+    """NaN, as pandas writes a missing whole number, is no key, neither in a source nor in entity rows; categories are what they say."""
+    stored = [float("nan") if i % 4 == 0 else float(i % 20) for i in range(400)]
+    write(k=pa.array(stored, pa.float64(), from_pandas=False), ts=moments(*[0] * 400), x=range(400))
+    asks = contract(view(features={"x": "int64"}))
+    floats = pa.array([3.0, float("nan"), 8.0] * times, from_pandas=False)
+    whole = pa.array([3, None, 8] * times, pa.int64()).dictionary_encode()
+
+    for keys in (floats, whole):
+        asked = pa.table({"k": keys, "at": moments(*[1] * len(keys))})
+        assert retrieve(asks, asked, at="at", repo=tmp_path)["x"].to_pylist() == [383, None, None] * times
+
+
+@pytest.mark.parametrize("times", [1, 400])
+def test_lists_of_views(write: Write, tmp_path: Path, times: int) -> None:
+    """Arrow cannot take from views, also inside lists; the values are there however many rows ask."""
+    words = pa.array([["a", None, str(i)] for i in range(400)], pa.list_(pa.string_view()))
+    write(k=[i % 20 for i in range(400)], ts=moments(*[0] * 400), words=words)
+    asks = contract(view(features={"words": "array(string)"}))
+
+    found = retrieve(asks, rows([3, 99] * times, pa.int64()), at="at", repo=tmp_path)["words"]
+
+    assert found.to_pylist() == [["a", None, "383"], None] * times
+
+
+def test_types_that_arrow_does_not_know(tmp_path: Path) -> None:
+    """A file that polars wrote and Arrow cannot read is named."""
+    pl.DataFrame({"k": pl.Series([1], dtype=pl.Int128)}).write_parquet(tmp_path / "rows.parquet")
+    with pytest.raises(SourceError, match=r"'rows': .*is no readable Parquet file"):
+        retrieve(contract(view(features={"x": "int64"})), rows([1], pa.int64()), at="at", repo=tmp_path)
 
 
 @pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int8(), pa.string())])

@@ -191,6 +191,8 @@ def test_whole_number_keys_as_pandas_makes_them(write: Write, tmp_path: Path) ->
     assert retrieve(asks, floats, at="at", repo=tmp_path)["x"].to_pylist() == [20, None, None]
     large = pa.table({"k": [2**40, 1, -(2**40)], "at": moments(1, 1, 1)})
     assert retrieve(asks, large, at="at", repo=tmp_path)["x"].to_pylist() == [None, 10, None]
+    larger = pa.table({"k": pa.array([2**63 + 1, 1, 2], pa.uint64()), "at": moments(1, 1, 1)})
+    assert retrieve(asks, larger, at="at", repo=tmp_path)["x"].to_pylist() == [None, 10, 20]
 
 
 def test_field_mapping_and_wider_files(write: Write, tmp_path: Path) -> None:

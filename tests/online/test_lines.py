@@ -326,6 +326,19 @@ def test_redis_hears_of_a_question_before_it_is_asked(port: int) -> None:
         mine.close()
 
 
+def test_a_nudge_that_is_interrupted_leaks_no_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal may end a read at any moment; the line is dropped then, and its connection is free for the next."""
+    reader = Reader(contract(VIEW), OnlineSettings(f"127.0.0.1:{port},max_connections=2", Path("unused")))
+    for _ in range(3):
+        assert one(reader) == [7.0, 1.0]
+        with monkeypatch.context() as patch:
+            patch.setattr(lines._Line, "nudge", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            with pytest.raises(KeyboardInterrupt):
+                one(reader)
+    assert one(reader) == [7.0, 1.0]
+    reader.close()
+
+
 def test_waking_a_redis_that_has_gone_costs_no_try(port: int) -> None:
     """Without any retries, a read of one key whose connection was closed since the last read gets its answer."""
     reader = Reader(contract(VIEW), to(port, retries=0))
