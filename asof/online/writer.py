@@ -258,13 +258,16 @@ def _in_view(mapping: Mapping[str, str], raw: str) -> str:
 
 
 def _cast(view: View, name: str, column: pa.ChunkedArray, dtype: str) -> pa.ChunkedArray:
+    """A column in its declared type, as datasets have it: NaN is a missing whole number, and floats take the nearest value."""
     target = ARROW_TYPES[dtype]
     if column.type == target or (dtype == "json" and not pa.types.is_null(column.type)):
         return column
     try:
         if dtype == "unixtimestamp":
             return _moments(column)
-        return column.cast(target)
+        if pa.types.is_integer(target) and pa.types.is_floating(column.type):
+            column = pc.if_else(pc.is_nan(column), pa.scalar(None, column.type), column)
+        return column.cast(target, safe=not pa.types.is_floating(target))
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, pa.ArrowTypeError) as error:
         raise SchemaError(f"view {view.name!r}, column {name!r}: got {column.type}, expected {dtype}") from error
 

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 import asof.engine
 from asof.contract import JoinKey
 from asof.engine import Interval, materialize
+from asof.offline import retrieve
 from asof.online import MemoryStore, Reader, Writer
 from tests.online.tables import SECOND, T, at, contract, plain, rows
 
@@ -104,3 +105,19 @@ def test_keys_of_folder_names(tmp_path: Path, *, ties: bool) -> None:
 
     found = Reader(contract(view), store).read({"item": [8, 7, 9]}, at(3, T + 9 * SECOND))
     assert str(found.values[:, 0].tolist()) == str([80.0 + ties, 70.0 + ties, float("nan")])
+
+
+def test_whole_numbers_with_gaps_as_keys(tmp_path: Path) -> None:
+    """A file that pandas wrote has whole numbers as floats, and NaN where one is missing, in keys and in features: as in training."""
+    item, a = (pa.array(v, from_pandas=False) for v in ([7.0, float("nan"), 8.0], [float("nan"), 2.0, 3.0]))
+    pq.write_table(rows({"item": item, "a": a, "b": [2**60 + 1, 0, 5]}), tmp_path / "events")
+    view, store = plain(("a", "int64"), ("b", "float64"), keys=(ITEM,)), MemoryStore()
+
+    materialize(view, Writer("tests", store), tmp_path, Interval(T, T + 9 * SECOND), None)
+
+    found = Reader(contract(view), store).read({"item": [8, 7]}, at(2, T + 9 * SECOND))
+    trained = retrieve(contract(view), pa.table({"item": [8, 7], "at": pa.array(at(2, T + 9 * SECOND))
+        .cast(pa.timestamp("us", "UTC"))}), at="at", repo=tmp_path)  # fmt: skip
+    assert trained["profile_a"].to_pylist() == [3, None]
+    assert trained["profile_b"].to_pylist() == found.values[:, 1].tolist() == [5.0, float(2**60 + 1)]
+    assert str(found.values[:, 0].tolist()) == "[3.0, nan]"
