@@ -113,7 +113,7 @@ def load(
         files: Its source.
         columns: Value columns, in the source's spelling.
         asked: The entity rows.
-        engine: A connection.
+        engine: What reads where rows have to be left out one by one; started only then.
         knowledge: Whether a row is hidden until its knowledge time.
         part: The keys to read; None for all. ``asked`` must hold no others.
 
