@@ -4,7 +4,7 @@
 
     model.txt        the LightGBM booster, as text
     contract.json    the contract it was trained under
-    reference.json   frozen-edge histograms of features and scores at training time (asof.histograms)
+    reference.json   frozen-edge histograms of features and scores at training time (asof.statistics.histograms)
     profile.bin      the whylogs profile of the same rows
     code/            the repo's modules that on-demand functions live in
     metadata.json    metrics, parameters, table versions, code revision, lock hash, feature order, decision threshold

@@ -181,7 +181,7 @@ def prepare(folder: Path, source: Path) -> tuple[Stage, bool]:
 
 def stop_redis(repo: Path) -> None:
     """End the embedded Redis of ``repo`` if there is one."""
-    from asof.redis_server import EmbeddedRedis
+    from asof.online.redis.server import EmbeddedRedis
 
     EmbeddedRedis(repo / "data" / "redis").stop()
 

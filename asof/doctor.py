@@ -24,7 +24,7 @@ from typing import Any
 from asof.bundle import Bundle, versions
 from asof.errors import AsofError, NotFoundError
 from asof.instants import parse_moment
-from asof.redis_server import EmbeddedRedis, find_server
+from asof.online.redis.server import EmbeddedRedis, find_server
 from asof.repo import Repo
 from asof.settings import RepoSettings
 

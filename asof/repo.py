@@ -12,8 +12,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
+from asof.contract.on_demand import add_path
 from asof.errors import NotFoundError
-from asof.on_demand import add_path
 from asof.settings import RepoSettings
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ class Repo:
 
     def views(self) -> dict[str, View]:
         """All applied stored views by name."""
-        from asof.compiler import compile_view
+        from asof.feast.compiler import compile_view
 
         listed = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
         return {v.name: compile_view(v) for v in listed}
@@ -69,7 +69,7 @@ class Repo:
         Raises:
             NotFoundError: There is no such service; run ``asof apply`` after declaring one.
         """
-        from asof.remembered import recall, remember
+        from asof.contract.cache import recall, remember
 
         add_path(str(self.path))
         found = recall(self.settings, service)
@@ -79,8 +79,8 @@ class Repo:
         return found
 
     def _compiled(self, service: str) -> Contract:
-        from asof.compiler import compile_service
-        from asof.feast_calls import feast_call
+        from asof.feast.calls import feast_call
+        from asof.feast.compiler import compile_service
 
         with feast_call("reading the registry", repo=self.path):
             declared = {s.name: s for s in self.store.list_feature_services()}

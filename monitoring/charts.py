@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from asof import histograms
+from asof.statistics import histograms
 
 WIDTH, HEIGHT = 760, 230
 LEFT, RIGHT, TOP, BOTTOM = 46, 8, 12, 34

@@ -4,7 +4,7 @@ A difference is called drift when it is both *significant* (it cannot well be ch
 with half a million rows everything is significant, with few rows everything looks large.
 
 - Significance: Pearson's chi-square test of homogeneity of the two samples' cell counts, corrected for rows that are not independent
-  (Rao and Scott's second-order correction, :mod:`asof.clusters`). Cells with an expected count below 5 are put together (W. G. Cochran,
+  (Rao and Scott's second-order correction, :mod:`asof.statistics.design_effect`). Cells with an expected count below 5 are put together (W. G. Cochran,
   "Some methods for strengthening the common chi-square tests", Biometrics 10, 1954). What is together may still expect next to nothing,
   because cells beyond the training range and between its values are empty there by construction: to Pearson one value there is a miracle.
   So this one cell counts at most what it counts in the form of M. F. Freeman and J. W. Tukey ("Transformations related to the angular
@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2, ncx2
 
-from asof.clusters import Design
+from asof.statistics.design_effect import Design
 
 ALPHA = 0.01
 """Chance of any false alarm in one report, over all features together."""
@@ -89,7 +89,7 @@ class Comparison:
         effect: Hellinger distance, corrected for chance, in [0, 1].
         reference_rows: What the reference's rows are worth in independent rows.
         serving_rows: Likewise for serving.
-        spread: How unevenly clusters inflate the variance, see :class:`asof.clusters.Design`.
+        spread: How unevenly clusters inflate the variance, see :class:`asof.statistics.design_effect.Design`.
     """
 
     statistic: float

@@ -13,10 +13,10 @@ from typing import Any
 
 import numpy as np
 
-from asof import histograms
-from asof.clusters import LEAST_CLUSTERS, Worth
 from asof.console import table
 from asof.instants import DAY, SECOND, format_moment, format_span
+from asof.statistics import histograms
+from asof.statistics.design_effect import LEAST_CLUSTERS, Worth
 from monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
 from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, reference_worth, told
 

@@ -21,11 +21,11 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from asof import on_demand, prediction_log
-from asof.clusters import hashes
-from asof.contract import Field, OnDemandView
+from asof import prediction_log
+from asof.contract import Field, OnDemandView, on_demand
 from asof.errors import NotFoundError, UsageError
-from asof.vectors import as_column, as_python, matrix
+from asof.feature_vectors import as_column, as_python, matrix
+from asof.statistics.design_effect import hashes
 from monitoring.observed import Log, Window
 
 Kind = Literal["scale", "add", "set", "missing"]

@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from asof import clusters, histograms, prediction_log
+from asof import prediction_log
 from asof.bundle import Bundle
 from asof.errors import NotFoundError
 from asof.instants import format_moment
+from asof.statistics import design_effect, histograms
 
 STATUSES = ("present", "null", "stale", "not found")
 """Names of the online store's statuses 0 to 3; stale means older than the view's ttl."""
@@ -119,7 +120,7 @@ class Observed:
     features: histograms.Histogram
     score: histograms.Histogram
     statuses: dict[str, npt.NDArray[np.int64]]
-    worth: dict[str, clusters.Worth]
+    worth: dict[str, design_effect.Worth]
     keys: dict[str, int]
 
 
@@ -162,7 +163,7 @@ class _Counter:
         self._keys = [key.name for key in contract.keys]
         self._counted = histograms.empty(self._features), histograms.empty(self._score)
         self._statuses = {name: np.zeros(len(STATUSES), np.int64) for name in self._names}
-        self._samples = {name: clusters.Sample() for name in self._keys}
+        self._samples = {name: design_effect.Sample() for name in self._keys}
         self._span: tuple[int | None, int | None] = (None, None)
         self.columns = ["at", "score", *(f"key.{name}" for name in self._keys)]
         self.columns += [f"{part}.{name}" for part in ("feature", "status") for name in self._names]
@@ -193,30 +194,30 @@ class _Counter:
         worth, keys = self._measured()
         return Observed(features["rows"], *self._span, features, score, self._statuses, worth, keys)
 
-    def _measured(self) -> tuple[dict[str, clusters.Worth], dict[str, int]]:
+    def _measured(self) -> tuple[dict[str, design_effect.Worth], dict[str, int]]:
         columns = {**self._features["columns"], SCORE: self._score["columns"][histograms.SCORE]}
-        worth = dict.fromkeys(columns, clusters.Worth())
+        worth = dict.fromkeys(columns, design_effect.Worth())
         keys: dict[str, int] = {}
         for name, sample in self._samples.items():
             code, cells = sample.rows()
             keys[name] = sample.clusters(int(code.max()) + 1 if len(code) else 0)
             if cells:
-                found = clusters.worth({"columns": columns}, cells, {name: code})
+                found = design_effect.worth({"columns": columns}, cells, {name: code})
                 worth = {column: _worse(worth[column], found[column]) for column in columns}
         return worth, keys
 
 
-def _worse(one: clusters.Worth, other: clusters.Worth) -> clusters.Worth:
-    def larger(left: clusters.Design, right: clusters.Design) -> clusters.Design:
+def _worse(one: design_effect.Worth, other: design_effect.Worth) -> design_effect.Worth:
+    def larger(left: design_effect.Design, right: design_effect.Design) -> design_effect.Design:
         return max(left, right, key=lambda design: design.effect)
 
-    return clusters.Worth(larger(one.values, other.values), larger(one.missing, other.missing))
+    return design_effect.Worth(larger(one.values, other.values), larger(one.missing, other.missing))
 
 
-def reference_worth(reference: Mapping[str, Any], observed: Observed, name: str) -> clusters.Worth:
+def reference_worth(reference: Mapping[str, Any], observed: Observed, name: str) -> design_effect.Worth:
     """What the reference's rows of a column are worth: as measured at training, else as in serving."""
     listed = reference.get("worth", {}).get(name)
-    return clusters.Worth.from_list(listed) if listed else observed.worth[name]
+    return design_effect.Worth.from_list(listed) if listed else observed.worth[name]
 
 
 SHOWN = 3

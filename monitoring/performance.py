@@ -17,12 +17,12 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from asof.clusters import dense, hashes
 from asof.console import table
 from asof.contract import Source
 from asof.errors import BundleError, SourceError
 from asof.offline.engine import EngineSettings, quoted
 from asof.offline.sources import Files, open_files
+from asof.statistics.design_effect import dense, hashes
 from monitoring.observed import Log, Window, told
 
 DRAWS = 200

@@ -15,10 +15,11 @@ from typing import Any, Literal
 
 import pyarrow as pa
 
-from asof import prediction_log, profiles
+from asof import prediction_log
 from asof.console import table
 from asof.errors import SourceError
 from asof.instants import DAY, SECOND, format_moment, parse_moment
+from asof.statistics import profiles
 from monitoring.observed import END, Log, Window, told, unused
 
 Unit = Literal["hour", "day"]

@@ -10,8 +10,8 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
-from asof import histograms
 from asof.instants import SECOND, format_moment
+from asof.statistics import histograms
 from monitoring.charts import chart
 from monitoring.comparison import Verdict
 from monitoring.drift import Column, DriftReport, Finding

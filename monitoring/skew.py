@@ -19,9 +19,9 @@ import pyarrow.compute as pc
 
 from asof.console import table
 from asof.contract import Contract, Feature
-from asof.histograms import TOLERANCE
+from asof.contract.on_demand import add_path
 from asof.instants import format_moment
-from asof.on_demand import add_path
+from asof.statistics.histograms import TOLERANCE
 from monitoring.observed import Log, Window, told, unused
 
 EXAMPLES = 3

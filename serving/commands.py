@@ -108,8 +108,8 @@ def replay(
     """
     from asof.bundle import Bundle
     from asof.repo import Repo
-    from serving.recording import record
     from serving.replay import Replay, served_version
+    from serving.replay_source import record
 
     repo = Repo.open(repo_option(ctx))
     bundle = Bundle.find(repo.settings.models, model, version)

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asof import on_demand, vectors
+from asof import feature_vectors
 from asof.bundle import Bundle
-from asof.contract import Contract
+from asof.contract import Contract, on_demand
 from asof.errors import BundleError
 from asof.online import Vectors
 from asof.online.status import NULL, OUTSIDE_MAX_AGE, PRESENT
@@ -95,8 +95,8 @@ class Predictor:
         self.booster.predict(np.full((1, self.booster.features), np.nan))
 
     def _score(self, rows: Rows, stored: Vectors, request_id: str) -> Entry:
-        columns = vectors.assemble(self.contract, _by_column(stored), rows.request)
-        scores = self.booster.predict(vectors.matrix(self.contract, columns, self.features))
+        columns = feature_vectors.assemble(self.contract, _by_column(stored), rows.request)
+        scores = self.booster.predict(feature_vectors.matrix(self.contract, columns, self.features))
         return Entry(
             request_id=request_id,
             served_at=time.time_ns() // 1_000,
@@ -120,7 +120,7 @@ class Predictor:
         stored = [(i, position[f.view, f.feature]) for i, f in enumerate(self.contract.features) if not f.on_demand]
         return [i for i, _ in stored], [i for _, i in stored]
 
-    def _statuses(self, stored: Vectors, columns: dict[str, vectors.Column]) -> NDArray[np.uint8]:
+    def _statuses(self, stored: Vectors, columns: dict[str, feature_vectors.Column]) -> NDArray[np.uint8]:
         """Of each feature; an on-demand one is PRESENT or NULL."""
         found = np.full((len(stored.statuses), len(self.contract.features)), PRESENT, dtype=np.uint8)
         ours, theirs = self._stored
@@ -161,7 +161,7 @@ def _by_column(stored: Vectors) -> dict[tuple[str, str], Any]:
     return found
 
 
-def _numbers(contract: Contract, columns: dict[str, vectors.Column], rows: int) -> NDArray[np.float64]:
+def _numbers(contract: Contract, columns: dict[str, feature_vectors.Column], rows: int) -> NDArray[np.float64]:
     vector = np.full((rows, len(contract.features)), np.nan)
     for position, feature in enumerate(contract.features):
         if feature.numeric:

@@ -1,7 +1,7 @@
 """``asof replay``: recorded rows against a running service, as if their time were now.
 
 For each row the order is: what became known before it is ingested, the row is scored, then it is ingested itself. Rows that
-do not read what another one writes are scored side by side (:meth:`serving.recording.Recording.chunks`), which changes no
+do not read what another one writes are scored side by side (:meth:`serving.replay_source.Recording.chunks`), which changes no
 value: a reader filters by the moment that the request carries, so a label that is ingested a few rows early is not seen
 early. Time travels in the requests; no clock is faked.
 
@@ -28,7 +28,7 @@ from asof.repo import Repo
 from asof.streams import Sender
 from asof.tables import Pusher
 from serving.connection import Address, Connection
-from serving.recording import Recording
+from serving.replay_source import Recording
 
 LARGEST_CHUNK = 256
 """Rows scored side by side at most, so that progress is smooth and what is pushed at one time stays small."""

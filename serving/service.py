@@ -20,8 +20,8 @@ import bentoml
 
 from asof.bundle import Bundle
 from serving.api_types import Answer, openapi, request_type
+from serving.asgi import Front
 from serving.deployment import Deployment
-from serving.front import Front
 from serving.limits import Limits
 from serving.predictor import answer
 from serving.worker import Worker
@@ -79,7 +79,7 @@ def _declare(worker: Worker) -> Any:
 
         @bentoml.api  # type: ignore[untyped-decorator]
         async def predict(self, rows: rows, request_id: str | None = None) -> Answer:  # type: ignore[valid-type]
-            """Score rows. Over HTTP :class:`~serving.front.Front` answers; this declares the types."""
+            """Score rows. Over HTTP :class:`~serving.asgi.Front` answers; this declares the types."""
             listed = [row.model_dump(mode="json") for row in rows]  # type: ignore[attr-defined]
             payload = {"rows": listed, "request_id": request_id}
             entry = await asyncio.wait_for(worker.predict(payload, uuid.uuid4().hex), worker.limits.timeout)

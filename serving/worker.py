@@ -15,11 +15,11 @@ from serving.booster import Booster
 from serving.deployment import Deployment
 from serving.limits import Limits
 from serving.metrics import Metrics
+from serving.micro_batching import Rounds
 from serving.prediction_writer import PredictionWriter
 from serving.predictor import Predictor
 from serving.problems import ProblemError
 from serving.readiness import Readiness
-from serving.rounds import Rounds
 from serving.rows import RowParser, encodable
 from serving.store import Store
 

@@ -108,7 +108,7 @@ def test_full_disk_is_a_finding(repo: Repo, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_embedded_redis_is_reached_and_its_clock_read(repo: Repo) -> None:
     """The repo's Redis answers and its clock agrees with this machine's."""
-    from asof.redis_server import EmbeddedRedis
+    from asof.online.redis.server import EmbeddedRedis
 
     try:
         findings = {f.check: f for f in doctor._online(repo)}

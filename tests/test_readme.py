@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pytest
 
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.server import EmbeddedRedis
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(

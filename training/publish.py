@@ -95,7 +95,7 @@ def publish(run: Run, reference: Reference, repo: Path, models: Path) -> bundle.
     Raises:
         BundleError: The same booster was already published within the same second.
     """
-    from asof import histograms, profiles
+    from asof.statistics import histograms, profiles
 
     created = datetime.now(UTC)
     version = f"{created:%Y%m%d-%H%M%S}-{run.digest[:8]}"

@@ -6,9 +6,9 @@ import click
 
 from asof.cli import repo_option
 from asof.console import emit
-from asof.plan import BrokenModel, Change, Plan
-from asof.plan import apply as apply_definitions
-from asof.plan import plan as plan_definitions
+from asof.feast.apply import BrokenModel, Change, Plan
+from asof.feast.apply import apply as apply_definitions
+from asof.feast.apply import plan as plan_definitions
 from asof.repo import Repo
 
 _SIGNS = {"add": "+", "change": "~", "remove": "-"}

@@ -18,7 +18,7 @@ from asof.cli import repo_option
 from asof.console import emit, table
 from asof.contract import Contract, Field, View
 from asof.errors import CheckFailedError, NotFoundError, RequestError, SourceError, UsageError
-from asof.feast_calls import feast_call
+from asof.feast.calls import feast_call
 from asof.instants import format_moment, from_micros, parse_moment
 from asof.repo import Repo
 from asof.tables import reading
@@ -80,8 +80,8 @@ def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None
 
     Example: asof get ranking_v1 user_id=596 price=57.16 --at 2018-08-08T12:00:00Z
     """
+    from asof.feature_vectors import assemble
     from asof.online import Reader
-    from asof.vectors import assemble
 
     repo = Repo.open(repo_option(ctx))
     moment = time.time_ns() // 1_000 if at is None else parse_moment(at)

@@ -9,7 +9,7 @@ import click
 from asof.cli import repo_option
 from asof.console import emit
 from asof.errors import UsageError
-from asof.redis_server import EmbeddedRedis, ServerStatus
+from asof.online.redis.server import EmbeddedRedis, ServerStatus
 from asof.settings import RepoSettings
 
 

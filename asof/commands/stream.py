@@ -17,7 +17,7 @@ from asof.console import Progress as Line
 from asof.console import emit, progress, table
 from asof.errors import UsageError
 from asof.instants import parse_moment
-from asof.online.connections import connect
+from asof.online.redis.connections import connect
 from asof.repo import Repo
 from asof.streams.consumer import Progress
 from asof.streams.kafka_source import KafkaOutlet

@@ -11,14 +11,14 @@ import importlib
 from typing import Any
 
 _PLACES = {
-    "DuckDBOfflineStore": "asof.offline.store",
-    "DuckDBOfflineStoreConfig": "asof.offline.store",
+    "DuckDBOfflineStore": "asof.feast.offline_store",
+    "DuckDBOfflineStoreConfig": "asof.feast.offline_store",
     "EngineSettings": "asof.offline.engine",
     "Provenance": "asof.offline.snapshots",
     "clean": "asof.offline.cleaning",
     "rebuild": "asof.offline.snapshots",
     "retrieve": "asof.offline.retrieval",
-    "retrieve_to": "asof.offline.streaming",
+    "retrieve_to": "asof.offline.out_of_core",
     "versions_in_use": "asof.offline.cleaning",
 }
 

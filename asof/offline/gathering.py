@@ -12,7 +12,7 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from asof.offline.columns import joined
-from asof.windows.order import numbered
+from asof.windows.sorting import numbered
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]

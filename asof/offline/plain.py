@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 
 from asof.offline.columns import conform
 from asof.offline.gathering import Picks
-from asof.offline.loading import Asked, Loaded, Part, load
 from asof.offline.pages import ordinary_pages
+from asof.offline.source_rows import Asked, Loaded, Part, load
 from asof.windows import newest
 
 if TYPE_CHECKING:

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import pyarrow as pa
 
-from asof import on_demand
+from asof.contract import on_demand
 from asof.errors import NotFoundError, SchemaError
 from asof.offline.columns import conform, micros
 from asof.offline.engine import Engine, EngineSettings
-from asof.offline.loading import Asked
+from asof.offline.source_rows import Asked
 from asof.offline.sources import Files, check_view, open_files
 from asof.offline.values import view_values
 

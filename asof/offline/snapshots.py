@@ -12,9 +12,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asof.errors import SourceError
+from asof.offline.out_of_core import GROUP_ROWS, retrieve_to
 from asof.offline.provenance import EntityDigest, Provenance, files_digest
 from asof.offline.sources import open_files
-from asof.offline.streaming import GROUP_ROWS, retrieve_to
 from asof.revision import code_revision
 
 if TYPE_CHECKING:

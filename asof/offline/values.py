@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from asof.offline.loading import Asked, Part
 from asof.offline.plain import plain_values
+from asof.offline.source_rows import Asked, Part
 from asof.offline.windowed import windowed_values
 
 if TYPE_CHECKING:

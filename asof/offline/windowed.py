@@ -11,8 +11,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from asof.offline.columns import conform, event_values
-from asof.offline.loading import Asked, Part, load
 from asof.offline.plain import GATHERERS, too_old
+from asof.offline.source_rows import Asked, Part, load
 from asof.windows import Events, aggregate, newest
 
 if TYPE_CHECKING:

@@ -9,26 +9,26 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from asof.online.connections import connect, connect_async
-    from asof.online.feast_store import RedisOnlineStore, RedisOnlineStoreConfig
+    from asof.feast.online_store import RedisOnlineStore, RedisOnlineStoreConfig
     from asof.online.memory import AsyncMemoryStore, MemoryStore
-    from asof.online.plan import Vectors
+    from asof.online.read_plan import Vectors
     from asof.online.reader import AsyncReader, Reader
+    from asof.online.redis.connections import connect, connect_async
     from asof.online.status import Status
     from asof.online.writer import Writer
 
 _HOMES = {
-    "AsyncMemoryStore": "memory",
-    "AsyncReader": "reader",
-    "MemoryStore": "memory",
-    "Reader": "reader",
-    "RedisOnlineStore": "feast_store",
-    "RedisOnlineStoreConfig": "feast_store",
-    "Status": "status",
-    "Vectors": "plan",
-    "Writer": "writer",
-    "connect": "connections",
-    "connect_async": "connections",
+    "AsyncMemoryStore": "asof.online.memory",
+    "AsyncReader": "asof.online.reader",
+    "MemoryStore": "asof.online.memory",
+    "Reader": "asof.online.reader",
+    "RedisOnlineStore": "asof.feast.online_store",
+    "RedisOnlineStoreConfig": "asof.feast.online_store",
+    "Status": "asof.online.status",
+    "Vectors": "asof.online.read_plan",
+    "Writer": "asof.online.writer",
+    "connect": "asof.online.redis.connections",
+    "connect_async": "asof.online.redis.connections",
 }
 
 __all__ = [
@@ -49,7 +49,7 @@ __all__ = [
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

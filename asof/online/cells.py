@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
-    from asof.online.plan import Vectors
+    from asof.online.read_plan import Vectors
 
 WIDTH = 8
 """Bytes of a value of the answer."""

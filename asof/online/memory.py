@@ -13,14 +13,14 @@ import threading
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 
-from asof.online.buckets import HEADER
-from asof.online.events import HEAD, Pruning
-from asof.online.events import split as split_events
-from asof.online.folding import Exchange, fingerprint
-from asof.online.layouts import Layout, field_of
-from asof.online.names import project_prefix, watermarks_key
-from asof.online.rows import split as split_rows
-from asof.online.stores import Added, Fetched, Request, Sibling, StaleLayoutsError, Target
+from asof.online.codec.buckets import HEADER
+from asof.online.codec.events import HEAD, Pruning
+from asof.online.codec.events import split as split_events
+from asof.online.codec.layouts import Layout, field_of
+from asof.online.codec.rows import split as split_rows
+from asof.online.compaction import Exchange, fingerprint
+from asof.online.redis.keys import project_prefix, watermarks_key
+from asof.online.store_protocol import Added, Fetched, Request, Sibling, StaleLayoutsError, Target
 from asof.online.watermarks import MemoryWatermark, Watermark
 
 

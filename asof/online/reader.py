@@ -15,10 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asof.contract import NUMERIC_TYPES, Contract, View, view_fingerprint
-from asof.online.plan import ReadPlan, Vectors, Wanted
-from asof.online.redis_async import AsyncRedisStore
-from asof.online.redis_store import RedisStore
-from asof.online.stores import AsyncReadableStore, ReadableStore
+from asof.online.read_plan import ReadPlan, Vectors, Wanted
+from asof.online.redis.store import RedisStore
+from asof.online.redis.store_async import AsyncRedisStore
+from asof.online.store_protocol import AsyncReadableStore, ReadableStore
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]

@@ -24,8 +24,8 @@ import numpy as np
 from numpy.typing import NDArray
 from redis.cluster import RedisCluster
 
-from asof.online.connections import Client, translated
-from asof.online.names import inflight_key, watermarks_key
+from asof.online.redis.connections import Client, translated
+from asof.online.redis.keys import inflight_key, watermarks_key
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 
 from asof.contract import View, view_fingerprint
 from asof.errors import OnlineStoreError, SchemaError
-from asof.online import events, rows
-from asof.online.bulk import Bulk
-from asof.online.events import Pruning
-from asof.online.folding import fold
-from asof.online.layouts import Layout, buckets_layout, events_layout, row_layout
-from asof.online.names import entity_prefix, ordered_keys, table_keys
-from asof.online.redis_store import RedisStore
-from asof.online.stores import Added, Role, Sibling, StaleLayoutsError, Target, WritableStore
+from asof.online.codec import events, rows
+from asof.online.codec.events import Pruning
+from asof.online.codec.layouts import Layout, buckets_layout, events_layout, row_layout
+from asof.online.compaction import fold
+from asof.online.redis.keys import entity_prefix, ordered_keys, table_keys
+from asof.online.redis.resp_encoding import Bulk
+from asof.online.redis.store import RedisStore
+from asof.online.store_protocol import Added, Role, Sibling, StaleLayoutsError, Target, WritableStore
 from asof.online.watermarks import Watermark
 from asof.settings import OnlineSettings
 

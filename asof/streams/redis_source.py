@@ -14,7 +14,7 @@ from urllib.parse import quote
 import redis
 from redis.cluster import RedisCluster
 
-from asof.online.connections import Client, translated
+from asof.online.redis.connections import Client, translated
 from asof.settings import OnlineSettings
 from asof.streams.messages import Letter, Message
 

@@ -12,8 +12,8 @@ from typing import IO, Any
 
 from asof.errors import AsofError, TableError
 from asof.online import Writer
-from asof.online.connections import connect
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.connections import connect
+from asof.online.redis.server import EmbeddedRedis
 from asof.repo import Repo
 from asof.settings import OnlineSettings
 from asof.streams.consumer import Consumer, Progress

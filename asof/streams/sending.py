@@ -8,7 +8,7 @@ from typing import Any, Protocol, Self
 
 import pyarrow as pa
 
-from asof.online.connections import Client, connect, translated
+from asof.online.redis.connections import Client, connect, translated
 from asof.repo import Repo
 from asof.settings import OnlineSettings
 from asof.streams.messages import encode

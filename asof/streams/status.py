@@ -18,8 +18,8 @@ import redis
 
 from asof.errors import OnlineStoreError
 from asof.instants import format_moment
-from asof.online.connections import Client, translated
-from asof.online.names import consumers_key
+from asof.online.redis.connections import Client, translated
+from asof.online.redis.keys import consumers_key
 from asof.online.watermarks import RedisWatermark
 from asof.settings import OnlineSettings
 from asof.streams.consumer import Progress

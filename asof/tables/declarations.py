@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from asof.contract import Contract, View
+from asof.contract.cache import digest, registry_file, write_whole
 from asof.errors import AsofError, NotFoundError, SourceError
-from asof.feast_calls import feast_call
-from asof.remembered import digest, registry_file, write_whole
+from asof.feast.calls import feast_call
 from asof.repo import Repo
 from asof.tables.schema import TableDeclaration
 

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.windows import ranges, stragglers
+from asof.windows import out_of_order, ranges
 from asof.windows.distinct import covered
-from asof.windows.plan import Plan
+from asof.windows.visibility import Plan
 
 if TYPE_CHECKING:
     from asof.contract import Aggregation
@@ -139,8 +139,8 @@ class _Column:
         windows, questions = self.first.shape
         seen = [plan.seen(self.late, window) for window in range(windows)] if len(self.late) else []
         for window, ranges_seen in enumerate(seen):
-            self.count[window] += stragglers.counts(ranges_seen, questions)
-        self.nodes = [stragglers.Nodes(ranges_seen, questions) for ranges_seen in seen]
+            self.count[window] += out_of_order.counts(ranges_seen, questions)
+        self.nodes = [out_of_order.Nodes(ranges_seen, questions) for ranges_seen in seen]
 
     def _leave_out(self, missing: NDArray[np.bool_]) -> None:
         if not missing.any():
@@ -193,7 +193,7 @@ class _Column:
         mean, spread = (self.table(picked, f, 0.0) for f in folded)
         for row, window in enumerate(picked if self.nodes else ()):
             prompt = (self.end[window] - self.first[window], mean[row], spread[row])
-            late = stragglers.moments(self.values[self.late], self.nodes[window])
+            late = out_of_order.moments(self.values[self.late], self.nodes[window])
             _, mean[row], spread[row] = ranges.merge(prompt, late)
         return mean, spread
 
@@ -213,7 +213,7 @@ def _folded(column: _Column, picked: list[int], operation: np.ufunc, empty: floa
     chosen = column.ranges(picked)[1]
     table = column.table(picked, None if chosen is None else ranges.fold(operation, column.prompt, chosen), empty)
     for row, window in enumerate(picked if column.nodes else ()):
-        late = stragglers.fold(operation, column.values[column.late], column.nodes[window], empty)
+        late = out_of_order.fold(operation, column.values[column.late], column.nodes[window], empty)
         table[row] = operation(table[row], late)
     return table
 
@@ -252,7 +252,7 @@ def _last_position(column: _Column, picked: list[int]) -> Ints:
     if column.at is not None:
         position = np.append(column.at, -1)[position]
     for row, window in enumerate(picked if column.nodes else ()):
-        late = stragglers.fold(np.maximum, column.late, column.nodes[window], -1)
+        late = out_of_order.fold(np.maximum, column.late, column.nodes[window], -1)
         np.maximum(position[row], late, out=position[row])
     return position
 

@@ -18,8 +18,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from asof.windows.order import stable_order
 from asof.windows.room import room
+from asof.windows.sorting import stable_order
 from benchmarks.offline.shapes import SHAPES, write
 
 THREADS = 2

@@ -13,7 +13,7 @@ import hiredis
 import numpy as np
 
 from asof.online import Reader
-from asof.online.redis_store import packed
+from asof.online.redis.store import packed
 
 
 def floors(reader: Reader, wanted: Sequence[int], port: int) -> dict[str, Callable[[], None]]:

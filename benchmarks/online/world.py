@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 import redis
 
 from asof.contract import Contract, Feature
-from asof.redis_server import find_server
+from asof.online.redis.server import find_server
 from asof.settings import OnlineSettings
 
 SHAPES = {"2 views x 10": (2, 10), "4 views x 50": (4, 50)}
@@ -87,7 +87,7 @@ def write_data(folder: Path, count: int) -> None:
 
 def contract_of(store: Any, names: Sequence[str]) -> Contract:
     """A contract for all features of some applied views."""
-    from asof.compiler import compile_view
+    from asof.feast.compiler import compile_view
 
     views = tuple(compile_view(store.get_feature_view(n)) for n in names)
     features = tuple(Feature(f.name, v.alias, f.name, f.dtype) for v in views for f in v.features)

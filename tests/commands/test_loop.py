@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from asof.bundle import writing
+from asof.contract.cache import recall
+from asof.feast.apply import broken_models
 from asof.instants import from_micros, parse_moment
-from asof.plan import broken_models
-from asof.remembered import recall
 from asof.repo import Repo
 from asof.tables import delta
 from tests.commands.conftest import asof, copy

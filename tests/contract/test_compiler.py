@@ -11,8 +11,8 @@ from feast.data_format import DeltaFormat
 from feast.types import Array, FeastType, Float32, Float64, Int64, String
 from feast.value_type import ValueType
 
-from asof.compiler import DEFAULT_HOP, compile_service, compile_view
 from asof.errors import NotFoundError, SettingsError
+from asof.feast.compiler import DEFAULT_HOP, compile_service, compile_view
 
 BUYER = Entity(name="buyer", join_keys=["buyer_id"], value_type=ValueType.INT64)
 ORDERS = FileSource(
@@ -144,7 +144,7 @@ def test_decorated_functions_are_named_not_pickled(on_demand_repo: Path) -> None
     """The contract names the function's file although Feast's decorator hides its module, and the name computes."""
     import definitions_od
 
-    from asof.on_demand import compute_view
+    from asof.contract.on_demand import compute_view
 
     service = FeatureService(name="s", features=[definitions_od.doubled])
     contract = compile_service(service, [definitions_od.doubled], "shop", on_demand_repo)
@@ -157,7 +157,7 @@ def test_the_source_hash_follows_what_the_function_reaches(on_demand_repo: Path)
     """A changed helper or constant changes the hash; a comment does not."""
     import definitions_od
 
-    from asof.compiler import source_hash
+    from asof.feast.compiler import source_hash
 
     path = on_demand_repo / "definitions_od.py"
     text = path.read_text()

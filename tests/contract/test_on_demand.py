@@ -5,8 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from asof import on_demand
-from asof.contract import Contract
+from asof.contract import Contract, on_demand
 from asof.errors import ContractError
 
 FUNCTIONS = """

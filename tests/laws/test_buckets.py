@@ -17,10 +17,10 @@ import pytest
 from asof.contract import Aggregation, Contract, Feature, Field, View
 from asof.errors import OnlineStoreError
 from asof.online import MemoryStore, Reader, Writer
-from asof.online.buckets import unpack
-from asof.online.events import Pruning
-from asof.online.layouts import field_of
-from asof.redis_server import EmbeddedRedis
+from asof.online.codec.buckets import unpack
+from asof.online.codec.events import Pruning
+from asof.online.codec.layouts import field_of
+from asof.online.redis.server import EmbeddedRedis
 from asof.settings import OnlineSettings
 from tests.laws.test_online import START, STORES, TEXTS, TICK, Row, expected, same, table, windowed
 from tests.online import servers
@@ -192,7 +192,7 @@ def test_a_function_that_is_new(store: Any) -> None:
 
 def test_all_values_of_a_key_are_bounded(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Buckets and single events together may not pass the limit; the key stays as it was, and other keys are written."""
-    monkeypatch.setattr("asof.online.events.LIMIT", 12_000)
+    monkeypatch.setattr("asof.online.codec.events.LIMIT", 12_000)
     view = WIDER[0]
     rows = [Row(1, i, START + i * TICK // 20, None, 1.0, "a", 1) for i in range(600)]
     write(store, (view,), rows, rows[-1].ts)

@@ -21,10 +21,10 @@ import pytest
 
 from asof.contract import WINDOW_FUNCTIONS, Aggregation, Contract, Feature, Field, JoinKey, Source, View
 from asof.online import MemoryStore, Reader, Status, Writer
-from asof.online.buckets import unpack
-from asof.online.events import Pruning
-from asof.online.layouts import field_of
-from asof.redis_server import EmbeddedRedis
+from asof.online.codec.buckets import unpack
+from asof.online.codec.events import Pruning
+from asof.online.codec.layouts import field_of
+from asof.online.redis.server import EmbeddedRedis
 from asof.settings import OnlineSettings
 
 HISTORIES = int(os.environ.get("ASOF_LAW_HISTORIES", "300"))
@@ -165,8 +165,8 @@ def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlineS
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
     """Events are folded into buckets as soon as they may be, however few they are."""
-    monkeypatch.setattr("asof.online.events.FOLD", 2)
-    monkeypatch.setattr("asof.online.folding._least", lambda *_: 1)
+    monkeypatch.setattr("asof.online.codec.events.FOLD", 2)
+    monkeypatch.setattr("asof.online.compaction._least", lambda *_: 1)
 
 
 @pytest.fixture(params=STORES)

@@ -18,10 +18,11 @@ import pytest
 import redis
 
 from asof.contract import Aggregation, Contract, Feature, Field, JoinKey, Source, View
-from asof.online import Reader, Writer, events
-from asof.online.layouts import field_of
-from asof.online.redis_store import RedisStore
-from asof.redis_server import EmbeddedRedis
+from asof.online import Reader, Writer
+from asof.online.codec import events
+from asof.online.codec.layouts import field_of
+from asof.online.redis.server import EmbeddedRedis
+from asof.online.redis.store import RedisStore
 from asof.settings import OnlineSettings
 
 MOMENTS = int(os.environ.get("ASOF_LAW_CRASHES", "3"))

@@ -9,10 +9,11 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asof import bundle, histograms, prediction_log, profiles
+from asof import bundle, prediction_log
 from asof.bundle import Bundle
 from asof.contract import Aggregation, Contract, Feature, Field, JoinKey, OnDemandView, Source, View
 from asof.instants import DAY, parse_moment
+from asof.statistics import histograms, profiles
 from monitoring.observed import Log
 
 MODEL = "shop"

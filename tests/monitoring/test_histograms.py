@@ -12,8 +12,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asof import histograms
 from asof.errors import BundleError, SchemaError
+from asof.statistics import histograms
 
 NUMBERS = st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), max_size=60)
 TEXTS = st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "<c>", "d"])), max_size=60)

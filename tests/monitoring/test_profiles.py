@@ -10,10 +10,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from asof import profiles
 from asof.contract import Contract, Feature
 from asof.errors import SchemaError, SourceError
 from asof.instants import from_micros
+from asof.statistics import profiles
 
 TYPES = {
     "amount": "float64", "count": "int64", "weekend": "bool", "country": "string",

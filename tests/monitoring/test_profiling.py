@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from asof import profiles
 from asof.bundle import Bundle
 from asof.instants import DAY
+from asof.statistics import profiles
 from monitoring.observed import Log, Window
 from monitoring.profiling import profile
 from tests.monitoring import served

@@ -14,7 +14,7 @@ import pytest
 
 from asof.contract import Source
 from asof.errors import SourceError
-from asof.offline.direct import Reach, Rows
+from asof.offline.parquet_columns import Reach, Rows
 from asof.offline.sources import Files, open_files
 
 ROWS, GROUP = 90, 10
@@ -137,7 +137,7 @@ def test_columns_are_read_in_blocks(files: Files, monkeypatch: pytest.MonkeyPatc
     wanted = read(files, NAMES, reach)
     rows = Rows.of(files, NAMES, reach)
     assert rows is not None
-    monkeypatch.setattr("asof.offline.direct.AT_ONCE", 3 * 8 * rows.count)
+    monkeypatch.setattr("asof.offline.parquet_columns.AT_ONCE", 3 * 8 * rows.count)
 
     blocks = list(rows.blocks(NAMES))
 

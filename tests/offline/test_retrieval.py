@@ -275,8 +275,8 @@ def test_large_columns_one_by_one_are_the_same(write: Write, tmp_path: Path, mon
     asks = contract(view(features={"x": "int64", "s": "string", "y": "float64"}))
     rows = asked(*(i % 101 for i in range(n)), keys=[i % 11 for i in range(n)])
     together = retrieve(asks, rows, at="at", repo=tmp_path)
-    monkeypatch.setattr("asof.offline.loading.AT_ONCE", 1)
-    monkeypatch.setattr("asof.offline.direct.AT_ONCE", 1)
+    monkeypatch.setattr("asof.offline.source_rows.AT_ONCE", 1)
+    monkeypatch.setattr("asof.offline.parquet_columns.AT_ONCE", 1)
     assert retrieve(asks, rows, at="at", repo=tmp_path).equals(together)
     assert together["x"].null_count < n
 

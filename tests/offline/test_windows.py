@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asof.contract import WINDOW_FUNCTIONS, Aggregation, WindowFunction
-from asof.windows import Events, Questions, aggregate, newest, order, pieces, ranges, staircase
+from asof.windows import Events, Questions, aggregate, latest, newest, parallel, ranges, sorting
 
 TEXT_FUNCTIONS: tuple[WindowFunction, ...] = ("count", "min", "max", "last", "count_distinct")
 
@@ -85,7 +85,7 @@ def test_every_function_equals_brute_force(direct: int, piece: int, case: tuple[
     aggregations = [Aggregation(f"{c}_{f}_{w}", c, f, w) for c, f in asked for w in (3, 17, 1000)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranges, "DIRECT", direct)
-        patch.setattr(pieces, "PIECE", piece)
+        patch.setattr(parallel, "PIECE", piece)
         got = aggregate(events, questions, aggregations, hop)
     for aggregation in aggregations:
         expected = brute_force(events, questions, aggregation, hop)
@@ -102,12 +102,12 @@ def test_newest_is_the_known_event_with_the_greatest_time(large: bool, case: tup
     with pytest.MonkeyPatch.context() as patch:
         if large:
             small = {
-                (staircase, "_ALONE"): 0,
-                (staircase, "_WORKERS"): 3,
-                (staircase, "_PIECE"): 7,
-                (order, "FEW"): 0,
-                (staircase, "FEW"): 0,
-                (order, "_BLOCK"): 4,
+                (latest, "_ALONE"): 0,
+                (latest, "_WORKERS"): 3,
+                (latest, "_PIECE"): 7,
+                (sorting, "FEW"): 0,
+                (latest, "FEW"): 0,
+                (sorting, "_BLOCK"): 4,
             }
             for (module, name), value in small.items():
                 patch.setattr(module, name, value)

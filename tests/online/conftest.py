@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from asof.online import MemoryStore, Writer
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.server import EmbeddedRedis
 from asof.settings import OnlineSettings
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import redis
 
-from asof.redis_server import find_server
+from asof.online.redis.server import find_server
 
 CERTIFICATE = """\
 -----BEGIN CERTIFICATE-----

@@ -20,11 +20,12 @@ from feast.infra.online_stores.online_store import OnlineStore
 from feast.online_response import OnlineResponse
 from google.protobuf.json_format import MessageToDict
 
-from asof.compiler import compile_view
-from asof.online import RedisOnlineStore, loose
-from asof.online.answers import LazyResponse
-from asof.online.rows import ENCODED
-from asof.redis_server import EmbeddedRedis
+from asof.feast.compiler import compile_view
+from asof.feast.response import LazyResponse
+from asof.online import RedisOnlineStore
+from asof.online.codec import variable_width
+from asof.online.codec.rows import ENCODED
+from asof.online.redis.server import EmbeddedRedis
 from tests.online.feast_repos import YAML
 
 pytestmark = pytest.mark.filterwarnings("ignore")
@@ -34,8 +35,8 @@ TYPES: dict[str, tuple[Any, pa.DataType, Any]] = {
     "f32": (ft.Float32, pa.float32(), 0.1), "f64": (ft.Float64, pa.float64(), 1 / 3), "flag": (ft.Bool, pa.bool_(), True),
     "text": (ft.String, pa.string(), "grüße"), "raw": (ft.Bytes, pa.binary(), b"\x00\xff"),
     "moment": (ft.UnixTimestamp, pa.timestamp("us", "UTC"), NOW), "json": (ft.Json, pa.string(), '{"a": [1]}'),
-    "ints": (ft.Array(ft.Int64), pa.list_(pa.int64()), [1, 2]), "map": (ft.Map, ENCODED, loose.encode("map", {"k": "v"})),
-    "id": (ft.Uuid, ENCODED, loose.encode("uuid", uuid.UUID(int=7))),
+    "ints": (ft.Array(ft.Int64), pa.list_(pa.int64()), [1, 2]), "map": (ft.Map, ENCODED, variable_width.encode("map", {"k": "v"})),
+    "id": (ft.Uuid, ENCODED, variable_width.encode("uuid", uuid.UUID(int=7))),
 }  # fmt: skip
 NUMBERS = [f"numbers:n{i}" for i in range(4)]
 EVERYTHING = [f"everything:{name}" for name in TYPES]

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asof.online.bulk import Bulk
+from asof.online.redis.resp_encoding import Bulk
 
 
 @given(st.lists(st.binary(max_size=12) | st.sampled_from([b"\r\n", b"$1\r\n", b"x" * 200])), st.integers(0, 5))

@@ -17,8 +17,8 @@ import redis
 
 from asof.errors import OnlineStoreError, SettingsError
 from asof.online import AsyncReader, Reader, Writer, connect
-from asof.online.connections import parse
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.connections import parse
+from asof.online.redis.server import EmbeddedRedis
 from asof.settings import OnlineSettings
 from tests.online.tables import T, at, contract, plain, rows, windowed
 
@@ -90,7 +90,7 @@ def test_a_full_redis_keeps_whole_rows_only(server: EmbeddedRedis) -> None:
 
 def test_a_key_with_too_many_events_is_refused(store: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beyond its limit a key's value is refused, with what to do; other keys are written and the key stays as it was."""
-    monkeypatch.setattr("asof.online.events.LIMIT", 1000)
+    monkeypatch.setattr("asof.online.codec.events.LIMIT", 1000)
     writer, count = Writer("tests", store), 100
     writer.write(SPENDING, rows({"key": [1], "x": [1.0]}))
     crowd = rows({"key": [1] * count + [2], "x": [1.0] * (count + 1)})

@@ -14,7 +14,7 @@ import pytest
 from feast import FeatureStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.server import EmbeddedRedis
 from tests.online.feast_repos import feast, inside, template_repo
 
 pytestmark = pytest.mark.filterwarnings("ignore")

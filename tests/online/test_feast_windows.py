@@ -16,7 +16,7 @@ from feast import FeatureStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from asof.online import Reader
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.server import EmbeddedRedis
 from asof.repo import Repo
 from tests.online.feast_repos import feast, inside, windows_repo
 

@@ -11,9 +11,9 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-import asof.engine
+import asof.feast.compute_engine
 from asof.contract import JoinKey
-from asof.engine import Interval, materialize
+from asof.feast.compute_engine import Interval, materialize
 from asof.offline import retrieve
 from asof.online import MemoryStore, Reader, Writer
 from tests.online.tables import SECOND, T, at, contract, plain, rows
@@ -67,7 +67,7 @@ def test_newest_known_row_of_each_key(tmp_path: Path, given: list[Row], keys: tu
 
 def test_distinct_keys_need_no_choice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where every key has one row the rows are taken as they are read."""
-    monkeypatch.delattr(asof.engine, "_selection")
+    monkeypatch.delattr(asof.feast.compute_engine, "_selection")
     reader, told = written(tmp_path, [("x", 1, 1, 1), ("y", 1, 2, 2)], (SHOP, ITEM), Interval(T, T + 9 * SECOND))
     found = reader.read({"shop": ["y", "x"], "item": [1, 1]}, at(2, T + 9 * SECOND))
     assert (found.values[:, 0].tolist(), told) == ([1, 0], [-2, 2])

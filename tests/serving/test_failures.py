@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from asof import on_demand
+from asof.contract import on_demand
 from asof.errors import BundleError, RequestError
 from asof.online import Writer
 from tests.serving.contracts import machines

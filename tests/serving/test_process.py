@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 
 from asof import prediction_log
-from asof.redis_server import EmbeddedRedis, find_server
+from asof.online.redis.server import EmbeddedRedis, find_server
 from asof.settings import RepoSettings
 from serving.build import find
 from tests.serving.processes import (

@@ -23,8 +23,8 @@ from asof.instants import parse_moment
 from asof.repo import Repo
 from asof.settings import RepoSettings
 from serving.connection import Address
-from serving.recording import Played, Recording, record
 from serving.replay import Replay, served_version
+from serving.replay_source import Played, Recording, record
 from tests.serving.contracts import machines
 from tests.serving.doubles import NOON
 from tests.serving.processes import Service, asof

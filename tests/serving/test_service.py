@@ -13,9 +13,9 @@ import httpx
 import pyarrow as pa
 import pytest
 
-from asof import on_demand, prediction_log
+from asof import prediction_log
 from asof.bundle import Bundle
-from asof.contract import Contract
+from asof.contract import Contract, on_demand
 from asof.errors import ContractError
 from asof.online import AsyncReader
 from serving.limits import Limits

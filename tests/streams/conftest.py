@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from asof.redis_server import EmbeddedRedis
+from asof.online.redis.server import EmbeddedRedis
 from asof.repo import Repo
 from tests.streams.world import make_repo
 

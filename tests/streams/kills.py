@@ -29,7 +29,7 @@ import pyarrow.compute as pc
 import redis
 
 from asof.errors import OnlineStoreError
-from asof.redis_server import find_server
+from asof.online.redis.server import find_server
 from asof.repo import Repo
 from asof.streams import Sender
 from asof.streams.redis_source import RedisSource, dead_letter_name, stream_name
@@ -41,7 +41,7 @@ from tests.streams import world
 FAST = Plan(batch=80, linger=0.02, claim_after=0.5)
 CONTEXT = multiprocessing.get_context("forkserver")
 PRELOADED = ["asof.streams.running", "asof.tables.push", "deltalake", "tests.streams.world"]
-"""What the fork server imports; children that materialize also want ``asof.engine``, which imports Feast."""
+"""What the fork server imports; children that materialize also want ``asof.feast.compute_engine``, which imports Feast."""
 
 CONTEXT.set_forkserver_preload(PRELOADED)
 
@@ -141,7 +141,7 @@ def visits(ids: list[int]) -> Any:
 
 def load(folder: str, said: Any) -> None:
     """A child: bring all views of a table up to date from the table."""
-    from asof.engine import Interval, materialize
+    from asof.feast.compute_engine import Interval, materialize
     from asof.online import Writer
 
     repo = Repo.open(folder)
@@ -437,7 +437,7 @@ def main() -> None:
     """Run all three with the number of kills given, and print what happened."""
     kills = int(sys.argv[1]) if len(sys.argv) > 1 else 100
     wanted = sys.argv[2:] or ["writers", "consumers", "redis"]
-    CONTEXT.set_forkserver_preload([*PRELOADED, "asof.engine"])
+    CONTEXT.set_forkserver_preload([*PRELOADED, "asof.feast.compute_engine"])
     runs = {"writers": kill_writers, "consumers": kill_consumers, "redis": kill_redis}
     for name in wanted:
         with tempfile.TemporaryDirectory(prefix="asof-kills-") as folder:

@@ -20,8 +20,8 @@ from click.testing import CliRunner
 from asof.cli import cli
 from asof.errors import OnlineStoreError, SettingsError, TableError, UsageError
 from asof.online import Writer, connect
+from asof.online.redis.server import EmbeddedRedis
 from asof.online.watermarks import SLACK, RedisWatermark
-from asof.redis_server import EmbeddedRedis
 from asof.repo import Repo
 from asof.streams import Intake, Message, Outcome, Progress, Sender
 from asof.streams.metrics import StreamMetrics, serve

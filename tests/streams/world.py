@@ -18,11 +18,11 @@ import numpy as np
 import pyarrow as pa
 
 from asof.contract import Aggregation, Contract, Feature, Field, JoinKey, Source, View
+from asof.contract.cache import digest
 from asof.errors import OnlineStoreError
 from asof.instants import DAY
 from asof.offline import retrieve
 from asof.online import Reader
-from asof.remembered import digest
 from asof.repo import Repo
 from asof.tables import delta
 from asof.tables.declarations import CACHE, Declarations, _write

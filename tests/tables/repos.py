@@ -5,8 +5,8 @@ from pathlib import Path
 import pyarrow as pa
 
 from asof.contract import Aggregation, Field, JoinKey, Source, View
+from asof.contract.cache import digest
 from asof.instants import DAY
-from asof.remembered import digest
 from asof.repo import Repo
 from asof.tables import delta
 from asof.tables.declarations import CACHE, Declarations, _write

@@ -55,7 +55,7 @@ class Payments:
 @pytest.fixture(scope="session")
 def applied(tmp_path_factory) -> Path:
     """A copy of the example's feature repo whose definitions are applied, without data."""
-    from asof.plan import apply
+    from asof.feast.apply import apply
 
     folder = tmp_path_factory.mktemp("example") / "feature_repo"
     shutil.copytree(ROOT / "feature_repo", folder, ignore=shutil.ignore_patterns("data", "__pycache__"))

@@ -16,10 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from asof import histograms, profiles
 from asof.bundle import Bundle
 from asof.errors import BundleError, SchemaError, SettingsError, SourceError
 from asof.instants import DAY
+from asof.statistics import histograms, profiles
 from tests.training import machines
 from tests.training.machines import CONTRACT, MODEL, READINGS
 from training import pipeline

@@ -10,10 +10,10 @@ import numpy as np
 import pytest
 
 from asof.contract import WINDOW_FUNCTIONS, Aggregation
-from asof.online import buckets
-from asof.online.layouts import Layout
+from asof.online.codec import buckets
+from asof.online.codec.layouts import Layout
 from asof.windows import Events, Questions, aggregate
-from asof.windows.partials import Column, Groups, Parts, combine
+from asof.windows.partial_aggregates import Column, Groups, Parts, combine
 
 HOP, WINDOWS, KEYS = 10, (10, 25, 100), 5
 TEXTS: tuple[Any, ...] = ("count", "min", "max", "last", "count_distinct")

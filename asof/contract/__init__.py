@@ -1,0 +1,35 @@
+"""What a feature service promises: the contract as plain data, on-demand functions, and a cache of compiled contracts."""
+
+from asof.contract.definitions import (
+    FORMAT,
+    KEY_TYPES,
+    NUMERIC_TYPES,
+    WINDOW_FUNCTIONS,
+    Aggregation,
+    Contract,
+    Feature,
+    Field,
+    JoinKey,
+    OnDemandView,
+    Source,
+    View,
+    WindowFunction,
+    view_fingerprint,
+)
+
+__all__ = [
+    "FORMAT",
+    "KEY_TYPES",
+    "NUMERIC_TYPES",
+    "WINDOW_FUNCTIONS",
+    "Aggregation",
+    "Contract",
+    "Feature",
+    "Field",
+    "JoinKey",
+    "OnDemandView",
+    "Source",
+    "View",
+    "WindowFunction",
+    "view_fingerprint",
+]

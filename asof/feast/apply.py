@@ -1,0 +1,333 @@
+"""What applying the repo's definitions would change, and which trained models the change would break.
+
+The registry's side comes from Feast's own comparison and from comparing compiled views, because Feast does not see every
+change of a stream view (its comparison leaves out windows and tiling). The models' side compares each bundle's contract
+with the declared one, feature by feature: a model is broken by what changes a value that it was trained on, and by nothing else.
+
+:func:`apply` is Feast's apply. What Feast leaves as it was although it changed is then registered anew.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from asof import bundle
+from asof.contract import Contract, View, on_demand
+from asof.contract.cache import registry_file
+from asof.errors import AsofError
+from asof.feast.calls import feast_call
+from asof.instants import format_span
+from asof.repo import Repo
+from asof.tables.declarations import compile_tables, declarations
+
+if TYPE_CHECKING:
+    from feast.repo_contents import RepoContents
+
+Action = Literal["add", "change", "remove"]
+
+_VIEW_KINDS = frozenset({"feature view", "stream feature view"})
+_VIEW_WORDS = frozenset({"description", "tags", "owner", "org", "online", "offline", "version"})
+"""What Feast says of a changed view and compiled views do not; of the rest Feast names fields that are equal (its sources)."""
+
+
+@dataclass(frozen=True)
+class Change:
+    """One object that applying would add, change or remove, and what of it."""
+
+    action: Action
+    kind: str
+    name: str
+    details: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class BrokenModel:
+    """A model that does not fit the declared features.
+
+    Attributes:
+        model: Name of the model.
+        version: Version of its bundle.
+        newest: Whether that is the newest version.
+        service: The feature service that it was trained with.
+        features: Feature -> what changed about it.
+    """
+
+    model: str
+    version: str
+    newest: bool
+    service: str
+    features: dict[str, tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What applying would do.
+
+    Attributes:
+        changes: Objects of the registry.
+        broken: Models that do not fit what is declared.
+        models: Number of model versions that were looked at.
+    """
+
+    changes: tuple[Change, ...]
+    broken: tuple[BrokenModel, ...]
+    models: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """The plan as JSON-ready data."""
+        return asdict(self)
+
+
+@dataclass
+class Declared:
+    """The repo's definitions as its files declare them now, compiled."""
+
+    contents: RepoContents
+    views: dict[str, View]
+    services: dict[str, Contract] = field(default_factory=dict)
+
+
+def plan(repo: Repo) -> Plan:
+    """Compare the definitions with the registry and with the trained models; nothing is changed.
+
+    Raises:
+        SettingsError: A definition is wrong.
+    """
+    registry = registry_file(repo.settings)
+    new = registry is not None and not registry.exists()
+    try:
+        return _plan(repo)
+    finally:
+        if registry is not None and new:
+            registry.unlink(missing_ok=True)  # Feast makes an empty one when it is asked
+
+
+def apply(repo: Repo) -> Plan:
+    """Register the definitions, through Feast's own apply, and say what it changed.
+
+    Raises:
+        SettingsError: A definition is wrong; nothing was changed.
+        OnlineStoreError: The online store could not be prepared.
+    """
+    from feast.repo_operations import apply_total_with_repo_instance
+
+    done = _plan(repo)
+    with feast_call("applying", repo=repo.path), _inside(repo.path):
+        contents = _parse(repo)
+        apply_total_with_repo_instance(
+            repo.store, repo.settings.project, repo.store.registry, contents, skip_source_validation=False
+        )
+        _register_left_out(repo, contents)
+    _remember(repo)
+    return done
+
+
+def broken_models(models: Path, services: Mapping[str, Contract]) -> tuple[tuple[BrokenModel, ...], int]:
+    """The trained models that do not fit ``services`` (name -> declared contract), and how many were looked at.
+
+    A bundle that cannot be read is listed as broken.
+    """
+    found: list[BrokenModel] = []
+    names = sorted(p.name for p in models.iterdir()) if models.is_dir() else []
+    known = [(name, bundle.versions(models, name)) for name in names]
+    for name, versions in known:
+        for version in versions:
+            service, features = _broken(models / name / version, services)
+            if features:
+                found.append(BrokenModel(name, version, version == versions[-1], service, features))
+    return tuple(found), sum(len(versions) for _, versions in known)
+
+
+def feature_changes(old: Contract, new: Contract | None) -> dict[str, tuple[str, ...]]:
+    """Feature of ``old`` -> what is different about it in ``new``; features that are as they were are left out."""
+    if new is None:
+        return {f.name: (f"service {old.service} is gone",) for f in old.features}
+    after = {f.name: dict(_facts(new, f.name)) for f in new.features}
+    found: dict[str, tuple[str, ...]] = {}
+    for feature in old.features:
+        lines = _differences(dict(_facts(old, feature.name)), after.get(feature.name))
+        if lines:
+            found[feature.name] = lines
+    return found
+
+
+def _plan(repo: Repo) -> Plan:
+    declared, changes = _compare(repo)
+    broken, models = broken_models(repo.settings.models, declared.services)
+    return Plan(changes, broken, models)
+
+
+def _compare(repo: Repo) -> tuple[Declared, tuple[Change, ...]]:
+    with feast_call("reading the definitions", repo=repo.path), _inside(repo.path):
+        contents = _parse(repo)
+        difference, _, _ = repo.store.plan(contents)
+        declared = _compile(repo, contents)
+        applied = _applied_views(repo)
+    return declared, _changes(difference, declared.views, applied)
+
+
+def _parse(repo: Repo) -> RepoContents:
+    """The definitions as the files have them now, whatever this process imported before (another repo, an older text)."""
+    from feast.project import Project
+    from feast.repo_operations import get_repo_files, parse_repo, py_path_to_module
+
+    for file in get_repo_files(repo.path):
+        sys.modules.pop(py_path_to_module(file), None)
+    importlib.invalidate_caches()
+    on_demand.load.cache_clear()
+    contents = parse_repo(repo.path)
+    if not contents.projects:
+        contents.projects.append(Project(name=repo.settings.project))
+    return contents
+
+
+@contextmanager
+def _inside(folder: Path) -> Iterator[None]:
+    """Feast resolves definitions from the working directory."""
+    before, written = Path.cwd(), sys.dont_write_bytecode
+    sys.dont_write_bytecode = True
+    os.chdir(folder)
+    try:
+        if str(folder) not in sys.path:
+            sys.path.insert(0, str(folder))
+        yield
+    finally:
+        os.chdir(before)
+        sys.dont_write_bytecode = written
+
+
+def _compile(repo: Repo, contents: RepoContents) -> Declared:
+    from asof.feast.compiler import compile_service, compile_view
+
+    stored = [*contents.feature_views, *contents.stream_feature_views]
+    every: list[Any] = [*stored, *contents.on_demand_feature_views]
+    services = {s.name: compile_service(s, every, repo.settings.project, repo.path) for s in contents.feature_services}
+    views = {v.name: compile_view(v) for v in stored}
+    compile_tables(contents.data_sources, views.values())
+    return Declared(contents, views, services)
+
+
+def _applied_views(repo: Repo) -> dict[str, View | None]:
+    """Registered views by name; None for one that this asof cannot compile."""
+    from asof.feast.compiler import compile_view
+
+    found: dict[str, View | None] = {}
+    for view in [*repo.store.list_feature_views(), *repo.store.list_stream_feature_views()]:
+        try:
+            found[view.name] = compile_view(view)
+        except AsofError:
+            found[view.name] = None
+    return found
+
+
+def _changes(difference: Any, declared: Mapping[str, View], applied: Mapping[str, View | None]) -> tuple[Change, ...]:
+    from feast.diff.property_diff import TransitionType
+    from feast.feature_view import DUMMY_ENTITY_NAME
+
+    actions: dict[Any, Action] = {
+        TransitionType.CREATE: "add",
+        TransitionType.UPDATE: "change",
+        TransitionType.DELETE: "remove",
+    }
+    found: dict[str, Change] = {}
+    for item in difference.feast_object_diffs:
+        action, kind = actions.get(item.transition_type), item.feast_object_type.value
+        lines = tuple(p.property_name for p in item.feast_object_property_diffs)
+        if item.name in declared and item.name in applied and kind in _VIEW_KINDS:
+            lines = (*_view_changes(applied[item.name], declared[item.name]), *(n for n in lines if n in _VIEW_WORDS))
+            action = "change" if lines else None
+        if action == "change" and kind == "feature service":
+            lines = _service_changes(item.current_feast_object, item.new_feast_object) or lines
+        if action is not None and item.name != DUMMY_ENTITY_NAME:
+            found[f"{kind} {item.name}"] = Change(action, kind, item.name, lines)
+    order = {"remove": 2, "change": 1, "add": 0}
+    return tuple(sorted(found.values(), key=lambda c: (order[c.action], c.kind, c.name)))
+
+
+def _service_changes(applied: Any, declared: Any) -> tuple[str, ...]:
+    old, new = ([f.name for p in s.feature_view_projections for f in p.features] for s in (applied, declared))
+    gone = [f"feature {name} is gone" for name in old if name not in new]
+    return (*gone, *(f"feature {name} is new" for name in new if name not in old))
+
+
+def _view_changes(applied: View | None, declared: View) -> tuple[str, ...]:
+    if applied is None:
+        return ("is registered in a way that cannot be read",)
+    return _differences(dict(_view_facts(applied)), dict(_view_facts(declared)))
+
+
+def _differences(old: dict[str, str], new: dict[str, str] | None) -> tuple[str, ...]:
+    if new is None:
+        return ("is gone",)
+    lines = [f"{name} was {old[name]}, is {new[name]}" for name in old if name in new and old[name] != new[name]]
+    lines += [f"{name} is gone" for name in old if name not in new]
+    return (*lines, *(f"{name} is new" for name in new if name not in old))
+
+
+def _facts(contract: Contract, feature: str) -> Iterator[tuple[str, str]]:
+    """Everything that a value of ``feature`` depends on, under the names that people know it by."""
+    found = next(f for f in contract.features if f.name == feature)
+    yield "type", found.dtype
+    if not found.on_demand:
+        yield from _stored_facts(contract.view(found.view), found.feature)
+        return
+    owner = next(o for o in contract.on_demand if o.alias == found.view)
+    yield "function", f"{owner.function} ({owner.source_hash[:12]})"
+    yield "request fields", ", ".join(f"{f.name} {f.dtype}" for f in owner.request)
+    for alias, name in owner.inputs:
+        for label, text in _stored_facts(contract.view(alias), name):
+            yield f"{label} of its input {name}", text
+
+
+def _stored_facts(view: View, feature: str) -> Iterator[tuple[str, str]]:
+    for label, text in _view_facts(view):
+        if not label.startswith(("window ", "feature ")) or label.endswith(f" {feature}"):
+            yield label.removesuffix(f" {feature}"), text
+
+
+def _view_facts(view: View) -> Iterator[tuple[str, str]]:
+    """Everything that a view's values depend on."""
+    source = view.source
+    yield "keys", ", ".join(f"{k.request} {k.dtype}" for k in view.join_keys) or "none"
+    yield "ttl", format_span(view.ttl) if view.ttl else "none"
+    yield "bucket", format_span(view.hop)
+    yield "source", source.name
+    yield "event time", source.timestamp_field
+    yield "knowledge time", source.created_timestamp_column or "none"
+    yield "event id", source.event_id or "none"
+    yield "field mapping", ", ".join(f"{a} -> {b}" for a, b in sorted(source.field_mapping.items())) or "none"
+    for window in view.aggregations:
+        yield f"window {window.name}", f"{window.function}({window.column}) over {format_span(window.window)}"
+    for item in view.features:
+        yield f"feature {item.name}", item.dtype
+
+
+def _broken(path: Path, services: Mapping[str, Contract]) -> tuple[str, dict[str, tuple[str, ...]]]:
+    try:
+        contract = bundle.Bundle.open(path, verify=False).contract
+    except (AsofError, OSError) as error:
+        return "?", {"(all)": (str(error),)}
+    return contract.service, feature_changes(contract, services.get(contract.service))
+
+
+def _register_left_out(repo: Repo, contents: RepoContents) -> None:
+    """Register anew what Feast took for unchanged: it compares stream views without tiling and sources."""
+    from asof.feast.compiler import compile_view
+
+    registry, project, applied = repo.store.registry, repo.settings.project, _applied_views(repo)
+    for view in [*contents.feature_views, *contents.stream_feature_views]:
+        if applied.get(view.name) != compile_view(view):
+            registry.delete_feature_view(view.name, project, commit=False)
+            registry.apply_feature_view(view, project, commit=True)
+
+
+def _remember(repo: Repo) -> None:
+    """Keep what the next `asof ingest` needs, while Feast is there."""
+    declarations(Repo.open(repo.path))

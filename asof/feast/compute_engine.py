@@ -1,0 +1,263 @@
+"""Feast's compute engine: materialization from DuckDB to Redis, column by column.
+
+A run takes what became known in its interval: a row counts from the moment it is known, max(event time, knowledge time), so
+that data which arrived late is taken by the next run although its event time is long past. For a windowed view it takes
+every event that can still be in a window at the end of the interval, and the newest event of each key.
+
+Writing is idempotent, so a run that crashed is simply run again. Feast records an interval only once its run has ended.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from duckdb import DuckDBPyConnection
+from feast import Entity
+from feast.infra.common.materialization_job import MaterializationJob, MaterializationJobStatus, MaterializationTask
+from feast.infra.compute_engines.base import ComputeEngine
+from feast.infra.registry.base_registry import BaseRegistry
+
+from asof.contract import View
+from asof.errors import SettingsError
+from asof.feast.compiler import compile_view
+from asof.instants import to_micros
+from asof.offline.engine import EngineSettings, quoted
+from asof.offline.sources import Files, open_files
+from asof.online.writer import Writer
+
+BATCH = 20_000
+"""Rows that are read and written at a time."""
+WRITERS = 2
+"""Portions that are written at the same time."""
+
+_CHOSEN = "asof_chosen_rows"
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """What a run takes: rows that became known from ``start`` to ``end``, microseconds UTC, both included."""
+
+    start: int
+    end: int
+
+
+@dataclass
+class DuckDBMaterializationJob(MaterializationJob):
+    """A finished run, or the error that ended it."""
+
+    task: MaterializationTask
+    failure: BaseException | None = None
+    written: int = 0
+    name: str = field(default_factory=lambda: str(uuid.uuid4()))
+
+    def status(self) -> MaterializationJobStatus:
+        """Succeeded or failed: a run has ended when its job exists."""
+        return MaterializationJobStatus.ERROR if self.failure else MaterializationJobStatus.SUCCEEDED
+
+    def error(self) -> BaseException | None:
+        """What ended the run early."""
+        return self.failure
+
+    def should_be_retried(self) -> bool:
+        """Whoever started the run decides."""
+        return False
+
+    def job_id(self) -> str:
+        """A name of its own for each run."""
+        return self.name
+
+    def url(self) -> str | None:
+        """There is nothing to visit."""
+        return None
+
+
+class DuckDBComputeEngine(ComputeEngine):
+    """Materializes plain and windowed views; retrieval is the offline store's."""
+
+    def update(
+        self,
+        project: str,
+        views_to_delete: Sequence[Any],
+        views_to_keep: Sequence[Any],
+        entities_to_delete: Sequence[Entity],
+        entities_to_keep: Sequence[Entity],
+    ) -> None:
+        """There is nothing to prepare."""
+
+    def teardown_infra(self, project: str, fvs: Sequence[Any], entities: Sequence[Entity]) -> None:
+        """There is nothing to take down."""
+
+    def _materialize_one(
+        self, registry: BaseRegistry, task: MaterializationTask, **kwargs: Any
+    ) -> DuckDBMaterializationJob:
+        job = DuckDBMaterializationJob(task)
+        try:
+            job.written = self._run(task)
+        except Exception as error:  # noqa: BLE001 - a job carries its error to whoever started it
+            job.failure = error
+        return job
+
+    def _run(self, task: MaterializationTask) -> int:
+        if not hasattr(self.online_store, "writer"):
+            raise SettingsError(
+                f"online_store {type(self.online_store).__name__} does not go with batch_engine {type(self).__name__}; "
+                "use asof.online.RedisOnlineStore"
+            )
+        writer: Writer = self.online_store.writer(self.repo_config)
+        end = datetime.now(UTC) if task.disable_event_timestamp else task.end_time
+        start = datetime.fromtimestamp(0, UTC) if task.disable_event_timestamp else task.start_time
+        repo = Path(self.repo_config.repo_path or ".").resolve()
+        interval = Interval(to_micros(start), to_micros(end))
+        return materialize(compile_view(task.feature_view), writer, repo, interval, task.tqdm_builder)
+
+
+def materialize(
+    view: View, writer: Writer, repo: Path, interval: Interval, progress: Callable[[int], Any] | None = None
+) -> int:
+    """Bring the online store up to date with a view's source.
+
+    Args:
+        view: The view.
+        writer: Where to write.
+        repo: Feature repo; relative source paths start there.
+        interval: What to take.
+        progress: Called with the number of rows; what it returns is told with ``update(n)`` and closed with ``close()``.
+
+    Returns:
+        How many rows were news to the store.
+
+    Raises:
+        SourceError: The source cannot be read.
+        OnlineStoreError: Redis is down or full; running again is safe.
+    """
+    files = open_files(view.source, repo)
+    if not files.rows:
+        return 0
+    connection = EngineSettings.load(repo).connect(repo)
+    try:
+        table, total = _chosen(view, connection, files, interval)
+        bar = progress(total) if progress else None
+        reader = connection.sql(_query(view, files.schema, table)).to_arrow_reader(BATCH)
+        written = _write(view, writer, _portions(view, reader), bar.update if bar is not None else None)
+        if bar is not None:
+            bar.close()
+        return written
+    finally:
+        connection.close()
+
+
+def _write(view: View, writer: Writer, portions: Iterator[pa.Table], progress: Callable[[int], Any] | None) -> int:
+    """Write the portions, two at a time: one is packed while Redis takes the other. No two share a key."""
+    written, under_way = 0, deque[tuple[int, Future[int]]]()
+
+    def finish() -> int:
+        rows, future = under_way.popleft()
+        news = future.result()
+        if progress:
+            progress(rows)
+        return news
+
+    with ThreadPoolExecutor(WRITERS) as pool:
+        for table in portions:
+            under_way.append((table.num_rows, pool.submit(writer.write, view, table)))
+            if len(under_way) > WRITERS:
+                written += finish()
+        while under_way:
+            written += finish()
+    return written
+
+
+def _chosen(view: View, connection: DuckDBPyConnection, files: Files, interval: Interval) -> tuple[str, int]:
+    """The rows to write, as something to select from, and how many they are.
+
+    Where every key of a plain view has one row, nothing has to be chosen: rows are written while the files are still read.
+    """
+    if not view.windowed:
+        keys = f" GROUP BY {_keys(view, raw=True)}" if view.join_keys else ""
+        each = f"SELECT count(*) AS n FROM {files.scan} WHERE {_wanted(view, interval)}{keys}"
+        ((total, distinct),) = connection.execute(f"SELECT coalesce(sum(n), 0), count(*) FROM ({each})").fetchall()
+        if total <= distinct:
+            return f"{files.scan} WHERE {_wanted(view, interval)}", int(total)
+    connection.execute(f"CREATE TEMP TABLE {_CHOSEN} AS {_selection(view, files.scan, files.schema, interval)}")
+    ((total,),) = connection.execute(f"SELECT count(*) FROM {_CHOSEN}").fetchall()
+    return _CHOSEN, int(total)
+
+
+def _query(view: View, schema: pa.Schema, table: str) -> str:
+    columns = ", ".join(f"{quoted(raw)} AS {quoted(name)}" for raw, name in _columns(view, schema).items())
+    order = f" ORDER BY {_keys(view)}, _asof_ts" if view.windowed and view.join_keys else ""
+    return f"SELECT {columns} FROM {table}{order}"
+
+
+def _selection(view: View, scan: str, schema: pa.Schema, interval: Interval) -> str:
+    """The rows to write, as SQL: of a plain view the newest row of each key, of a windowed one its events."""
+    ts, kt = _moments(view.source.timestamp_field), view.source.created_timestamp_column
+    columns = ", ".join(quoted(raw) for raw in _columns(view, schema))
+    partition = f"PARTITION BY {_keys(view, raw=True)} " if view.join_keys else ""
+    newest = f"row_number() OVER ({partition}ORDER BY {ts} DESC, {_moments(kt) if kt else ts} DESC, file_index DESC, file_row_number DESC)"
+    keep = f"{newest} = 1" if not view.windowed else f"{ts} > {interval.end - view.horizon} OR {newest} = 1"
+    return f"SELECT {columns}, {ts} AS _asof_ts FROM {scan} WHERE {_wanted(view, interval)} QUALIFY {keep}"
+
+
+def _wanted(view: View, interval: Interval) -> str:
+    """The condition that a row has a key and became known in the interval; of events, by its end."""
+    ts, kt = _moments(view.source.timestamp_field), view.source.created_timestamp_column
+    arrival = f"greatest({ts}, coalesce({_moments(kt)}, {ts}))" if kt else ts
+    since = f" AND {arrival} >= {interval.start}" if not view.windowed else ""
+    present = "".join(f" AND {quoted(view.source.column(k.column))} IS NOT NULL" for k in view.join_keys)
+    return f"{arrival} <= {interval.end}{since}{present}"
+
+
+def _columns(view: View, schema: pa.Schema) -> dict[str, str]:
+    """Source column -> its name in the view. Events without an id are known by their whole row, so all columns are read."""
+    source = view.source
+    names = [k.column for k in view.join_keys]
+    if view.windowed and source.event_id is None:
+        return {raw: source.field_mapping.get(raw, raw) for raw in schema.names}
+    names += view.event_columns if view.windowed else [f.name for f in view.features]
+    raw_names = [source.column(n) for n in names] + [source.timestamp_field]
+    raw_names += [c for c in (source.created_timestamp_column, source.event_id if view.windowed else None) if c]
+    return {raw: source.field_mapping.get(raw, raw) for raw in dict.fromkeys(raw_names)}
+
+
+def _keys(view: View, *, raw: bool = False) -> str:
+    return ", ".join(quoted(view.source.column(k.column) if raw else k.column) for k in view.join_keys)
+
+
+def _moments(column: str) -> str:
+    return f"epoch_us(CAST({quoted(column)} AS TIMESTAMPTZ))"
+
+
+def _portions(view: View, reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+    """The batches as tables; the events of one key stay together, so that equal rows are told apart within one write."""
+    if not view.windowed:
+        yield from (pa.Table.from_batches([batch]) for batch in reader)
+        return
+    held = reader.schema.empty_table()
+    for batch in reader:
+        whole = pa.concat_tables([held, pa.Table.from_batches([batch])])
+        cut = _last_key(view, whole)
+        held = whole.slice(cut)
+        if cut:
+            yield whole.slice(0, cut)
+    yield held
+
+
+def _last_key(view: View, table: pa.Table) -> int:
+    """Position of the first row of the last key; rows are sorted by key."""
+    differs = np.zeros(table.num_rows, bool)
+    for key in view.join_keys if table.num_rows else ():
+        column = table.column(key.column)
+        differs |= np.asarray(pc.not_equal(column, column[-1]))
+    found = np.flatnonzero(differs)
+    return int(found[-1]) + 1 if len(found) else 0

@@ -1,0 +1,309 @@
+"""The rows of a source that can matter to a question, and no others, read by DuckDB."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+
+from asof.errors import SchemaError, SettingsError, SourceError
+from asof.offline.columns import conform, micros, plain_type, sql_moment
+from asof.offline.engine import quoted
+from asof.offline.keys import cast_like, codes
+from asof.offline.parquet_columns import AT_ONCE, Reach, Rows
+from asof.windows import Events, Questions
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyConnection
+
+    from asof.contract import View
+    from asof.offline.engine import Engine
+    from asof.offline.sources import Files
+
+Ints = NDArray[np.int64]
+
+_MANY, _FEW = 4, 64
+"""Rows of other keys are left out while reading never below ``_MANY`` times the rows that ask, always above ``_FEW`` times."""
+_SAMPLE = 8192
+"""Rows that are looked at in between; leaving out pays where at most one in ``_MANY`` is of a key that is asked for."""
+_ORDER = ("file_index", "file_row_number")
+"""What DuckDB calls a row's place in the source; out of reach where a column has that name."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """Rows that ask: their key columns under the names of the request, and their moments in microseconds UTC."""
+
+    table: pa.Table
+    at: Ints
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Value columns of the rows of a source, in the source's spelling, in source order; large ones are read when wanted.
+
+    Attributes:
+        table: Columns that were read already.
+        rows: Where the others are.
+        kept: Positions of the rows that count; None for all.
+    """
+
+    table: pa.Table
+    rows: Rows | None
+    kept: Ints | None
+
+    def __getitem__(self, name: str) -> pa.ChunkedArray:
+        """One column of the rows that count."""
+        known = self.rows is None or name in self.table.column_names
+        column = self.table[name] if known else next(self.rows.blocks([name]))[name]  # type: ignore[union-attr]
+        return column if self.kept is None else column.take(pa.array(self.kept))
+
+    def blocks(self, names: Sequence[str]) -> Iterator[pa.Table]:
+        """Columns of all rows, few at a time where they are large."""
+        known = [n for n in names if self.rows is None or n in self.table.column_names]
+        if known:
+            yield self.table.select(known)
+        if self.rows is not None:
+            yield from self.rows.blocks([n for n in names if n not in known])
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """Rows of a source beside the questions to it, on shared key codes.
+
+    Attributes:
+        columns: Value columns of the rows.
+        events: The rows' keys and moments; without value columns.
+        questions: The entity rows.
+    """
+
+    columns: Columns
+    events: Events
+    questions: Questions
+
+
+@dataclass(frozen=True)
+class Part:
+    """One of ``parts`` disjoint sets of keys, by hash."""
+
+    number: int
+    parts: int
+
+
+def load(
+    view: View,
+    files: Files,
+    columns: Sequence[str],
+    asked: Asked,
+    engine: Engine,
+    *,
+    knowledge: bool,
+    part: Part | None = None,
+) -> Loaded:
+    """Read what can matter: the columns needed, moments that are possible, keys that are asked for (where that pays).
+
+    Args:
+        view: The view.
+        files: Its source.
+        columns: Value columns, in the source's spelling.
+        asked: The entity rows.
+        engine: What reads where rows have to be left out one by one; started only then.
+        knowledge: Whether a row is hidden until its knowledge time.
+        part: The keys to read; None for all. ``asked`` must hold no others.
+
+    Raises:
+        SchemaError: The entity rows lack a key, or its type does not go with the source's.
+        SourceError: The source cannot be read.
+    """
+    keys = stored_keys(view, files)
+    asked_keys = [
+        _asked_key(asked.table, k.request, stored) for k, (_, stored) in zip(view.join_keys, keys, strict=True)
+    ]
+    times = [view.source.timestamp_field, view.source.created_timestamp_column or view.source.timestamp_field]
+    names = list(dict.fromkeys([*(n for n, _ in keys), *times, *columns]))
+    reach = _reach(view, asked.at)
+    with _among(files, keys, asked_keys, engine) as among:
+        rows = None if among or part else Rows.of(files, names, reach)
+        if rows is None:
+            filters = [*_time_filter(files, reach), *_key_filters(key_sql(keys, files, engine.connection), part, among)]
+            table = _read(engine.connection, files, names, filters, ordered=bool(among))
+        else:
+            small = rows.count * 8 * len(names) <= AT_ONCE
+            table = rows.read(names if small else list(dict.fromkeys([*(n for n, _ in keys), *times])), whole=not small)
+    table = _typed_partitions(view, files, table)
+    return _coded(table, rows, [n for n, _ in keys], times, columns, asked_keys, asked.at, knowledge=knowledge)
+
+
+def stored_keys(view: View, files: Files) -> list[tuple[str, pa.DataType]]:
+    """The view's key columns in the source's spelling, and the plain types that they are compared in."""
+    return [(view.source.column(k.column), _plain(view, files, k.column, k.dtype)) for k in view.join_keys]
+
+
+def _plain(view: View, files: Files, column: str, dtype: str) -> pa.DataType:
+    name = view.source.column(column)
+    stored = files.schema.field(name).type
+    if name in files.partitions and pa.types.is_null(stored):
+        return conform(pa.array([], pa.string()), dtype, name).type
+    return plain_type(stored)
+
+
+def key_sql(keys: Sequence[tuple[str, pa.DataType]], files: Files, engine: DuckDBPyConnection) -> list[str]:
+    """Key columns of the source as SQL, in their types; those that folder names tell are text to DuckDB."""
+
+    def sql(name: str, stored: pa.DataType) -> str:
+        if name not in files.partitions:
+            return quoted(name)
+        (kind,) = engine.from_arrow(pa.table({"k": pa.array([], stored)})).types
+        return f"TRY_CAST({quoted(name)} AS {kind})"
+
+    return [sql(*key) for key in keys]
+
+
+def _asked_key(table: pa.Table, name: str, stored: pa.DataType) -> pa.ChunkedArray:
+    if name not in table.column_names:
+        raise SchemaError(f"entity rows have no column {name!r}; they have {', '.join(table.column_names)}")
+    return cast_like(table[name], stored, name)
+
+
+def _reach(view: View, at: Ints) -> Reach:
+    """Event times that can matter to questions at ``at``: none after the last, none that even the first is too late for."""
+    name = view.source.timestamp_field
+    if not len(at):
+        return Reach(name, None, None)
+    first = int(at.min())
+    if view.windowed:
+        # With a ttl, an old event is still the difference between withheld and nothing known.
+        return Reach(name, None if view.ttl else first - view.horizon, int(at.max()))
+    return Reach(name, first - view.ttl if view.ttl else None, int(at.max()))
+
+
+def _worth_filtering(files: Files, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray]) -> bool:
+    """Whether rows of other keys should be left out while reading: surely for very few questions, else as a sample says."""
+    if files.rows > _FEW * len(asked[0]):
+        return True
+    sample = _sample(files, [name for name, _ in keys])
+    if sample is None:
+        return True
+    columns = [cast_like(sample[name], stored, name) for name, stored in keys]
+    ours, theirs = codes(columns, asked, (sample.num_rows, len(asked[0])))
+    hits = np.isin(ours[ours >= 0], theirs).sum()
+    return bool(hits * _MANY <= sample.num_rows)
+
+
+def _sample(files: Files, names: Sequence[str]) -> pa.Table | None:
+    """The first rows of the columns ``names``; None where the first file does not tell them."""
+    try:
+        with pq.ParquetFile(files.paths[0], memory_map=True, pre_buffer=False) as file:
+            return pa.Table.from_batches([next(file.iter_batches(_SAMPLE, columns=list(names)))]).select(list(names))
+    except (OSError, StopIteration, KeyError, pa.ArrowException):
+        return None
+
+
+def _time_filter(files: Files, reach: Reach) -> list[str]:
+    if reach.column in files.partitions:
+        return []
+    stored = files.schema.field(reach.column).type
+    bounds = [("<=", None if reach.last is None else reach.last + 1), (">=", reach.first)]
+    constants = [(op, sql_moment(bound, stored)) for op, bound in bounds if bound is not None]
+    return [f"{quoted(reach.column)} {op} {constant}" for op, constant in constants if constant]
+
+
+def _key_filters(keys: Sequence[str], part: Part | None, among: str | None) -> list[str]:
+    joined = ", ".join(keys)
+    parted = [f"hash({joined}) % {part.parts} = {part.number}"] if part and keys else []
+    return [*parted, *([f"({joined}) IN (SELECT * FROM {among})"] if among else [])]
+
+
+@contextmanager
+def _among(
+    files: Files, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray], engine: Engine
+) -> Iterator[str | None]:
+    """The name of a table of the keys that are asked for; None where leaving out the others does not pay."""
+    nameless = set(_ORDER) & set(files.schema.names)
+    if not keys or nameless or files.rows <= _MANY * len(asked[0]) or not _worth_filtering(files, keys, asked):
+        yield None
+        return
+    columns = [f"k{i}" for i in range(len(keys))]
+    engine.connection.register("asked_keys", pa.table(list(asked), names=columns).group_by(columns).aggregate([]))
+    try:
+        yield "asked_keys"
+    finally:
+        engine.connection.unregister("asked_keys")
+
+
+def _read(
+    engine: DuckDBPyConnection, files: Files, names: Sequence[str], filters: Sequence[str], *, ordered: bool
+) -> pa.Table:
+    import duckdb
+
+    chosen = ", ".join([*(quoted(n) for n in names), *(_ORDER if ordered else ())])
+    where = f" WHERE {' AND '.join(filters)}" if filters else ""
+    try:
+        table = engine.sql(f"SELECT {chosen} FROM {files.scan}{where}").to_arrow_table()
+    except duckdb.OutOfMemoryException:
+        raise SettingsError(
+            f"source {files.source!r} cannot be read within the memory limit; raise memory_limit in offline_store, or lower threads"
+        ) from None
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0]
+        raise SourceError(f"source {files.source!r} cannot be read ({reason})") from None
+    if not ordered:
+        return table
+    place = table["file_index"].to_numpy().astype(np.int64) << 40 | table["file_row_number"].to_numpy()
+    table = table.select(list(names))
+    return table if (place[1:] > place[:-1]).all() else table.take(pa.array(np.argsort(place)))
+
+
+def _typed_partitions(view: View, files: Files, table: pa.Table) -> pa.Table:
+    """Partition columns come as text; give them the type of the Delta table, else the declared one."""
+    dtypes = {view.source.column(k.column): k.dtype for k in view.join_keys}
+    dtypes |= {view.source.column(f.name): f.dtype for f in view.features}
+    for name in files.partitions:
+        if name in table.column_names:
+            stored = files.schema.field(name).type
+            column = table[name]
+            typed = (
+                conform(column, dtypes.get(name, "string"), name) if pa.types.is_null(stored) else _told(column, stored)
+            )
+            table = table.set_column(table.column_names.index(name), name, typed)
+    return table
+
+
+def _told(column: pa.ChunkedArray, stored: pa.DataType) -> pa.ChunkedArray:
+    """What the names of folders tell, in the type of the Delta table; moments are written without their zone, which is UTC."""
+    if pa.types.is_timestamp(stored) and stored.tz:
+        return column.cast(pa.timestamp(stored.unit)).cast(stored)
+    return column.cast(stored)
+
+
+def _coded(
+    table: pa.Table,
+    rows: Rows | None,
+    keys: Sequence[str],
+    times: Sequence[str],
+    columns: Sequence[str],
+    asked: Sequence[pa.ChunkedArray],
+    at: Ints,
+    *,
+    knowledge: bool,
+) -> Loaded:
+    ts, missing = micros(table[times[0]], f"column {times[0]!r}")
+    kt, unknown = (ts, None) if times[1] == times[0] else micros(table[times[1]], f"column {times[1]!r}")
+    if unknown is not None:
+        kt = np.where(unknown, ts, kt)
+    stored = [cast_like(table[k], a.type, k) for k, a in zip(keys, asked, strict=True)]
+    stored_codes, asked_codes = codes(stored, asked, (len(ts), len(at)))
+    table = table.select([n for n in dict.fromkeys(columns) if n in table.column_names])
+    usable = stored_codes >= 0 if missing is None else (stored_codes >= 0) & ~missing
+    kept = None if usable.all() else np.flatnonzero(usable)
+    if kept is not None:
+        stored_codes, ts, kt = stored_codes[kept], ts[kept], kt[kept]
+    late = knowledge and kt is not ts and bool((kt > ts).any())
+    events = Events(stored_codes, ts, np.maximum(ts, kt) if late else ts, kt, {})
+    return Loaded(Columns(table, rows, kept), events, Questions(asked_codes, at))

@@ -1,0 +1,1 @@
+"""Statistics of columns: frozen-edge histograms, design effects, whylogs profiles."""
