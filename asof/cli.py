@@ -1,4 +1,4 @@
-"""``asof``: thin verbs over the packages. The roof of the house: the one module that may reach every room, and only lazily.
+"""``asof``: thin verbs over the packages. It may import from every package, and does so only when a verb is used.
 
 Exit codes: 0 done, 1 a check said no, 2 wrong use, 3 something failed. Errors are one line on standard error.
 """
@@ -10,12 +10,17 @@ import json
 import logging
 import os
 import sys
-from typing import Any
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import click
 
 from asof import __version__
 from asof.errors import AsofError
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 COMMANDS = {
     "apply": "asof.commands.contract:apply",
@@ -45,18 +50,83 @@ COMMANDS = {
 }
 """Verb -> ``module:command``; a verb's module is imported when the verb is used."""
 
+PLUGINS = "asof.commands"
+"""The entry point group in which other packages declare verbs: name of the verb -> its click command."""
+
+
+@cache
+def _declared() -> list[EntryPoint]:
+    """All verbs that installed packages declare. Looked up only where no built-in verb is meant: it takes some milliseconds."""
+    from importlib.metadata import entry_points
+
+    return sorted(entry_points(group=PLUGINS), key=lambda point: (point.name, _package(point), point.value))
+
+
+def plugins() -> dict[str, EntryPoint]:
+    """The verbs that installed packages add, by name; see :data:`PLUGINS`. Built-in verbs win, then the first package by name."""
+    found: dict[str, EntryPoint] = {}
+    for point in _declared():
+        if point.name not in COMMANDS:
+            found.setdefault(point.name, point)
+    return found
+
+
+def clashes() -> list[str]:
+    """One line for each verb of an installed package that is hidden by another verb of its name."""
+    shown, lines = plugins(), []
+    for point in _declared():
+        winner = shown.get(point.name)
+        if winner is not point:
+            other = "is built in" if winner is None else f"is the one of {_package(winner)}"
+            lines.append(
+                f"the verb {point.name!r} of {_package(point)} ({point.value}) is ignored: {point.name!r} {other}"
+            )
+    return lines
+
+
+def _package(point: EntryPoint) -> str:
+    return point.dist.name if point.dist is not None else point.module
+
+
+def _load(point: EntryPoint) -> click.Command:
+    """The command of a plug-in, or one that says why there is none, so that a broken plug-in breaks no other verb."""
+    try:
+        command = point.load()
+        if not isinstance(command, click.Command):
+            raise TypeError(f"got {type(command).__name__}, expected a click command")
+    except Exception as error:  # noqa: BLE001 - whatever a plug-in raises, the other verbs work
+        return _broken(point, error)
+    return _with_json(command)
+
+
+def _broken(point: EntryPoint, cause: Exception) -> click.Command:
+    reason = f"{type(cause).__name__}: {' '.join(str(cause).split())}"
+
+    def fail() -> None:
+        raise AsofError(
+            f"the verb {point.name!r} of {_package(point)} ({point.value}) cannot be loaded: {reason}; "
+            f"repair or uninstall {_package(point)}"
+        ) from cause
+
+    anything = {"ignore_unknown_options": True, "allow_extra_args": True}
+    help_text = f"Cannot be loaded from {_package(point)}: {reason}"
+    return click.Command(point.name, callback=fail, short_help=help_text, help=help_text, context_settings=anything)
+
 
 class LazyGroup(click.Group):
     """A group whose commands are imported on use, so that ``asof --help`` and each verb pay only for themselves."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All verbs, sorted."""
-        return sorted(COMMANDS)
+        """All verbs, sorted, those of installed packages included; names the ones that are hidden on standard error."""
+        for line in clashes():
+            click.echo(f"asof: {line}", err=True)
+        return sorted([*COMMANDS, *plugins()])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """The verb's command with the shared options added, or None."""
         if cmd_name not in COMMANDS:
-            return None
+            point = plugins().get(cmd_name)
+            return None if point is None else _load(point)
         module, _, attribute = COMMANDS[cmd_name].partition(":")
         command: click.Command = getattr(importlib.import_module(module), attribute)
         return _with_json(command)
@@ -67,8 +137,8 @@ class LazyGroup(click.Group):
         """As click does, with the closest verb named for a mistyped one."""
         from asof.errors import NotFoundError
 
-        if args and args[0] not in COMMANDS and not args[0].startswith("-"):
-            raise NotFoundError("command", args[0], COMMANDS)
+        if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in plugins():
+            raise NotFoundError("command", args[0], [*COMMANDS, *plugins()])
         return super().resolve_command(ctx, args)
 
 
@@ -97,6 +167,8 @@ def _set_json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
 @click.pass_context
 def cli(ctx: click.Context, repo: str | None, as_json: bool) -> None:
     """Time-true features from Feast definitions: the same value in training, serving and monitoring."""
+    if given := os.environ.get("ASOF_REPO"):  # what a verb starts may run in another folder
+        os.environ["ASOF_REPO"] = str(Path(given).resolve())
     ctx.obj = {"repo": repo, "json": as_json}
 
 

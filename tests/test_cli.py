@@ -185,3 +185,80 @@ def test_help_is_cheap() -> None:
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout
 
     assert not heavy & set(loaded.split())
+
+
+@pytest.fixture
+def installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder of packages that declare verbs: one that works, one that cannot be imported, one that is no command, two clashes."""
+    verbs = {
+        "first": "greet = greeting:greet\ningest = greeting:greet\n",
+        "second": "greet = elsewhere:greet\nlost = no_such_module:verb\nodd = greeting:NAME\n",
+    }
+    for name, text in verbs.items():
+        folder = tmp_path / f"{name}-1.0.dist-info"
+        folder.mkdir()
+        (folder / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (folder / "entry_points.txt").write_text(f"[{roof.PLUGINS}]\n{text}")
+    (tmp_path / "greeting.py").write_text(
+        "import click\nNAME = 'world'\n@click.command()\ndef greet():\n    'Greet the world.'\n    click.echo('hello')\n"
+    )
+    monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path), str(Path(roof.__file__).parents[1])]))
+    return tmp_path
+
+
+def test_a_package_adds_a_verb(installed: Path) -> None:
+    """An entry point in the group ``asof.commands`` is a verb, listed in the help, with ``--json`` as every verb."""
+    answer, listed = _asof("greet", cwd=installed), _asof("--help", cwd=installed)
+
+    assert (answer.returncode, answer.stdout) == (0, "hello\n")
+    assert _asof("greet", "--json", cwd=installed).returncode == 0
+    assert "  greet        Greet the world." in listed.stdout
+
+
+@pytest.mark.parametrize(
+    ("verb", "reason"),
+    [
+        ("lost", "(no_such_module:verb) cannot be loaded: ModuleNotFoundError: No module named 'no_such_module'"),
+        ("odd", "(greeting:NAME) cannot be loaded: TypeError: got str, expected a click command"),
+    ],
+)
+def test_a_broken_plugin_names_itself(verb: str, reason: str, installed: Path) -> None:
+    """A verb that cannot be loaded fails with one line that names its package; the help and the other verbs still work."""
+    answer, listed = _asof(verb, "--any", "thing", cwd=installed), _asof("--help", cwd=installed)
+
+    assert answer.returncode == 3
+    assert answer.stderr == f"asof: the verb {verb!r} of second {reason}; repair or uninstall second\n"
+    assert listed.returncode == 0
+    assert "Cannot be loaded from second" in listed.stdout
+
+
+def test_built_in_verbs_win(installed: Path) -> None:
+    """A package cannot replace a verb: the help names each verb that is ignored, and why."""
+    listed = _asof("--help", cwd=installed)
+
+    assert "asof: the verb 'ingest' of first (greeting:greet) is ignored: 'ingest' is built in\n" in listed.stderr
+    assert (
+        "asof: the verb 'greet' of second (elsewhere:greet) is ignored: 'greet' is the one of first\n" in listed.stderr
+    )
+    assert "Add the rows of Parquet or CSV files" in _asof("ingest", "--help", cwd=installed).stdout
+
+
+def test_built_in_verbs_look_for_no_plugins() -> None:
+    """A built-in verb does not read the metadata of installed packages, which takes some milliseconds."""
+    code = (
+        "import sys; from asof import cli; sys.argv = ['asof', 'tables', '--help']; cli._declared = None\n"
+        "try: cli.main()\nexcept SystemExit as stop: sys.exit(stop.code)"
+    )
+
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False, timeout=60).returncode == 0
+
+
+def test_the_repo_of_the_environment_is_made_absolute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A relative ``ASOF_REPO`` holds for what a verb starts in another folder too, as BentoML does when it builds."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("ASOF_REPO", "repo")
+    monkeypatch.setattr(sys, "argv", ["asof", "tables", "--help"])
+    with pytest.raises(SystemExit):
+        roof.main()
+
+    assert os.environ["ASOF_REPO"] == str(tmp_path / "repo")
