@@ -39,7 +39,7 @@ bench: $(READY)
 
 lock:
 	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command "make lock" --annotation-style line --extra dev pyproject.toml --output-file requirements.lock
+	  --custom-compile-command "make lock" --annotation-style line --extra dev --extra docs pyproject.toml --output-file requirements.lock
 
 clean:
 	@if [ -x $(RUN) ] && [ -f demo/feature_repo/feature_store.yaml ]; then \
