@@ -38,6 +38,7 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from asof.contract import Contract
+from asof.contract.arrow_types import COLUMN_TYPES
 from asof.instants import SECOND, from_micros, to_micros
 
 MOMENT = pa.timestamp("us", tz="UTC")
@@ -45,10 +46,8 @@ HOUR = 3_600 * SECOND
 
 _log = logging.getLogger("asof.prediction_log")
 
-_ARROW = {
-    "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
-    "string": pa.string(), "bytes": pa.binary(), "unixtimestamp": MOMENT,
-}  # fmt: skip
+_AS_TEXT = frozenset({"json", "pdfbytes", "imagebytes"})
+"""Types that the log keeps as text although they have an Arrow type."""
 
 _NUMPY: dict[str, Any] = {
     "int32": np.int32, "int64": np.int64, "float32": np.float32, "float64": np.float64, "bool": np.bool_,
@@ -98,7 +97,7 @@ def arrow_type(dtype: str) -> pa.DataType:
     """The log's type for a feature type; types without one of their own are kept as text."""
     if dtype.startswith("array(") and dtype.endswith(")"):
         return pa.list_(arrow_type(dtype[6:-1]))
-    return _ARROW.get(dtype, pa.string())
+    return pa.string() if dtype in _AS_TEXT else COLUMN_TYPES.get(dtype, pa.string())
 
 
 def schema(contract: Contract) -> pa.Schema:

@@ -1,25 +1,23 @@
-"""An opened feature repo: Feast's ``FeatureStore`` and asof's contracts side by side.
+"""An opened feature repo: its settings, Feast's feature store, and the contracts of its feature services.
 
-``Repo.open`` is cheap; Feast is imported when something needs the registry. Only this module puts the repo on ``sys.path``
-(Feast's CLI does, its SDK does not), so that on-demand functions can be imported by name.
+``Repo.open`` is cheap; :mod:`asof.feast` is imported when the registry is needed. Opening the registry puts the repo on
+``sys.path`` (Feast's command line does, its SDK does not), so that on-demand functions can be imported by name.
 """
 
 from __future__ import annotations
 
-import warnings
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
+from asof.contract.cache import recall, remember
 from asof.contract.on_demand import add_path
-from asof.errors import NotFoundError
 from asof.settings import RepoSettings
 
 if TYPE_CHECKING:
-    from feast import FeatureStore
-
     from asof.contract import Contract, View
+    from asof.feast.registry import FeatureStore
 
 
 @dataclass(frozen=True)
@@ -44,13 +42,10 @@ class Repo:
 
     @cached_property
     def store(self) -> FeatureStore:
-        """Feast's own view of the repo."""
-        add_path(str(self.path))
-        from feast import FeatureStore
+        """Feast's feature store of the repo."""
+        from asof.feast.registry import open_store
 
-        # Feast says so at every use; what asof computes from these views is tested against the law, not left to Feast.
-        warnings.filterwarnings("ignore", "Stream feature views are experimental", RuntimeWarning)
-        return FeatureStore(repo_path=str(self.path))
+        return open_store(self.path)
 
     def services(self) -> list[str]:
         """Names of the applied feature services, sorted."""
@@ -58,35 +53,21 @@ class Repo:
 
     def views(self) -> dict[str, View]:
         """All applied stored views by name."""
-        from asof.feast.compiler import compile_view
+        from asof.feast.registry import applied_views
 
-        listed = [*self.store.list_feature_views(), *self.store.list_stream_feature_views()]
-        return {v.name: compile_view(v) for v in listed}
+        return applied_views(self.store)
 
     def contract(self, service: str) -> Contract:
-        """The contract of an applied feature service.
+        """The contract of an applied feature service; compiled contracts are cached (:mod:`asof.contract.cache`).
 
         Raises:
             NotFoundError: There is no such service; run ``asof apply`` after declaring one.
         """
-        from asof.contract.cache import recall, remember
-
         add_path(str(self.path))
         found = recall(self.settings, service)
         if found is None:
-            found = self._compiled(service)
+            from asof.feast.registry import applied_contract
+
+            found = applied_contract(self.store, self.settings, service)
             remember(self.settings, found)
         return found
-
-    def _compiled(self, service: str) -> Contract:
-        from asof.feast.calls import feast_call
-        from asof.feast.compiler import compile_service
-
-        with feast_call("reading the registry", repo=self.path):
-            declared = {s.name: s for s in self.store.list_feature_services()}
-            if service not in declared:
-                raise NotFoundError("feature service", service, declared)
-            listed: list[Any] = [
-                *self.store.list_feature_views(), *self.store.list_stream_feature_views(), *self.store.list_on_demand_feature_views(),
-            ]  # fmt: skip
-            return compile_service(declared[service], listed, self.settings.project, self.path)

@@ -1,6 +1,7 @@
 """What a feature service promises: the contract as plain data, on-demand functions, and a cache of compiled contracts."""
 
 from asof.contract.definitions import (
+    EVENT_ID_TAG,
     FORMAT,
     KEY_TYPES,
     NUMERIC_TYPES,
@@ -18,6 +19,7 @@ from asof.contract.definitions import (
 )
 
 __all__ = [
+    "EVENT_ID_TAG",
     "FORMAT",
     "KEY_TYPES",
     "NUMERIC_TYPES",

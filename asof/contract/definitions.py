@@ -29,6 +29,9 @@ WINDOW_FUNCTIONS: tuple[WindowFunction, ...] = (
 
 NUMERIC_TYPES = frozenset({"int32", "int64", "float32", "float64", "bool"})
 """Feature types that a model matrix can hold (as float64; NaN is missing)."""
+EVENT_ID_TAG = "asof.id"
+"""Tag of a Feast data source: the column that identifies an event."""
+
 KEY_TYPES = ("bool", "bytes", "int32", "int64", "string", "timeuuid", "unixtimestamp", "uuid")
 """Types of join keys: those whose values are equal exactly where they are written alike."""
 

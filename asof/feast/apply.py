@@ -23,9 +23,10 @@ from asof.contract import Contract, View, on_demand
 from asof.contract.cache import registry_file
 from asof.errors import AsofError
 from asof.feast.calls import feast_call
+from asof.feast.registry import compile_tables
 from asof.instants import format_span
 from asof.repo import Repo
-from asof.tables.declarations import compile_tables, declarations
+from asof.tables.declarations import declarations
 
 if TYPE_CHECKING:
     from feast.repo_contents import RepoContents

@@ -13,11 +13,11 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from asof.contract import EVENT_ID_TAG
 from asof.errors import SchemaError, TableError
 from asof.offline.sources import locate
 from asof.tables import delta
 from asof.tables.ingest import new_rows
-from asof.tables.schema import EVENT_ID_TAG
 
 if TYPE_CHECKING:
     from feast import FileSource

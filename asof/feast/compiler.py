@@ -24,6 +24,7 @@ from feast.data_format import DeltaFormat
 from feast.feature_view import DUMMY_ENTITY_ID
 
 from asof.contract import (
+    EVENT_ID_TAG,
     KEY_TYPES,
     WINDOW_FUNCTIONS,
     Aggregation,
@@ -47,9 +48,6 @@ DEFAULT_HOP = 5 * 60 * 1_000_000
 
 _NO_MODULE = frozenset({"__main__", "feast_udf_rehydrate"})
 """What Feast calls the module of a decorated function, and of one that it made from the source text in the registry."""
-
-EVENT_ID_TAG = "asof.id"
-"""Tag of a data source that names the column which identifies an event."""
 
 
 def compile_view(view: FeatureView, projection: FeatureViewProjection | None = None) -> View:

@@ -16,13 +16,13 @@ from feast.type_map import NULL_TIMESTAMP_INT_VALUE, feast_value_type_to_python_
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from asof.contract import View
+from asof.contract.arrow_types import COLUMN_TYPES
 from asof.instants import SECOND, from_micros, to_micros
 from asof.online.codec import variable_width
 from asof.online.codec.layouts import block_of
 from asof.online.codec.rows import ENCODED
 from asof.online.read_plan import ReadPlan, Vectors
 from asof.online.status import NOT_FOUND, Status
-from asof.online.writer import ARROW_TYPES
 
 STATUSES = {
     Status.PRESENT: FieldStatus.PRESENT,
@@ -84,7 +84,7 @@ def keys_of_entities(view: View, entities: Sequence[EntityKey]) -> dict[str, lis
 def table_of(view: View, data: Sequence[Any]) -> pa.Table:
     """Rows of a plain view as Feast hands them to an online store, as the table that a writer takes."""
     keys = keys_of_entities(view, [entity for entity, _, _, _ in data])
-    columns: dict[str, Any] = {k.column: pa.array(keys[k.request], ARROW_TYPES.get(k.dtype)) for k in view.join_keys}
+    columns: dict[str, Any] = {k.column: pa.array(keys[k.request], COLUMN_TYPES.get(k.dtype)) for k in view.join_keys}
     for feature in view.features:
         listed = [python_value(values[feature.name]) if feature.name in values else None for _, values, _, _ in data]
         columns[feature.name] = _array(feature.dtype, listed)
@@ -99,8 +99,8 @@ def table_of(view: View, data: Sequence[Any]) -> pa.Table:
 
 
 def _array(dtype: str, values: list[Any]) -> pa.Array:
-    if block_of(dtype) is not None or dtype in ARROW_TYPES:
-        return pa.array(values, ARROW_TYPES[dtype])
+    if block_of(dtype) is not None or dtype in COLUMN_TYPES:
+        return pa.array(values, COLUMN_TYPES[dtype])
     return pa.array([None if v is None else variable_width.encode(dtype, v) for v in values], ENCODED)
 
 

@@ -10,18 +10,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from asof.contract.arrow_types import ARROW_TYPES
 from asof.errors import SchemaError, SourceError
 from asof.instants import format_moment
 
 Ints = NDArray[np.int64]
 
 _PER_MICRO = {"s": 1_000_000, "ms": 1_000}
-_SCALARS = {
-    "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
-    "string": pa.string(), "bytes": pa.binary(), "pdfbytes": pa.binary(), "imagebytes": pa.binary(), "uuid": pa.string(),
-    "timeuuid": pa.string(), "json": pa.string(), "unixtimestamp": pa.timestamp("us", "UTC"),
-    "zonedtimestamp": pa.timestamp("us", "UTC"),
-}  # fmt: skip
 _YEARS = (-62_135_596_800_000_000, 253_402_300_799_000_000)
 """The years 1 and 9999, between which SQL writes timestamps."""
 _NANOSECOND_YEARS = (-9_223_372_036_000_000, 9_223_372_036_000_000)
@@ -37,7 +32,7 @@ def arrow_type(dtype: str, stored: pa.DataType) -> pa.DataType:
     inner = _LIST.fullmatch(dtype)
     if inner and _is_list(stored):
         return pa.list_(arrow_type(inner.group(1), stored.value_type))
-    return _SCALARS.get(dtype, stored)
+    return ARROW_TYPES.get(dtype, stored)
 
 
 def fits(dtype: str, stored: pa.DataType) -> bool:
@@ -45,7 +40,7 @@ def fits(dtype: str, stored: pa.DataType) -> bool:
     inner = _LIST.fullmatch(dtype)
     if inner:
         return _is_list(stored) and fits(inner.group(1), stored.value_type)
-    declared = _SCALARS.get(dtype)
+    declared = ARROW_TYPES.get(dtype)
     if pa.types.is_null(stored):
         return True
     if declared is None:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from asof.contract import View, view_fingerprint
+from asof.contract.arrow_types import COLUMN_TYPES
 from asof.errors import OnlineStoreError, SchemaError
 from asof.online.codec import events, rows
 from asof.online.codec.events import Pruning
@@ -35,13 +36,6 @@ T = TypeVar("T")
 
 ROUND = 4_096
 """Events of one key that are written at once where they are merged into buckets after that."""
-
-ARROW_TYPES = {
-    "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(), "float64": pa.float64(), "bool": pa.bool_(),
-    "unixtimestamp": pa.timestamp("us", "UTC"), "string": pa.string(), "json": pa.string(), "bytes": pa.binary(),
-    "pdfbytes": pa.binary(), "imagebytes": pa.binary(),
-}  # fmt: skip
-"""Arrow type of a column of each Feast type that has one; columns of other types are taken as they come."""
 
 
 class Writer:
@@ -230,7 +224,7 @@ def _taken(view: View, table: pa.Table) -> pa.Table:
     if missing := sorted(set(needed) - set(table.column_names)):
         raise SchemaError(f"view {view.name!r}: got columns {sorted(table.column_names)}, expected also {missing}")
     for name, dtype in needed.items():
-        if dtype in ARROW_TYPES:
+        if dtype in COLUMN_TYPES:
             column = _cast(view, name, table.column(name), dtype)
             table = table.set_column(table.column_names.index(name), name, column)
     absent = [
@@ -259,7 +253,7 @@ def _in_view(mapping: Mapping[str, str], raw: str) -> str:
 
 def _cast(view: View, name: str, column: pa.ChunkedArray, dtype: str) -> pa.ChunkedArray:
     """A column in its declared type, as datasets have it: NaN is a missing whole number, and floats take the nearest value."""
-    target = ARROW_TYPES[dtype]
+    target = COLUMN_TYPES[dtype]
     if column.type == target or (dtype == "json" and not pa.types.is_null(column.type)):
         return column
     try:
@@ -365,7 +359,7 @@ def _event_column(view: View, name: str, column: pa.ChunkedArray) -> pa.Array:
     whole = column.combine_chunks()
     wanted = _event_type(view, name, whole.type)
     if wanted in ("string", "bytes"):
-        return whole.cast(ARROW_TYPES[wanted])
+        return whole.cast(COLUMN_TYPES[wanted])
     if pa.types.is_timestamp(whole.type):
         whole = whole.cast(pa.timestamp("us", whole.type.tz), safe=False).cast(pa.int64())
     return whole.cast(pa.float64(), safe=False)

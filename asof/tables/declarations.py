@@ -1,22 +1,20 @@
-"""The tables that a repo has applied, without Feast where possible.
+"""The tables that a repo has applied, from a cache where possible.
 
-Declarations live in Feast's registry, and reading it means importing Feast, which takes longer than an ingest. So what was
-read once is kept as JSON in ``data/declarations.json`` beside the SHA-256 of the registry file that it was read from; another
-registry file, project or asof means reading again. A registry that is no local file (SQL, a bucket) is always read through Feast.
+Declarations are stored in Feast's registry. Importing Feast takes longer than an ingest, so the declarations are cached as
+JSON in ``data/declarations.json`` beside the SHA-256 of the registry file they were read from; a change of the registry
+file, the project or the version of asof invalidates the cache. A registry that is not a local file (SQL, a bucket) is
+read through Feast every time.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from asof.contract import Contract, View
 from asof.contract.cache import digest, registry_file, write_whole
 from asof.errors import AsofError, NotFoundError, SourceError
-from asof.feast.calls import feast_call
 from asof.repo import Repo
 from asof.tables.schema import TableDeclaration
 
@@ -75,55 +73,10 @@ def declarations(repo: Repo) -> Declarations:
     return found
 
 
-def compile_tables(sources: Iterable[Any], views: Iterable[View]) -> dict[str, TableDeclaration]:
-    """The tables that Feast data sources declare, sorted by name.
-
-    Args:
-        sources: Data sources of any kind; those that are files are tables.
-        views: All stored views.
-
-    Raises:
-        SettingsError: A source has a tag that is not of the grammar (see :mod:`asof.tables.schema`).
-    """
-    from feast import FileSource, PushSource
-
-    listed, readers = list(sources), list(views)
-    pushes: dict[str, list[str]] = {}
-    for source in listed:
-        if isinstance(source, PushSource) and source.batch_source is not None:
-            pushes.setdefault(source.batch_source.name, []).append(source.name)
-    tables = {s.name: _table(s, pushes.get(s.name, []), readers) for s in listed if isinstance(s, FileSource)}
-    for table in tables.values():
-        table.check()
-    return dict(sorted(tables.items()))
-
-
 def _compile(repo: Repo) -> Declarations:
-    with feast_call("reading the registry", repo=repo.path):
-        views = repo.views()
-        tables = compile_tables(repo.store.list_data_sources(), views.values())
-    return Declarations(tables, tuple(views[name] for name in sorted(views)))
+    from asof.feast.registry import applied_tables
 
-
-def _table(source: Any, pushes: Iterable[str], views: Iterable[View]) -> TableDeclaration:
-    from feast.data_format import DeltaFormat
-
-    return TableDeclaration(
-        name=source.name,
-        path=source.path,
-        format="delta" if isinstance(source.file_format, DeltaFormat) else "parquet",
-        timestamp_field=source.timestamp_field,
-        knowledge_field=source.created_timestamp_column or None,
-        keys=_keys(source.name, views),
-        push_names=tuple(sorted(pushes)),
-        field_mapping=dict(source.field_mapping or {}),
-        tags=dict(source.tags or {}),
-    )
-
-
-def _keys(table: str, views: Iterable[View]) -> tuple[str, ...]:
-    readers = [v for v in views if v.source.name == table]
-    return tuple(sorted({v.source.column(k.column) for v in readers for k in v.join_keys}))
+    return Declarations(*applied_tables(repo.store, repo.path))
 
 
 def _read(cache: Path, key: str) -> Declarations | None:

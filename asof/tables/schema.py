@@ -30,6 +30,7 @@ from typing import Any, Literal, Self
 
 import pyarrow as pa
 
+from asof.contract import EVENT_ID_TAG
 from asof.errors import SettingsError, UsageError
 from asof.instants import SECOND, parse_span
 
@@ -49,8 +50,6 @@ _CONSTRAINT = re.compile(
 )
 _DERIVATION = re.compile(r"\s*(?P<source>\w+)\s*(?P<sign>[+-])\s*(?P<span>.+)")
 
-
-EVENT_ID_TAG = "asof.id"
 _TAGS = (EVENT_ID_TAG, "asof.future")
 _PREFIXES = ("asof.column.", "asof.derive.")
 
