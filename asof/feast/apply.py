@@ -23,7 +23,6 @@ from asof.contract import Contract, View, on_demand
 from asof.contract.cache import registry_file
 from asof.errors import AsofError
 from asof.feast.calls import feast_call
-from asof.feast.registry import compile_tables
 from asof.instants import format_span
 from asof.repo import Repo
 from asof.tables.declarations import declarations
@@ -206,6 +205,7 @@ def _inside(folder: Path) -> Iterator[None]:
 
 def _compile(repo: Repo, contents: RepoContents) -> Declared:
     from asof.feast.compiler import compile_service, compile_view
+    from asof.feast.registry import compile_tables
 
     stored = [*contents.feature_views, *contents.stream_feature_views]
     every: list[Any] = [*stored, *contents.on_demand_feature_views]
