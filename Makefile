@@ -3,7 +3,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint bench laws lock clean
+.PHONY: help demo test lint docs bench laws lock clean
 
 PYTHON ?=
 VENV := .venv
@@ -15,6 +15,7 @@ help:  ## Say what can be made (this text)
 	@echo "make test                         run all tests"
 	@echo "make laws                         run the laws that every store must obey, with many more random cases"
 	@echo "make lint                         ruff with all rules, mypy strict"
+	@echo "make docs                         build the documentation as a site into build/site"
 	@echo "make bench                        measure against what one would otherwise use"
 	@echo "make lock                         renew requirements.lock (needs uv)"
 	@echo "make clean                        remove .venv, ./demo and caches (stops the demo's Redis first)"
@@ -32,6 +33,9 @@ lint: $(READY)
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+
+docs: $(READY)
+	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && echo "build/site/index.html"
 
 bench: $(READY)
 	@for area in $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)); do \
