@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from asof.bundle import Bundle, versions
+from asof.contract.diff import contract_changes
 from asof.errors import AsofError, NotFoundError
 from asof.instants import parse_moment
 from asof.online.redis.server import EmbeddedRedis, find_server
@@ -270,7 +271,7 @@ def _bundle(repo: Repo, folder: Path) -> Iterator[Finding]:
     bundle = Bundle.open(folder)
     name, contract = f"model {bundle.model} {bundle.version}", bundle.contract
     try:
-        differing = contract.differences(repo.contract(contract.service))
+        differing = list(contract_changes(contract, repo.contract(contract.service)))
     except NotFoundError as error:
         differing = [str(error)]
     found = f"needs {differing[0]}" if differing else f"unchanged, fits service {contract.service}"

@@ -6,7 +6,7 @@ import click
 
 from asof.cli import repo_option
 from asof.console import emit
-from asof.feast.apply import BrokenModel, Change, Plan
+from asof.feast.apply import ApplyPlan, BrokenModel, Change
 from asof.feast.apply import apply as apply_definitions
 from asof.feast.apply import plan as plan_definitions
 from asof.repo import Repo
@@ -38,7 +38,7 @@ def apply(ctx: click.Context) -> None:
     emit(found.to_dict(), _told(found, "applied"))
 
 
-def _told(found: Plan, what: str) -> str:
+def _told(found: ApplyPlan, what: str) -> str:
     count = len(found.changes)
     lines = [line for change in found.changes for line in _change(change)]
     lines.append(

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from typing import Any, Literal, Self
 
 from asof.errors import BundleError, NotFoundError
 
-FORMAT = 1
+FORMAT = 2
 """Version of the JSON layout; a reader refuses layouts that it does not know."""
 
 WindowFunction = Literal["count", "sum", "mean", "min", "max", "std", "var", "last", "count_distinct"]
@@ -149,6 +149,19 @@ class View:
                 return candidate
         raise NotFoundError(f"feature of view {self.name!r}", name, [f.name for f in self.features])
 
+    @classmethod
+    def from_dict(cls, payload: Mapping[str, Any]) -> Self:
+        """The view that ``dataclasses.asdict`` made a dict of."""
+        return cls(
+            **{
+                **payload,
+                "join_keys": tuple(JoinKey(**k) for k in payload["join_keys"]),
+                "features": tuple(Field(**f) for f in payload["features"]),
+                "source": Source(**payload["source"]),
+                "aggregations": tuple(Aggregation(**a) for a in payload["aggregations"]),
+            }
+        )
+
 
 @dataclass(frozen=True, slots=True)
 class OnDemandView:
@@ -251,11 +264,15 @@ class Contract:
 
     @cached_property
     def fingerprint(self) -> str:
-        """16 hexadecimal digits over everything that a value depends on (not over where the files lie)."""
+        """16 hexadecimal digits over everything that a value depends on.
+
+        Neither where the files lie nor the order in which Feast lists views, keys, columns and windows changes it; the order of
+        the service's own features does, because it is the order of the model's columns.
+        """
         payload = self.to_dict()
-        for view in payload["views"]:
-            view["source"] = {k: v for k, v in view["source"].items() if k not in {"path", "format", "push_name"}}
-        return hashlib.sha256(_canonical(payload)).hexdigest()[:16]
+        payload["views"] = _by_name(map(_view_payload, self.views), "alias")
+        payload["on_demand"] = _by_name(map(_on_demand_payload, self.on_demand), "alias")
+        return _digest(payload)
 
     def view_fingerprint(self, view: View) -> str:
         """16 hexadecimal digits over what the stored values of one view depend on."""
@@ -291,32 +308,40 @@ class Contract:
             )
         return contract
 
-    def differences(self, other: Contract) -> list[str]:
-        """What differs between this contract and ``other``, a line each, in the reader's words; empty when none does."""
-        mine, theirs = dict(_promises(self)), dict(_promises(other))
-        lines = [f"{name}: is gone" for name in mine if name not in theirs]
-        lines += [f"{name}: is new" for name in theirs if name not in mine]
-        lines += [
-            f"{name}: was {mine[name]}, is {theirs[name]}"
-            for name in mine
-            if name in theirs and mine[name] != theirs[name]
-        ]
-        if not lines and self.feature_names != other.feature_names:
-            lines.append(f"features: the order was {list(self.feature_names)}, is {list(other.feature_names)}")
-        return lines
-
 
 def view_fingerprint(view: View) -> str:
     """16 hexadecimal digits over what the stored values of ``view`` depend on: keys, features, types, windows, source columns."""
-    payload = asdict(view)
-    payload["source"] = {k: v for k, v in payload["source"].items() if k not in {"path", "format", "push_name"}}
+    payload = _view_payload(view)
     for name in ("alias", "online"):
         del payload[name]
-    return hashlib.sha256(_canonical(payload)).hexdigest()[:16]
+    return _digest(payload)
 
 
-def _canonical(payload: Any) -> bytes:
-    return json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()
+def _view_payload(view: View) -> dict[str, Any]:
+    """What a fingerprint covers of a view: not where its files lie, and not the order in which sets are written."""
+    payload = asdict(view)
+    payload["source"] = {k: v for k, v in payload["source"].items() if k not in {"path", "format", "push_name"}}
+    payload["join_keys"] = _by_name(payload["join_keys"], "column")
+    payload["features"] = _by_name(payload["features"], "name")
+    payload["aggregations"] = _by_name(payload["aggregations"], "name")
+    return payload
+
+
+def _on_demand_payload(view: OnDemandView) -> dict[str, Any]:
+    """What a fingerprint covers of an on-demand view, sets sorted."""
+    payload = asdict(view)
+    payload["inputs"] = sorted(payload["inputs"])
+    payload["request"] = _by_name(payload["request"], "name")
+    payload["features"] = _by_name(payload["features"], "name")
+    return payload
+
+
+def _by_name(items: Iterable[dict[str, Any]], name: str) -> list[dict[str, Any]]:
+    return sorted(items, key=lambda item: str(item[name]))
+
+
+def _digest(payload: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(payload, sort_keys=True, separators=(",", ":")).encode()).hexdigest()[:16]
 
 
 def _contract_arguments(payload: dict[str, Any]) -> dict[str, Any]:
@@ -324,21 +349,9 @@ def _contract_arguments(payload: dict[str, Any]) -> dict[str, Any]:
         "project": payload["project"],
         "service": payload["service"],
         "features": tuple(Feature(**f) for f in payload["features"]),
-        "views": tuple(_view(v) for v in payload["views"]),
+        "views": tuple(View.from_dict(v) for v in payload["views"]),
         "on_demand": tuple(_on_demand(o) for o in payload["on_demand"]),
     }
-
-
-def _view(payload: dict[str, Any]) -> View:
-    return View(
-        **{
-            **payload,
-            "join_keys": tuple(JoinKey(**k) for k in payload["join_keys"]),
-            "features": tuple(Field(**f) for f in payload["features"]),
-            "source": Source(**payload["source"]),
-            "aggregations": tuple(Aggregation(**a) for a in payload["aggregations"]),
-        }
-    )
 
 
 def _on_demand(payload: dict[str, Any]) -> OnDemandView:
@@ -350,20 +363,3 @@ def _on_demand(payload: dict[str, Any]) -> OnDemandView:
             "features": tuple(Field(**f) for f in payload["features"]),
         }
     )
-
-
-def _promises(contract: Contract) -> Iterator[tuple[str, str]]:
-    """Each promise under the name that a person knows it by."""
-    for feature in contract.features:
-        yield f"feature {feature.name}", f"{feature.dtype} from {feature.view}:{feature.feature}"
-    for view in contract.views:
-        yield f"view {view.alias}: keys", ", ".join(f"{k.request} {k.dtype}" for k in view.join_keys) or "none"
-        yield f"view {view.alias}: ttl", str(view.ttl)
-        yield f"view {view.alias}: hop", str(view.hop)
-        for name in (f.name for f in fields(Source) if f.name not in {"name", "path", "format", "push_name"}):
-            yield f"view {view.alias}: source {name}", str(getattr(view.source, name))
-        for aggregation in view.aggregations:
-            text = f"{aggregation.function}({aggregation.column}) over {aggregation.window} us"
-            yield f"view {view.alias}: window {aggregation.name}", text
-    for on_demand in contract.on_demand:
-        yield f"on-demand {on_demand.alias}", f"{on_demand.function} (source {on_demand.source_hash[:12]})"

@@ -21,9 +21,9 @@ from typing import TYPE_CHECKING, Any, Literal
 from asof import bundle
 from asof.contract import Contract, View, on_demand
 from asof.contract.cache import registry_file
+from asof.contract.diff import changes, feature_changes, view_changes
 from asof.errors import AsofError
 from asof.feast.calls import feast_call
-from asof.instants import format_span
 from asof.repo import Repo
 from asof.tables.declarations import declarations
 
@@ -67,7 +67,7 @@ class BrokenModel:
 
 
 @dataclass(frozen=True)
-class Plan:
+class ApplyPlan:
     """What applying would do.
 
     Attributes:
@@ -94,7 +94,7 @@ class Declared:
     services: dict[str, Contract] = field(default_factory=dict)
 
 
-def plan(repo: Repo) -> Plan:
+def plan(repo: Repo) -> ApplyPlan:
     """Compare the definitions with the registry and with the trained models; nothing is changed.
 
     Raises:
@@ -109,7 +109,7 @@ def plan(repo: Repo) -> Plan:
             registry.unlink(missing_ok=True)  # Feast makes an empty one when it is asked
 
 
-def apply(repo: Repo) -> Plan:
+def apply(repo: Repo) -> ApplyPlan:
     """Register the definitions, through Feast's own apply, and say what it changed.
 
     Raises:
@@ -145,23 +145,10 @@ def broken_models(models: Path, services: Mapping[str, Contract]) -> tuple[tuple
     return tuple(found), sum(len(versions) for _, versions in known)
 
 
-def feature_changes(old: Contract, new: Contract | None) -> dict[str, tuple[str, ...]]:
-    """Feature of ``old`` -> what is different about it in ``new``; features that are as they were are left out."""
-    if new is None:
-        return {f.name: (f"service {old.service} is gone",) for f in old.features}
-    after = {f.name: dict(_facts(new, f.name)) for f in new.features}
-    found: dict[str, tuple[str, ...]] = {}
-    for feature in old.features:
-        lines = _differences(dict(_facts(old, feature.name)), after.get(feature.name))
-        if lines:
-            found[feature.name] = lines
-    return found
-
-
-def _plan(repo: Repo) -> Plan:
+def _plan(repo: Repo) -> ApplyPlan:
     declared, changes = _compare(repo)
     broken, models = broken_models(repo.settings.models, declared.services)
-    return Plan(changes, broken, models)
+    return ApplyPlan(changes, broken, models)
 
 
 def _compare(repo: Repo) -> tuple[Declared, tuple[Change, ...]]:
@@ -253,61 +240,14 @@ def _changes(difference: Any, declared: Mapping[str, View], applied: Mapping[str
 
 
 def _service_changes(applied: Any, declared: Any) -> tuple[str, ...]:
-    old, new = ([f.name for p in s.feature_view_projections for f in p.features] for s in (applied, declared))
-    gone = [f"feature {name} is gone" for name in old if name not in new]
-    return (*gone, *(f"feature {name} is new" for name in new if name not in old))
+    old, new = (
+        [f"feature {f.name}" for p in s.feature_view_projections for f in p.features] for s in (applied, declared)
+    )
+    return changes(dict.fromkeys(old, ""), dict.fromkeys(new, ""))
 
 
 def _view_changes(applied: View | None, declared: View) -> tuple[str, ...]:
-    if applied is None:
-        return ("is registered in a way that cannot be read",)
-    return _differences(dict(_view_facts(applied)), dict(_view_facts(declared)))
-
-
-def _differences(old: dict[str, str], new: dict[str, str] | None) -> tuple[str, ...]:
-    if new is None:
-        return ("is gone",)
-    lines = [f"{name} was {old[name]}, is {new[name]}" for name in old if name in new and old[name] != new[name]]
-    lines += [f"{name} is gone" for name in old if name not in new]
-    return (*lines, *(f"{name} is new" for name in new if name not in old))
-
-
-def _facts(contract: Contract, feature: str) -> Iterator[tuple[str, str]]:
-    """Everything that a value of ``feature`` depends on, under the names that people know it by."""
-    found = next(f for f in contract.features if f.name == feature)
-    yield "type", found.dtype
-    if not found.on_demand:
-        yield from _stored_facts(contract.view(found.view), found.feature)
-        return
-    owner = next(o for o in contract.on_demand if o.alias == found.view)
-    yield "function", f"{owner.function} ({owner.source_hash[:12]})"
-    yield "request fields", ", ".join(f"{f.name} {f.dtype}" for f in owner.request)
-    for alias, name in owner.inputs:
-        for label, text in _stored_facts(contract.view(alias), name):
-            yield f"{label} of its input {name}", text
-
-
-def _stored_facts(view: View, feature: str) -> Iterator[tuple[str, str]]:
-    for label, text in _view_facts(view):
-        if not label.startswith(("window ", "feature ")) or label.endswith(f" {feature}"):
-            yield label.removesuffix(f" {feature}"), text
-
-
-def _view_facts(view: View) -> Iterator[tuple[str, str]]:
-    """Everything that a view's values depend on."""
-    source = view.source
-    yield "keys", ", ".join(f"{k.request} {k.dtype}" for k in view.join_keys) or "none"
-    yield "ttl", format_span(view.ttl) if view.ttl else "none"
-    yield "bucket", format_span(view.hop)
-    yield "source", source.name
-    yield "event time", source.timestamp_field
-    yield "knowledge time", source.created_timestamp_column or "none"
-    yield "event id", source.event_id or "none"
-    yield "field mapping", ", ".join(f"{a} -> {b}" for a, b in sorted(source.field_mapping.items())) or "none"
-    for window in view.aggregations:
-        yield f"window {window.name}", f"{window.function}({window.column}) over {format_span(window.window)}"
-    for item in view.features:
-        yield f"feature {item.name}", item.dtype
+    return ("is registered in a way that cannot be read",) if applied is None else view_changes(applied, declared)
 
 
 def _broken(path: Path, services: Mapping[str, Contract]) -> tuple[str, dict[str, tuple[str, ...]]]:

@@ -6,7 +6,6 @@ it lives are fetched when a read first meets them.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.contract import NUMERIC_TYPES, Contract, View, view_fingerprint
+from asof.contract import Contract
+from asof.contract.diff import applied_changes
 from asof.online.read_plan import ReadPlan, Vectors, Wanted
 from asof.online.redis.store import RedisStore
 from asof.online.redis.store_async import AsyncRedisStore
@@ -61,7 +61,7 @@ class Reader:
         Raises:
             OnlineStoreError: Redis cannot be asked.
         """
-        return differences(self.contract, self.store.views(self.contract.project))
+        return applied_changes(self.contract, self.store.views(self.contract.project))
 
     def ping(self) -> None:
         """Raise unless the store answers.
@@ -91,7 +91,7 @@ class AsyncReader:
 
     async def check(self) -> list[str]:
         """As :meth:`Reader.check`."""
-        return differences(self.contract, await self.store.views(self.contract.project))
+        return applied_changes(self.contract, await self.store.views(self.contract.project))
 
     async def ping(self) -> None:
         """As :meth:`Reader.ping`."""
@@ -129,42 +129,3 @@ async def read_async(plan: ReadPlan, store: AsyncReadableStore, keys: Keys, at: 
         plan = plan.with_layouts(await store.layouts(plan.project), fetched.revision)
         fetched = await store.fetch(plan.project, plan.requests(asked))
     return plan.vectors(asked, fetched, moments), plan
-
-
-def differences(contract: Contract, registered: Mapping[str, str]) -> list[str]:
-    """What ``contract`` needs and the applied views, as registered, do not have; a line each, by view and feature."""
-    lines: list[str] = []
-    for view in contract.views:
-        if view.name not in registered:
-            lines.append(f"view {view.name}: is not applied; run `asof apply`")
-            continue
-        known = json.loads(registered[view.name])
-        if known["fingerprint"] != view_fingerprint(view):
-            lines += _view_differences(view, contract.stored(view), known["view"])
-    return lines
-
-
-def _view_differences(view: View, needed: Sequence[str], applied: Mapping[str, Any]) -> list[str]:
-    types = {f["name"]: f["dtype"] for f in applied["features"]}
-    windows = {a["name"]: a for a in applied["aggregations"]}
-    lines = []
-    for name in needed:
-        declared = view.feature(name).dtype
-        if name not in types:
-            lines.append(f"feature {view.name}:{name}: is gone")
-        elif types[name] != declared and not {types[name], declared} <= NUMERIC_TYPES:
-            lines.append(f"feature {view.name}:{name}: was {declared}, is {types[name]}")
-        elif mine := next((a for a in view.aggregations if a.name == name), None):
-            theirs = windows.get(name)
-            now = theirs and (theirs["column"], theirs["function"], theirs["window"])
-            if now != (mine.column, mine.function, mine.window):
-                lines.append(
-                    f"feature {view.name}:{name}: was {mine.function} of {mine.column} over {mine.window} us, is {now}"
-                )
-    keys = [(k["column"], k["dtype"]) for k in applied["join_keys"]]
-    if sorted(keys) != sorted((k.column, k.dtype) for k in view.join_keys):
-        lines.append(
-            f"view {view.name}: the keys were {sorted(k.column for k in view.join_keys)}, are {sorted(k for k, _ in keys)}"
-        )
-    changed = [what for what in ("ttl", "hop") if applied[what] != getattr(view, what)]
-    return lines + [f"view {view.name}: {what} was {getattr(view, what)} us, is {applied[what]} us" for what in changed]

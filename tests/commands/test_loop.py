@@ -12,6 +12,7 @@ import pytest
 
 from asof.bundle import writing
 from asof.contract.cache import recall
+from asof.contract.diff import contract_changes
 from asof.feast.apply import broken_models
 from asof.instants import from_micros, parse_moment
 from asof.repo import Repo
@@ -303,7 +304,7 @@ def test_a_contract_is_compiled_again_when_a_function_changed(filled, tmp_path):
     text = (other / "on_demand.py").read_text()
     (other / "on_demand.py").write_text(text.replace("m.hour < 6", "m.hour < 7"))
     assert recall(Repo.open(other).settings, "fraud_v1") is None
-    lines = first.differences(Repo.open(other).contract("fraud_v1"))
+    lines = contract_changes(first, Repo.open(other).contract("fraud_v1"))
     assert [line.partition(":")[0] for line in lines] == ["on-demand payment_context"]
 
 

@@ -91,8 +91,8 @@ def test_check_names_what_differs(store: Any) -> None:
     said = reader.check()
     assert "feature profile:a: was int64, is string" in said
     assert "feature profile:b: is gone" in said
-    assert "view profile: ttl was 5 us, is 6 us" in said
-    assert any("feature spending:n: was count of x" in line for line in said)
+    assert "view profile: ttl was 5 microseconds, is 6 microseconds" in said
+    assert any("feature spending:n: window was count(x) over" in line for line in said)
     writer.register([plain(("new", "float64"), ("b", "string"), ("a", "int64"), ttl=5), windowed(("n", "x", "count"))])
     assert reader.check() == []
 
