@@ -1,8 +1,9 @@
 """Runs the blocks of a page: files are written, commands are run in order, and their output is compared with the page.
 
 A ``console`` block holds commands behind ``$`` and what they print. Numbers, times and paths of the run differ, so output is
-compared with every number masked; a line ``...`` stands for any lines. A block behind ``<!-- file: NAME -->`` is a file. A
-service that is started in the background (``asof serve ... &``) is waited for, and ended by ``kill %1`` or at the end.
+compared with every number masked; a line ``...`` stands for any lines. A block below a line that holds a file's name in backticks and
+a colon is that file. A service that is started in the background (``asof serve ... &``) is waited for, and ended by
+``kill %1`` or at the end.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from asof.online.redis.server import EmbeddedRedis
 from tests.serving.processes import free_port
 
 BLOCK = re.compile(
-    r"(?:^<!-- file: (?P<file>\S+) -->\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
+    r"(?:^`(?P<file>[\w./-]+)`:\n\n)?^```(?P<language>\w+)\n(?P<body>.*?)^```$", re.MULTILINE | re.DOTALL
 )
 NUMBER = re.compile(r"[-+]?\d[\d.,:TZe]*|\b(?:inf|nan)\b")
 HASH = re.compile(r"\b[0-9a-f]{8,}\b")
