@@ -15,7 +15,7 @@ from feast import FeatureStore
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 
 from asof.online.redis.server import EmbeddedRedis
-from tests.online.feast_repos import feast, inside, template_repo
+from tests.feast.repos import feast, inside, template_repo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 REQUEST = {"val_to_add": 1, "val_to_add_2": 2}

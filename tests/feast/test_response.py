@@ -26,7 +26,7 @@ from asof.online import RedisOnlineStore
 from asof.online.codec import variable_width
 from asof.online.codec.rows import ENCODED
 from asof.online.redis.server import EmbeddedRedis
-from tests.online.feast_repos import YAML
+from tests.feast.repos import YAML
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NOW = datetime.now(UTC).replace(microsecond=0)

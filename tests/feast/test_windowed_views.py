@@ -18,7 +18,7 @@ from feast.protos.feast.serving.ServingService_pb2 import FieldStatus
 from asof.online import Reader
 from asof.online.redis.server import EmbeddedRedis
 from asof.repo import Repo
-from tests.online.feast_repos import feast, inside, windows_repo
+from tests.feast.repos import feast, inside, windows_repo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 NOW = datetime.now(UTC)
@@ -143,11 +143,12 @@ def test_removing_a_view_removes_its_values_only(repo: Path) -> None:
     """After a view is deleted from the definitions, apply deletes what was stored of it and nothing else."""
     server = EmbeddedRedis(repo / "data" / "redis")
     store = FeatureStore(repo_path=str(repo))
+    store.materialize(NOW - timedelta(days=100), datetime.now(UTC))
     assert ask(store, 1)[0]["city"] == ["Oslo"]
     text = (repo / "definitions.py").read_text()
     service = 'service = FeatureService(name="shops", features=[profile])'
     (repo / "definitions.py").write_text(text.split("turnover =")[0] + service)
-    sys.modules.pop("definitions")
+    sys.modules.pop("definitions", None)
     feast("apply")
     with redis.Redis(unix_socket_path=server.socket) as client:
         fields = {f for key in client.scan_iter("asof/shops/*") for f in client.hkeys(key)}
