@@ -108,7 +108,7 @@ def pair(random: np.random.Generator, process: Draw, shift: Shift, rows: int, pe
     cells = [histograms.codes(frozen, {"x": values})["x"].astype(np.int64) for values in (trained, served)]
     size = len(histograms.cells(frozen["columns"]["x"]))
     left, right = (np.bincount(c, minlength=size)[:-1].astype(np.float64) for c in cells)
-    found = compare(left, right, *(design_effect.design(np.arange(len(c)) // per_key, c) for c in cells))
+    found = compare(left, right, *(design_effect.design_effect(np.arange(len(c)) // per_key, c) for c in cells))
     verdict = judge(found, min(1.0, found.p_value * FAMILY), FAMILY, Rule())
     naive = compare(left, right).p_value * FAMILY < ALPHA
     return Tally(1, Counter([verdict]), int(naive), int(_psi(left, right) > PSI_LIMIT), found.effect)

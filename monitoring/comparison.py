@@ -34,7 +34,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import chi2, ncx2
 
-from asof.statistics.design_effect import Design
+from asof.statistics.design_effect import DesignEffect
 
 ALPHA = 0.01
 """Chance of any false alarm in one report, over all features together."""
@@ -51,7 +51,7 @@ LEAST_ROWS = 30.0
 SPARSE = 5.0
 """Expected count below which a cell is pooled."""
 
-INDEPENDENT = Design()
+INDEPENDENT = DesignEffect()
 """Rows that are independent of each other."""
 
 Counts = npt.NDArray[np.float64]
@@ -89,7 +89,7 @@ class Comparison:
         effect: Hellinger distance, corrected for chance, in [0, 1].
         reference_rows: What the reference's rows are worth in independent rows.
         serving_rows: Likewise for serving.
-        spread: How unevenly clusters inflate the variance, see :class:`asof.statistics.design_effect.Design`.
+        spread: How unevenly clusters inflate the variance, see :class:`asof.statistics.design_effect.DesignEffect`.
     """
 
     statistic: float
@@ -115,8 +115,8 @@ class Comparison:
 def compare(
     reference: npt.ArrayLike,
     serving: npt.ArrayLike,
-    reference_design: Design = INDEPENDENT,
-    serving_design: Design = INDEPENDENT,
+    reference_design: DesignEffect = INDEPENDENT,
+    serving_design: DesignEffect = INDEPENDENT,
 ) -> Comparison:
     """Compare the counts of two samples over the same cells.
 

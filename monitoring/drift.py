@@ -16,9 +16,10 @@ import numpy as np
 from asof.console import table
 from asof.instants import DAY, SECOND, format_moment, format_span
 from asof.statistics import histograms
-from asof.statistics.design_effect import LEAST_CLUSTERS, Worth
+from asof.statistics.design_effect import LEAST_CLUSTERS, ColumnEffects
+from asof.statistics.reference import trained_effects
 from monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
-from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, reference_worth, told
+from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, told
 
 HOUR = 3_600 * SECOND
 SHORT = 7 * DAY
@@ -201,7 +202,7 @@ def _columns(log: Log, observed: Observed, rule: Rule) -> list[Column]:
     pairs[SCORE] = reference["score"]["columns"][histograms.SCORE], observed.score["columns"][histograms.SCORE]
     compared = {
         (name, measure): _compare(
-            *pairs[name], reference_worth(reference, observed, name), observed.worth[name], measure
+            *pairs[name], trained_effects(reference, name, observed.effects[name]), observed.effects[name], measure
         )
         for name in pairs
         for measure in (("values",) if name == SCORE else ("values", "missing"))
@@ -228,7 +229,11 @@ def _columns(log: Log, observed: Observed, rule: Rule) -> list[Column]:
 
 
 def _compare(
-    reference: Mapping[str, Any], serving: Mapping[str, Any], trained: Worth, served: Worth, measure: str
+    reference: Mapping[str, Any],
+    serving: Mapping[str, Any],
+    trained: ColumnEffects,
+    served: ColumnEffects,
+    measure: str,
 ) -> Comparison:
     left, right = histograms.cells(reference), histograms.cells(serving)
     if measure == "values":

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -110,7 +109,7 @@ class Observed:
         features: Counts of the features under the reference's cells.
         score: Counts of the scores likewise.
         statuses: Feature -> int64[4], rows by status (:data:`STATUSES`).
-        worth: Column (features, and the score under ``""``) -> what its rows are worth.
+        effects: Column (features, and the score under ``""``) -> its design effects.
         keys: Entity key -> about how many distinct ones.
     """
 
@@ -120,7 +119,7 @@ class Observed:
     features: histograms.Histogram
     score: histograms.Histogram
     statuses: dict[str, npt.NDArray[np.int64]]
-    worth: dict[str, design_effect.Worth]
+    effects: dict[str, design_effect.ColumnEffects]
     keys: dict[str, int]
 
 
@@ -191,33 +190,27 @@ class _Counter:
 
     def observed(self) -> Observed:
         features, score = self._counted
-        worth, keys = self._measured()
-        return Observed(features["rows"], *self._span, features, score, self._statuses, worth, keys)
+        effects, keys = self._measured()
+        return Observed(features["rows"], *self._span, features, score, self._statuses, effects, keys)
 
-    def _measured(self) -> tuple[dict[str, design_effect.Worth], dict[str, int]]:
+    def _measured(self) -> tuple[dict[str, design_effect.ColumnEffects], dict[str, int]]:
         columns = {**self._features["columns"], SCORE: self._score["columns"][histograms.SCORE]}
-        worth = dict.fromkeys(columns, design_effect.Worth())
+        effects = dict.fromkeys(columns, design_effect.ColumnEffects())
         keys: dict[str, int] = {}
         for name, sample in self._samples.items():
             code, cells = sample.rows()
             keys[name] = sample.clusters(int(code.max()) + 1 if len(code) else 0)
             if cells:
-                found = design_effect.worth({"columns": columns}, cells, {name: code})
-                worth = {column: _worse(worth[column], found[column]) for column in columns}
-        return worth, keys
+                found = design_effect.column_effects({"columns": columns}, cells, {name: code})
+                effects = {column: _larger(effects[column], found[column]) for column in columns}
+        return effects, keys
 
 
-def _worse(one: design_effect.Worth, other: design_effect.Worth) -> design_effect.Worth:
-    def larger(left: design_effect.Design, right: design_effect.Design) -> design_effect.Design:
+def _larger(one: design_effect.ColumnEffects, other: design_effect.ColumnEffects) -> design_effect.ColumnEffects:
+    def larger(left: design_effect.DesignEffect, right: design_effect.DesignEffect) -> design_effect.DesignEffect:
         return max(left, right, key=lambda design: design.effect)
 
-    return design_effect.Worth(larger(one.values, other.values), larger(one.missing, other.missing))
-
-
-def reference_worth(reference: Mapping[str, Any], observed: Observed, name: str) -> design_effect.Worth:
-    """What the reference's rows of a column are worth: as measured at training, else as in serving."""
-    listed = reference.get("worth", {}).get(name)
-    return design_effect.Worth.from_list(listed) if listed else observed.worth[name]
+    return design_effect.ColumnEffects(larger(one.values, other.values), larger(one.missing, other.missing))
 
 
 SHOWN = 3

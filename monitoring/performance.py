@@ -1,15 +1,15 @@
-"""Performance: how good were the served scores, now that labels are known?
+"""The performance of served scores, once their labels are known.
 
-A served row gets the label of the table row with the same keys and moment (several of those: the one whose id is the request's id).
-The scores are judged by area under the ROC curve, average precision, log loss and calibration, with 95 % percentile intervals of a
-bootstrap that draws whole keys with replacement, because rows of one key resemble each other (B. Efron, "Bootstrap methods: another
-look at the jackknife", Annals of Statistics 7, 1979). A figure is worse than at training when the two intervals do not touch.
+A served row gets the label of the table row with the same keys and moment; of several such rows, the one whose id is the
+request's id. The metrics are the area under the ROC curve, average precision, log loss and calibration, with the 95 % intervals
+of :mod:`asof.statistics.intervals`. A metric is worse than at training when the two intervals do not overlap.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +23,9 @@ from asof.errors import BundleError, SourceError
 from asof.offline.engine import EngineSettings, quoted
 from asof.offline.sources import Files, open_files
 from asof.statistics.design_effect import dense, hashes
+from asof.statistics.intervals import drawn_weights, interval
+from asof.statistics.ranking import Ranking, log_loss
 from monitoring.observed import Log, Window, told
-
-DRAWS = 200
-"""Bootstrap draws."""
 
 GROUPS = 10
 """Groups of equal size, by score, in which calibration is shown."""
@@ -208,17 +207,6 @@ def performance(
     )
 
 
-def evaluate(label: Floats, score: Floats, weight: Floats | None = None) -> dict[str, float]:
-    """Area under the ROC curve (ties count half), average precision and log loss of weighted rows.
-
-    Args:
-        label: float64[n], 0 or 1.
-        score: float64[n].
-        weight: float64[n], 0 or more; 1 each by default.
-    """
-    return _Ranking(label, score).evaluate(np.ones(len(label)) if weight is None else weight)
-
-
 def calibration(label: Floats, score: Floats, groups: int = GROUPS) -> list[Group]:
     """Mean score and share of positives in groups of equal size, by score."""
     order = np.argsort(score, kind="stable")
@@ -226,41 +214,19 @@ def calibration(label: Floats, score: Floats, groups: int = GROUPS) -> list[Grou
     return [Group(len(part), float(score[part].mean()), float(label[part].mean())) for part in parts]
 
 
-class _Ranking:
-    """Rows by falling score, sorted once for all draws."""
-
-    def __init__(self, label: Floats, score: Floats) -> None:
-        self._order = np.argsort(-score, kind="stable")
-        self._label = label[self._order]
-        ordered = score[self._order]
-        self._ends = np.flatnonzero(np.append(np.diff(ordered) != 0, True))
-        certain = np.clip(np.where(self._label > 0, ordered, 1 - ordered), 1e-15, 1.0)
-        self._loss = -np.log(certain)
-
-    def evaluate(self, weight: Floats) -> dict[str, float]:
-        drawn = weight[self._order]
-        hits = np.cumsum(drawn * self._label)[self._ends]
-        misses = np.cumsum(drawn * (1 - self._label))[self._ends]
-        with np.errstate(invalid="ignore", divide="ignore"):
-            gained, lost = np.diff(hits, prepend=0.0), np.diff(misses, prepend=0.0)
-            auc = float((lost * (hits - gained / 2)).sum() / (hits[-1] * misses[-1]))
-            precision = np.where(hits + misses > 0, hits / (hits + misses), 0.0)
-            average = float((gained * precision).sum() / hits[-1])
-        return {"auc": auc, "average_precision": average, "log_loss": float((drawn * self._loss).sum() / drawn.sum())}
-
-
 def _figures(label: Floats, score: Floats, units: npt.NDArray[Any], trained: Mapping[str, Any]) -> Iterator[Figure]:
-    ranking, unit, random = _Ranking(label, score), dense(units), np.random.default_rng(0)
-    count = int(unit.max()) + 1
-    draws = [
-        ranking.evaluate(np.bincount(random.integers(0, count, count), minlength=count)[unit].astype(np.float64))
-        for _ in range(DRAWS)
-    ]
-    for name, value in ranking.evaluate(np.ones(len(label))).items():
-        drawn = np.array([draw[name] for draw in draws])
-        low, high = np.percentile(drawn[np.isfinite(drawn)], (2.5, 97.5))
+    ranking = Ranking(label, score)
+    metrics: dict[str, Callable[[Floats], Floats]] = {
+        "auc": ranking.auc,
+        "average_precision": ranking.average_precision,
+        "log_loss": partial(log_loss, label, score),
+    }
+    draws = [{name: metric(weights) for name, metric in metrics.items()} for weights in drawn_weights(dense(units))]
+    for name, metric in metrics.items():
+        value = float(metric(np.ones((1, len(label))))[0])
+        low, high = interval(value, np.concatenate([draw[name] for draw in draws]))
         before = trained.get(name, {})
-        yield Figure(name, value, float(low), float(high), *(before.get(part) for part in ("value", "low", "high")))
+        yield Figure(name, value, low, high, *(before.get(part) for part in ("value", "low", "high")))
 
 
 @dataclass(frozen=True)

@@ -1,28 +1,22 @@
-"""How good scores are, and how sure one can be of it.
+"""Metrics of a model on its test rows, each with a 95 % interval and the threshold that it has to reach.
 
-Point values of AUC, average precision and log loss come from scikit-learn. Intervals are 95 % percentile intervals of a bootstrap
-(B. Efron, "Bootstrap methods: another look at the jackknife", Annals of Statistics 7 (1979) 1-26) that draws whole units (all
-rows of one entity) with replacement, because rows of one entity resemble each other; a draw is a vector of weights, so
-that nothing is copied and all draws are computed side by side.
+Point values of AUC, average precision and log loss come from scikit-learn, intervals from :mod:`asof.statistics.intervals`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import numpy.typing as npt
 
 from asof.errors import UsageError
 from asof.instants import DAY
+from asof.statistics.intervals import drawn_weights, interval
+from asof.statistics.ranking import Ranking, log_loss
 from training.model import Metric
-
-DRAWS = 200
-"""Bootstrap draws."""
-
-AT_ONCE = 2_000_000
-"""Weights that are held at once: so many draws are computed side by side."""
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
@@ -78,7 +72,8 @@ def evaluate(
         )
     draws: dict[str, list[Floats]] = {m.name: [] for m in metrics}
     prepared = {m.name: _prepare(m, scored) for m in metrics}
-    for weights in _weights(scored, unit, seed):
+    units = scored.entities[unit] if unit else np.arange(len(scored.label))
+    for weights in drawn_weights(units, seed):
         for name, compute in prepared.items():
             draws[name].append(compute(weights))
     return {
@@ -103,28 +98,13 @@ def auc(label: Floats, values: Floats) -> float:
     """Area under the ROC curve of ``values`` (any scale, ties count half); 0.5 where all labels are the same."""
     if not 0 < label.sum() < len(label):
         return 0.5
-    return float(_Ranking(label, values).auc(np.ones((1, len(label))))[0])
+    return float(Ranking(label, values).auc(np.ones((1, len(label))))[0])
 
 
 def _figure(metric: Metric, value: float, drawn: Floats, threshold: float | None) -> Figure:
-    usable = drawn[np.isfinite(drawn)]
-    low, high = np.percentile(usable, (2.5, 97.5)) if len(usable) else (value, value)
+    low, high = interval(value, drawn)
     better = threshold is None or (value <= threshold if metric.smaller_is_better else value >= threshold)
-    return Figure(value, float(low), float(high), threshold, bool(better))
-
-
-def _weights(scored: Scored, unit: str | None, seed: int) -> Iterator[Floats]:
-    """float64[draws, n] of weights, a few draws at a time: how often each row's unit was drawn."""
-    random = np.random.default_rng(seed)
-    rows = len(scored.label)
-    codes = scored.entities[unit] if unit else np.arange(rows)
-    units = int(codes.max()) + 1
-    step = max(1, AT_ONCE // rows)
-    for start in range(0, DRAWS, step):
-        drawn = [
-            np.bincount(random.integers(units, size=units), minlength=units) for _ in range(min(step, DRAWS - start))
-        ]
-        yield np.stack(drawn)[:, codes].astype(np.float64)
+    return Figure(value, low, high, threshold, bool(better))
 
 
 def _prepare(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:
@@ -132,43 +112,9 @@ def _prepare(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:
     if metric.kind == "precision_at":
         return _precision_at(metric, scored)
     if metric.kind == "log_loss":
-        chosen = np.clip(np.where(scored.label == 1, scored.score, 1 - scored.score), np.finfo(np.float64).eps, 1)
-        losses = -np.log(chosen)
-        return lambda weights: np.asarray(weights @ losses / weights.sum(axis=1))
-    ranking = _Ranking(scored.label, scored.score)
+        return partial(log_loss, scored.label, scored.score)
+    ranking = Ranking(scored.label, scored.score)
     return ranking.auc if metric.kind == "auc" else ranking.average_precision
-
-
-class _Ranking:
-    """Rows ordered by falling score, equal scores in one group."""
-
-    def __init__(self, label: Floats, score: Floats) -> None:
-        self.order = np.argsort(-score, kind="stable")
-        ordered = score[self.order]
-        self.starts = np.flatnonzero(np.concatenate([[True], ordered[1:] != ordered[:-1]]))
-        self.positive = label[self.order] == 1
-
-    def _grouped(self, weights: Floats) -> tuple[Floats, Floats]:
-        """Weights of positives and of negatives in each group: float64[draws, groups] each."""
-        ordered = weights[:, self.order]
-        positive = np.add.reduceat(ordered * self.positive, self.starts, axis=1)
-        return positive, np.add.reduceat(ordered, self.starts, axis=1) - positive
-
-    def auc(self, weights: Floats) -> Floats:
-        """The share of pairs in which the positive scores higher, ties counting half."""
-        positive, negative = self._grouped(weights)
-        below = negative.sum(axis=1, keepdims=True) - np.cumsum(negative, axis=1) + negative / 2
-        pairs = positive.sum(axis=1) * negative.sum(axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.asarray((positive * below).sum(axis=1) / pairs)
-
-    def average_precision(self, weights: Floats) -> Floats:
-        """The precision at each positive, averaged (scikit-learn's definition: no interpolation)."""
-        positive, negative = self._grouped(weights)
-        found, taken = np.cumsum(positive, axis=1), np.cumsum(positive + negative, axis=1)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.where(taken > 0, found / taken, 0.0)
-            return np.asarray((positive * precision).sum(axis=1) / positive.sum(axis=1))
 
 
 def _precision_at(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:

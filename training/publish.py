@@ -95,7 +95,8 @@ def publish(run: Run, reference: Reference, repo: Path, models: Path) -> bundle.
     Raises:
         BundleError: The same booster was already published within the same second.
     """
-    from asof.statistics import histograms, profiles
+    from asof.statistics import profiles
+    from asof.statistics.reference import reference as reference_of
 
     created = datetime.now(UTC)
     version = f"{created:%Y%m%d-%H%M%S}-{run.digest[:8]}"
@@ -104,7 +105,7 @@ def publish(run: Run, reference: Reference, repo: Path, models: Path) -> bundle.
         (folder / "contract.json").write_text(run.contract.to_json())
         columns = {name: reference.features[name] for name in run.contract.feature_names}
         bundle.write_json(
-            folder / "reference.json", histograms.reference(run.contract, columns, reference.scores, reference.keys)
+            folder / "reference.json", reference_of(run.contract, columns, reference.scores, reference.keys)
         )
         tags = {"model": run.model.name, "version": version}
         (folder / "profile.bin").write_bytes(profiles.profile(reference.features, run.contract, metadata=tags))

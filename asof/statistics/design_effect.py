@@ -35,7 +35,7 @@ Codes = Mapping[str, npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
-class Design:
+class DesignEffect:
     """What clusters do to the shares of a column's cells.
 
     Attributes:
@@ -48,11 +48,11 @@ class Design:
 
 
 @dataclass(frozen=True, slots=True)
-class Worth:
+class ColumnEffects:
     """The designs of one column: of its values where present, and of its being present at all."""
 
-    values: Design = Design()
-    missing: Design = Design()
+    values: DesignEffect = DesignEffect()
+    missing: DesignEffect = DesignEffect()
 
     def to_list(self) -> list[list[float]]:
         """As JSON data: ``[[effect, spread] of the values, [effect, spread] of missing]``."""
@@ -61,10 +61,10 @@ class Worth:
     @classmethod
     def from_list(cls, listed: Sequence[Sequence[float]]) -> Self:
         """What :meth:`to_list` made."""
-        return cls(*(Design(*pair) for pair in listed))
+        return cls(*(DesignEffect(*pair) for pair in listed))
 
 
-def design(clusters: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> Design:
+def design_effect(clusters: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> DesignEffect:
     """The design of n rows in cells.
 
     Rows that all lie in one cell show nothing of what clusters do to it, so they count as one row for each cluster, the least that
@@ -78,12 +78,12 @@ def design(clusters: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> Des
     seen, coded = np.unique(cells, return_inverse=True)
     groups = int(clusters.max()) + 1 if rows else 0
     if len(seen) < 2 or groups < 2:
-        return Design(float((np.bincount(clusters).astype(np.float64) ** 2).sum() / rows) if rows else 1.0)
+        return DesignEffect(float((np.bincount(clusters).astype(np.float64) ** 2).sum() / rows) if rows else 1.0)
     share = np.bincount(coded) / rows
     scaled = _covariance(clusters, coded, share, groups) / np.sqrt(np.outer(share, share)) / rows
     mean = float(np.trace(scaled)) / (len(seen) - 1)
     squares = float((scaled**2).sum()) / (len(seen) - 1)
-    return Design(max(1.0, mean), max(0.0, squares / mean**2 - 1)) if mean > 0 else Design()
+    return DesignEffect(max(1.0, mean), max(0.0, squares / mean**2 - 1)) if mean > 0 else DesignEffect()
 
 
 def _covariance(
@@ -99,7 +99,9 @@ def _covariance(
     return np.asarray(together * groups / (groups - 1))
 
 
-def worth(frozen: histograms.Histogram, codes: Codes, keys: Mapping[str, npt.NDArray[np.int64]]) -> dict[str, Worth]:
+def column_effects(
+    frozen: histograms.Histogram, codes: Codes, keys: Mapping[str, npt.NDArray[np.int64]]
+) -> dict[str, ColumnEffects]:
     """Design effects of every column of ``frozen`` under the worst of ``keys``.
 
     Args:
@@ -109,21 +111,22 @@ def worth(frozen: histograms.Histogram, codes: Codes, keys: Mapping[str, npt.NDA
     """
     many = {name: key for name, key in keys.items() if len(key) and key.max() >= LEAST_CLUSTERS - 1}
     return {
-        name: _worth(codes[name], len(histograms.cells(column)) - 1, many) for name, column in frozen["columns"].items()
+        name: _effects_of(codes[name], len(histograms.cells(column)) - 1, many)
+        for name, column in frozen["columns"].items()
     }
 
 
-def _worth(codes: npt.NDArray[np.int32], missing: int, keys: Mapping[str, npt.NDArray[np.int64]]) -> Worth:
+def _effects_of(codes: npt.NDArray[np.int32], missing: int, keys: Mapping[str, npt.NDArray[np.int64]]) -> ColumnEffects:
     cells = codes.astype(np.int64)
     present = cells != missing
-    return Worth(
-        values=_largest(design(dense(key[present]), cells[present]) for key in keys.values()),
-        missing=_largest(design(key, present.astype(np.int64)) for key in keys.values()),
+    return ColumnEffects(
+        values=_largest(design_effect(dense(key[present]), cells[present]) for key in keys.values()),
+        missing=_largest(design_effect(key, present.astype(np.int64)) for key in keys.values()),
     )
 
 
-def _largest(designs: Iterable[Design]) -> Design:
-    return max(designs, key=lambda one: one.effect, default=Design())
+def _largest(designs: Iterable[DesignEffect]) -> DesignEffect:
+    return max(designs, key=lambda one: one.effect, default=DesignEffect())
 
 
 @dataclass(slots=True)

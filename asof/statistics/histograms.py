@@ -54,37 +54,6 @@ Values: TypeAlias = Sequence[Any] | npt.NDArray[Any] | pa.Array | pa.ChunkedArra
 _EXTRA = {"numeric": ("below", "above", "missing"), "categorical": ("other", "missing")}
 
 
-def reference(
-    contract: Contract, features: Mapping[str, Values], scores: Values, keys: Mapping[str, Values] | None = None
-) -> dict[str, Any]:
-    """The content of a bundle's ``reference.json``.
-
-    Args:
-        contract: The contract; its types decide how a feature is counted.
-        features: Every feature of the contract; n values each.
-        scores: The model's scores of rows that it was not fitted on: scores of rows that it knows are too sure of themselves.
-            Any number of values.
-        keys: Entity key -> the n keys of the rows; with them the reference says what its rows are worth (:mod:`asof.statistics.design_effect`),
-            without them monitoring assumes of them what it finds in serving.
-
-    Returns:
-        ``{"features": histograms, "score": histograms with the column "score", "worth": {feature: see asof.statistics.design_effect.Worth},
-        "keys": {key: number of distinct ones}}``.
-    """
-    from asof.statistics import design_effect
-
-    columns = {name: features[name] for name in contract.feature_names}
-    frozen = build(columns, kinds(contract))
-    coded = {name: design_effect.dense(design_effect.hashes(key)) for name, key in (keys or {}).items()}
-    found = design_effect.worth(frozen, codes(frozen, columns), coded) if coded else {}
-    return {
-        "features": frozen,
-        "score": build({SCORE: scores}, {SCORE: "numeric"}),
-        "worth": {name: one.to_list() for name, one in found.items()},
-        "keys": {name: int(code.max()) + 1 if len(code) else 0 for name, code in coded.items()},
-    }
-
-
 def kinds(contract: Contract) -> dict[str, Kind]:
     """Feature -> how it is counted: numbers, moments (microseconds), lists and bytes (their length) as numeric, others by value."""
     return {f.name: _kind(f.dtype) for f in contract.features}

@@ -45,7 +45,7 @@ def verdict(kind: str, rows: int, per_key: int, seed: int, change=untouched) -> 
     trained, served = draw(kind, 20_000, per_key, rng), change(draw(kind, rows, per_key, rng), rng)
     frozen = histograms.build({"x": trained})
     cells = [histograms.codes(frozen, {"x": values})["x"].astype(np.int64) for values in (trained, served)]
-    designs = [design_effect.design(np.arange(len(c)) // per_key, c) for c in cells]
+    designs = [design_effect.design_effect(np.arange(len(c)) // per_key, c) for c in cells]
     size = len(histograms.cells(frozen["columns"]["x"]))
     found = compare(*(np.bincount(c, minlength=size)[:-1] for c in cells), *designs)
     return judge(found, min(1.0, found.p_value * FAMILY), FAMILY, Rule()), found

@@ -9,14 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 from sklearn import metrics
 
 from asof.errors import BundleError, SourceError
 from asof.prediction_log import MOMENT
 from monitoring.observed import Log, Window
-from monitoring.performance import calibration, evaluate, performance
+from monitoring.performance import calibration, performance
 from tests.monitoring import served
 
 ROWS = {
@@ -106,24 +104,6 @@ def test_two_orders_of_one_moment_are_told_apart_by_the_request_id(tmp_path: Pat
     tmp_path.joinpath("feature_store.yaml").write_text("project: p\nregistry: data/registry.db\nprovider: local\n")
     report = judged(Log(tmp_path / "predictions", served.train(tmp_path / "models", size=500, rows=ROWS)), tmp_path)
     assert (report.rows, report.labelled, report.positives, report.ambiguous) == (4, 2, 1, 2)
-
-
-@given(
-    st.lists(
-        st.tuples(st.integers(0, 1), st.sampled_from([0.1, 0.2, 0.2, 0.5, 0.9]), st.integers(0, 3)),
-        min_size=4,
-        max_size=40,
-    ).filter(lambda rows: {label for label, _, weight in rows if weight} == {0, 1})
-)
-def test_weighted_figures_are_those_of_repeated_rows(rows: list[tuple[int, float, int]]) -> None:
-    """A row with weight n counts like n rows, ties included."""
-    label, score, weight = (np.array(column, float) for column in zip(*rows, strict=True))
-    again = weight.astype(int)
-    repeated = np.repeat(label, again), np.repeat(score, again)
-    found = evaluate(label, score, weight)
-    assert found["auc"] == pytest.approx(metrics.roc_auc_score(*repeated))
-    assert found["average_precision"] == pytest.approx(metrics.average_precision_score(*repeated))
-    assert found["log_loss"] == pytest.approx(metrics.log_loss(*repeated, labels=[0, 1]))
 
 
 def test_calibration_groups_rows_by_score() -> None:

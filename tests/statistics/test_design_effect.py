@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from asof.contract import Contract, Feature
 from asof.statistics import design_effect, histograms
+from asof.statistics.reference import reference
 
 KEYS = 400
 
@@ -31,10 +32,10 @@ def plain_design(groups: list[int], cells: list[int]) -> tuple[float, float]:
 def test_the_design_equals_its_definition(rows: list[tuple[int, int]]) -> None:
     """Effect and spread are the mean and the squared variation of the eigenvalues of the clusters' covariance."""
     groups, cells = [g for g, _ in rows], [c for _, c in rows]
-    found = design_effect.design(design_effect.dense(np.array(groups)), np.array(cells, np.int64))
+    found = design_effect.design_effect(design_effect.dense(np.array(groups)), np.array(cells, np.int64))
     if len(set(groups)) < 2 or len(set(cells)) < 2:
         sizes = [groups.count(g) for g in set(groups)]
-        assert found == design_effect.Design(pytest.approx(sum(s * s for s in sizes) / sum(sizes)))
+        assert found == design_effect.DesignEffect(pytest.approx(sum(s * s for s in sizes) / sum(sizes)))
         return
     effect, spread = plain_design(groups, cells)
     if effect > 1e-9:
@@ -46,8 +47,8 @@ def test_rows_of_their_own_are_worth_a_row_each() -> None:
     """Where every row is its own cluster the effect is 1, and where rows repeat it is their number."""
     rng = np.random.default_rng(1)
     cells = rng.integers(0, 10, 5_000)
-    assert design_effect.design(np.arange(5_000), cells).effect == pytest.approx(1.0, abs=0.01)
-    repeated = design_effect.design(np.repeat(np.arange(5_000), 7), np.repeat(cells, 7))
+    assert design_effect.design_effect(np.arange(5_000), cells).effect == pytest.approx(1.0, abs=0.01)
+    repeated = design_effect.design_effect(np.repeat(np.arange(5_000), 7), np.repeat(cells, 7))
     assert repeated.effect == pytest.approx(7.0, rel=0.01)
 
 
@@ -58,22 +59,24 @@ def test_a_feature_is_measured_under_the_key_that_binds_it() -> None:
     columns = {"sticky": np.repeat(rng.normal(size=KEYS), 10), "free": rng.normal(size=KEYS * 10)}
     columns["sticky"][np.isin(key, np.arange(40))] = np.nan
     frozen = histograms.build(columns)
-    worth = design_effect.worth(
+    worth = design_effect.column_effects(
         frozen, histograms.codes(frozen, columns), {"key": key, "other": design_effect.dense(other)}
     )
     assert worth["sticky"].values.effect == pytest.approx(10, rel=0.05)
     assert worth["sticky"].missing.effect == pytest.approx(10, rel=0.05)
     assert worth["free"].values.effect < 1.2
     assert worth["free"].missing.effect >= 10
-    assert design_effect.Worth.from_list(worth["sticky"].to_list()) == worth["sticky"]
+    assert design_effect.ColumnEffects.from_list(worth["sticky"].to_list()) == worth["sticky"]
 
 
 def test_a_handful_of_keys_is_no_sample() -> None:
     """Keys of which there are few do not count as clusters."""
     columns = {"x": np.repeat(np.arange(40.0), 100)}
     frozen = histograms.build(columns)
-    worth = design_effect.worth(frozen, histograms.codes(frozen, columns), {"shop": np.repeat(np.arange(40), 100)})
-    assert worth["x"].values == design_effect.Design()
+    worth = design_effect.column_effects(
+        frozen, histograms.codes(frozen, columns), {"shop": np.repeat(np.arange(40), 100)}
+    )
+    assert worth["x"].values == design_effect.DesignEffect()
 
 
 def test_a_sample_holds_whole_keys_within_its_limit() -> None:
@@ -108,10 +111,10 @@ def test_a_reference_says_what_its_rows_are_worth() -> None:
     contract = Contract("p", "s", (Feature("x", "v", "x", "float64"), Feature("s", "v", "s", "string")), ())
     rng = np.random.default_rng(4)
     features = {"x": np.repeat(rng.normal(size=100), 4), "s": ["a", "b"] * 200}
-    made = histograms.reference(contract, features, rng.random(30), {"id": np.repeat(np.arange(100), 4)})
+    made = reference(contract, features, rng.random(30), {"id": np.repeat(np.arange(100), 4)})
     assert made["features"]["rows"] == 400
     assert made["features"]["columns"]["s"]["categories"] == ["a", "b"]
     assert made["score"]["columns"]["score"]["missing"] == 0
     assert made["keys"] == {"id": 100}
-    assert made["worth"]["x"][0][0] == pytest.approx(4, rel=0.1)
-    assert histograms.reference(contract, features, rng.random(30))["worth"] == {}
+    assert made["design_effects"]["x"][0][0] == pytest.approx(4, rel=0.1)
+    assert reference(contract, features, rng.random(30))["design_effects"] == {}
