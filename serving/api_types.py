@@ -1,6 +1,6 @@
-"""Request and answer types, made from a contract, so that the OpenAPI page names every field and its type.
+"""Request and response types made from a contract, for the OpenAPI document.
 
-The types describe; :mod:`serving.rows` checks. Both come from the same contract, and a test holds them together.
+These types only describe requests; :mod:`serving.request_rows` checks them. A test compares the two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from asof.contract import Contract
 from asof.contract import Field as Column
-from serving.rows import LONGEST_TEXT, expected
+from serving.request_rows import LONGEST_TEXT, expected
 
 _TYPES: dict[str, Any] = {
     "int32": Annotated[int, Field(ge=-(2**31), lt=2**31)],
@@ -25,13 +25,13 @@ _TYPES: dict[str, Any] = {
     "unixtimestamp": datetime,
 }
 
-_REQUEST_ID = "Comes back in the answer and in the prediction log; made up where it is not given."
+_REQUEST_ID = "Returned in the response and written to the prediction log; generated if not given."
 
 
 class Problem(BaseModel):
-    """A row and field that is wrong."""
+    """One wrong field of one row."""
 
-    row: int | None = Field(description="0-based position of the row; null where the request as a whole is wrong.")
+    row: int | None = Field(description="0-based position of the row; null if the request as a whole is wrong.")
     field: str = Field(description="Name of the field.")
     problem: str = Field(description="What is wrong and what was expected; never the value.")
 
@@ -39,32 +39,34 @@ class Problem(BaseModel):
 class ErrorBody(BaseModel):
     """Why there is no prediction."""
 
-    code: str = Field(description="What kind of error, for programs.")
+    code: str = Field(description="The kind of error, for programs.")
     message: str = Field(description="What is wrong, for people, in one line.")
-    problems: list[Problem] = Field(description="The rows and fields that are wrong, if that is the cause; at most 20.")
-    request_id: str | None = Field(description="Id of the request, as far as it was known.")
+    problems: list[Problem] = Field(description="The wrong rows and fields, at most 20; empty for other errors.")
+    request_id: str | None = Field(description="Id of the request; null if it is not known.")
 
 
-class ErrorAnswer(BaseModel):
-    """Every answer that is no prediction."""
+class ErrorResponse(BaseModel):
+    """The body of every error response."""
 
     error: ErrorBody
 
 
 class Prediction(BaseModel):
-    """The answer for one row."""
+    """The prediction for one row."""
 
     row: int = Field(description="0-based position of the row in the request.")
-    score: float = Field(description="What the model says.")
+    score: float = Field(description="The score that the model gives.")
     decision: bool = Field(description="Whether the score reaches the model's threshold.")
     request_id: str = Field(description=_REQUEST_ID)
     model: str = Field(description="Name of the model.")
     model_version: str = Field(description="Its version.")
-    missing: list[str] = Field(description="Features that had no value: unknown key, or nothing known at that moment.")
-    stale: list[str] = Field(description="Features whose value was too old (ttl) and therefore withheld.")
+    missing: list[str] = Field(
+        description="Features without a value: the key is unknown, or nothing was known at that moment."
+    )
+    stale: list[str] = Field(description="Features whose value was older than the ttl and was withheld.")
 
 
-class Answer(BaseModel):
+class PredictResponse(BaseModel):
     """One prediction for each row, in the order of the rows."""
 
     predictions: list[Prediction]
@@ -74,7 +76,7 @@ def row_type(contract: Contract, event_time: str | None) -> type[BaseModel]:
     """The type of one row: the keys, then the request fields."""
     fields: dict[str, Any] = {}
     for column in contract.keys:
-        text = f"Key of {_readers(contract, column.name)}: {expected(column.dtype)}; null where there is none."
+        text = f"Key of {_readers(contract, column.name)}: {expected(column.dtype)}; null if there is none."
         fields[column.name] = (_type(column.dtype) | None, Field(description=text))
     for column in contract.request_fields:
         moment = column.name == event_time
@@ -95,15 +97,15 @@ def request_type(contract: Contract, event_time: str | None, max_rows: int) -> t
 
 
 def openapi(base: dict[str, Any], request: type[BaseModel], version: str) -> dict[str, Any]:
-    """The OpenAPI document: BentoML's own, with ``POST /predict`` and its types as they really are.
+    """The OpenAPI document: BentoML's own, with ``POST /predict`` and its types replaced by those of the contract.
 
     Args:
-        base: What BentoML says about the service.
+        base: The OpenAPI document that BentoML made.
         request: The type of a request's body.
         version: Version of the model.
     """
     schemas = {}
-    for kind in (request, Answer, ErrorAnswer):
+    for kind in (request, PredictResponse, ErrorResponse):
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}", mode="validation")
         schemas.update(schema.pop("$defs", {}))
         schemas[kind.__name__] = schema
@@ -113,8 +115,8 @@ def openapi(base: dict[str, Any], request: type[BaseModel], version: str) -> dic
         "tags": ["Service APIs"],
         "requestBody": {"required": True, "content": _content(request.__name__)},
         "responses": {
-            "200": {"description": "One prediction for each row.", "content": _content("Answer")},
-            **{status: {"description": text, "content": _content("ErrorAnswer")} for status, text in _ERRORS.items()},
+            "200": {"description": "One prediction for each row.", "content": _content("PredictResponse")},
+            **{status: {"description": text, "content": _content("ErrorResponse")} for status, text in _ERRORS.items()},
         },
     }
     paths = {**base["paths"], "/predict": {"post": post}}

@@ -1,8 +1,8 @@
-"""The front of a worker: answers predictions itself, lets BentoML answer the rest, and gives every error one shape.
+"""The ASGI middleware that answers ``POST /predict``, ``/metrics`` and ``/docs.json``, and gives every error the same JSON shape.
 
-It is an ASGI middleware inside BentoML's own (tracing, timeout). Measured on this stack, one row, a trivial body: a
-``@bentoml.api`` call takes 1.05 ms, a mounted route 0.75 ms, this way 0.60 ms, bare uvicorn 0.33 ms. The ``@bentoml.api``
-of the same name (:mod:`serving.service`) declares the types, for OpenAPI and for BentoML's clients.
+BentoML answers all other paths. The middleware runs inside BentoML's own middlewares (tracing, timeout). Measured with one
+row and a trivial handler: a ``@bentoml.api`` call takes 1.05 ms, a mounted route 0.75 ms, this middleware 0.60 ms, bare uvicorn
+0.33 ms. The ``@bentoml.api`` in :mod:`serving.service` declares the types for OpenAPI and for BentoML's clients.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from asof.errors import AsofError, OnlineStoreError, RequestError
 from asof.prediction_log import Entry
-from serving.predictor import answer
+from serving.predictor import response_body
 from serving.problems import RETRY_AFTER, ProblemError, from_status
 
 if TYPE_CHECKING:
@@ -38,75 +38,75 @@ _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _JSON = (b"content-type", b"application/json")
 
 
-class _GoneError(Exception):
-    """The client went away before its request was complete."""
+class _DisconnectedError(Exception):
+    """The client disconnected before its request was complete."""
 
 
-class Front:
-    """ASGI middleware.
+class PredictionMiddleware:
+    """ASGI middleware around BentoML's application.
 
     Args:
-        app: What answers everything but predictions, metrics and the OpenAPI document.
-        worker: The worker that predicts.
+        app: The application that answers every other path.
+        worker: The worker that scores rows.
     """
 
     def __init__(self, app: App, worker: Worker) -> None:
         self._app, self._worker = app, worker
         self._in_flight = 0
-        self._own = {
-            ("POST", "/predict"): self._predict,
-            ("GET", "/metrics"): self._metrics,
-            ("GET", "/docs.json"): self._openapi,
+        self._routes = {
+            ("POST", "/predict"): self._serve_predict,
+            ("GET", "/metrics"): self._serve_metrics,
+            ("GET", "/docs.json"): self._serve_openapi,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request; everything that is no HTTP request is passed on."""
+        """Answer one HTTP request; other scopes go to the application."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        answered = _Answered(send)
+        recorder = _StatusRecorder(send)
         try:
-            own = self._own.get((scope["method"], scope["path"]))
-            if own is not None:
-                await own(scope, receive, answered)
+            handler = self._routes.get((scope["method"], scope["path"]))
+            if handler is not None:
+                await handler(scope, receive, recorder)
             else:
-                await self._app(scope, receive, _reshaped(scope, answered, self._problem))
-        except _GoneError:
+                await self._app(scope, receive, _with_our_errors(scope, recorder, self._problem))
+        except _DisconnectedError:
             return
         except ProblemError as problem:
-            await _refuse(answered, problem, None)
-        except Exception as error:  # noqa: BLE001 - outside this frame the client would get no answer at all
-            _log.error("%s %s failed: %s", scope["method"], _known(scope["path"]), described(error))
-            await _refuse(answered, from_status(500), None)
+            await _send_problem(recorder, problem, None)
+        except Exception as error:  # noqa: BLE001 - an exception beyond this point leaves the client without an answer
+            _log.error("%s %s failed: %s", scope["method"], _path_label(scope["path"]), described(error))
+            await _send_problem(recorder, from_status(500), None)
         finally:
-            self._worker.metrics.requests.labels(_known(scope["path"]), str(answered.status)).inc()
+            self._worker.metrics.requests.labels(_path_label(scope["path"]), str(recorder.status)).inc()
 
-    async def _predict(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_predict(self, scope: Scope, receive: Receive, send: Send) -> None:
         began = time.perf_counter()
         given = _header(scope, b"x-request-id")
         request_id = given if given and _REQUEST_ID.fullmatch(given) else uuid.uuid4().hex
         self._in_flight += 1
         try:
             async with asyncio.timeout(self._worker.limits.timeout):
-                entry = await self._answer(scope, receive, request_id)
+                entry = await self._score(scope, receive, request_id)
         except ProblemError as problem:
-            await _refuse(send, problem, request_id)
+            await _send_problem(send, problem, request_id)
         except TimeoutError:
             message = f"no answer within {self._worker.limits.timeout:g} s; try again, with fewer rows if it persists"
-            await _refuse(send, ProblemError("timeout", message), request_id)
+            await _send_problem(send, ProblemError("timeout", message), request_id)
         else:
-            body = json.dumps(answer(self._worker.bundle, entry)).encode()
-            await _respond(send, 200, body, _identity(entry.request_id))
+            body = json.dumps(response_body(self._worker.bundle, entry)).encode()
+            await _send_response(send, 200, body, _id_header(entry.request_id))
         finally:
             self._in_flight -= 1
             self._worker.metrics.seconds.observe(time.perf_counter() - began)
 
-    async def _answer(self, scope: Scope, receive: Receive, request_id: str) -> Entry:
+    async def _score(self, scope: Scope, receive: Receive, request_id: str) -> Entry:
         if self._in_flight > self._worker.limits.max_in_flight:
-            raise ProblemError("overloaded", f"{self._in_flight} requests are being answered; try again shortly")
-        payload = _parse(scope, await _body(scope, receive, self._worker.limits.max_body))
+            raise ProblemError("overloaded", f"{self._in_flight} requests are in progress; try again shortly")
+        payload = _parse_json(scope, await _body(scope, receive, self._worker.limits.max_body))
         try:
-            return await self._worker.predict(payload, request_id)
+            return await self._worker.handle(payload, request_id)
         except ProblemError:
             raise
         except OnlineStoreError as error:
@@ -117,22 +117,22 @@ class Front:
             _log.error("request %s failed: %s", request_id, error)  # no traceback: it may show values
             raise ProblemError("internal", str(error)) from error
 
-    async def _metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _serve_metrics(self, scope: Scope, receive: Receive, send: Send) -> None:
         text, kind = await asyncio.to_thread(self._worker.metrics.text)
-        await _respond(send, 200, text, [(b"content-type", kind.encode())])
+        await _send_response(send, 200, text, [(b"content-type", kind.encode())])
 
-    async def _openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _respond(send, 200, self._worker.openapi)
+    async def _serve_openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _send_response(send, 200, self._worker.openapi)
 
     def _problem(self, path: str, status: int) -> ProblemError:
-        """What a status that the framework chose means."""
+        """The problem behind an error status that BentoML answered with."""
         if path == "/readyz" and status == 503:
             return ProblemError("not_ready", self._worker.readiness.message)
         return from_status(status)
 
 
-class _Answered:
-    """A ``send`` that remembers whether and with which status an answer was begun."""
+class _StatusRecorder:
+    """A ``send`` that records the status of the response; 0 before it has begun."""
 
     def __init__(self, send: Send) -> None:
         self._send, self.status = send, 0
@@ -143,30 +143,30 @@ class _Answered:
         await self._send(message)
 
 
-def _reshaped(scope: Scope, send: Send, problem: Callable[[str, int], ProblemError]) -> Send:
-    """A ``send`` that replaces the framework's error answers by ours."""
+def _with_our_errors(scope: Scope, send: Send, problem: Callable[[str, int], ProblemError]) -> Send:
+    """A ``send`` that replaces BentoML's error responses with ours."""
     replaced: list[ProblemError] = []
 
-    async def reshaping(message: Message) -> None:
+    async def replacing(message: Message) -> None:
         if message["type"] == "http.response.start" and message["status"] >= 400:
             replaced.append(problem(scope["path"], message["status"]))
         elif not replaced:
             await send(message)
         elif message["type"] == "http.response.body" and not message.get("more_body"):
-            await _refuse(send, replaced[0], None)
+            await _send_problem(send, replaced[0], None)
 
-    return reshaping
+    return replacing
 
 
 def described(error: BaseException) -> str:
-    """Type and place of an error; not its message and no source lines, which may hold values of a request."""
+    """Type and place of an error. The message and the source lines are left out: they may hold values of a request."""
     frames = traceback.extract_tb(error.__traceback__)[-4:]
     places = " > ".join(f"{Path(f.filename).parent.name}/{Path(f.filename).name}:{f.lineno}" for f in frames)
     return f"{type(error).__name__} at {places}"
 
 
-def _known(path: str) -> str:
-    """The path as a metric label and in the log: one of few, so that no request can invent new ones."""
+def _path_label(path: str) -> str:
+    """The path as a metric label and in the log. Unknown paths share one label, so that requests cannot create new ones."""
     return path if path in {"/predict", "/readyz", "/livez", "/healthz", "/metrics", "/docs.json"} else "other"
 
 
@@ -182,7 +182,7 @@ async def _body(scope: Scope, receive: Receive, most: int) -> bytes:
     while True:
         message = await receive()
         if message["type"] == "http.disconnect":
-            raise _GoneError
+            raise _DisconnectedError
         parts.append(message.get("body", b""))
         size += len(parts[-1])
         if size > most:
@@ -195,21 +195,23 @@ def _too_large(most: int) -> ProblemError:
     return ProblemError("too_large", f"the body is larger than {most} bytes; send the rows in several requests")
 
 
-def _parse(scope: Scope, body: bytes) -> Any:
+def _parse_json(scope: Scope, body: bytes) -> Any:
     kind = (_header(scope, b"content-type") or "application/json").partition(";")[0].strip().lower()
     if kind != "application/json" and not kind.endswith("+json"):
         raise ProblemError("unsupported_media_type", "expected the content type application/json")
     try:
-        return json.loads(body, parse_constant=_no_constant)
+        return json.loads(body, parse_constant=_reject_constant)
     except (ValueError, RecursionError):
         raise ProblemError("invalid_json", "the body is not JSON; expected an object with the field 'rows'") from None
 
 
-def _no_constant(name: str) -> None:
-    raise ValueError(name)  # NaN and Infinity are no JSON; a missing value is null
+def _reject_constant(name: str) -> None:
+    raise ValueError(name)  # NaN and Infinity are not JSON; a missing value is null
 
 
-async def _respond(send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None) -> None:
+async def _send_response(
+    send: Send, status: int, body: bytes, headers: list[tuple[bytes, bytes]] | None = None
+) -> None:
     given = headers or []
     kind = [] if any(name == b"content-type" for name, _ in given) else [_JSON]
     length = (b"content-length", str(len(body)).encode())
@@ -217,15 +219,15 @@ async def _respond(send: Send, status: int, body: bytes, headers: list[tuple[byt
     await send({"type": "http.response.body", "body": body})
 
 
-async def _refuse(send: Send, problem: ProblemError, request_id: str | None) -> None:
+async def _send_problem(send: Send, problem: ProblemError, request_id: str | None) -> None:
     known = problem.request_id or request_id
-    headers = _identity(known) if known else []
+    headers = _id_header(known) if known else []
     if problem.status == 503:
         headers.append((b"retry-after", str(RETRY_AFTER).encode()))
     body = json.dumps({"error": {**problem.payload, "request_id": known}}).encode()
-    await _respond(send, problem.status, body, headers)
+    await _send_response(send, problem.status, body, headers)
 
 
-def _identity(request_id: str) -> list[tuple[bytes, bytes]]:
-    """The request id as a header, where a header can hold it."""
+def _id_header(request_id: str) -> list[tuple[bytes, bytes]]:
+    """The ``x-request-id`` header; none where the id holds characters that a header cannot carry."""
     return [(b"x-request-id", request_id.encode())] if _REQUEST_ID.fullmatch(request_id) else []

@@ -1,8 +1,8 @@
-"""A trained booster, called through LightGBM's own C interface.
+"""A trained LightGBM model, called through LightGBM's C interface.
 
-``import lightgbm`` brings pandas and scikit-learn along and takes seconds; a worker needs one function of one shared
-library. The library is found without importing the package, so a worker is ready in a fraction of the time, and a row
-costs microseconds instead of a tenth of a millisecond.
+``import lightgbm`` also imports pandas and scikit-learn and takes seconds, while a worker needs a few functions of one shared
+library. The library is found without importing the package: a worker starts faster, and scoring a row takes microseconds
+instead of a tenth of a millisecond.
 
 The calls follow LightGBM's documented C API (https://lightgbm.readthedocs.io/en/stable/C-API.html).
 """
@@ -27,13 +27,13 @@ _SINGLE_THREAD = b"num_threads=1"
 
 
 class Booster:
-    """A booster read from LightGBM's text format. Calls may come from several threads.
+    """A booster read from LightGBM's text format. It can be called from several threads.
 
     Args:
         path: The model text.
 
     Raises:
-        BundleError: The text is not a model with one score for each row, or LightGBM is not installed.
+        BundleError: The file is not a model with one score per row, or LightGBM is not installed.
     """
 
     def __init__(self, path: Path) -> None:

@@ -1,8 +1,8 @@
-"""``asof build``: from a bundle to a Bento, a folder that ``bentoml serve`` and ``bentoml containerize`` understand.
+"""``asof build``: makes a Bento from a bundle, for ``bentoml serve`` and ``bentoml containerize``.
 
-A Bento holds the bundle, the two packages that serve it, an entry module, and where it was built
-(:mod:`serving.deployment`). It takes no part of BentoML's model store: the model is files. It goes into the BentoML home of
-the feature repo, ``<repo>/data/bentoml``, unless ``BENTOML_HOME`` names another.
+A Bento holds the bundle, the packages ``asof`` and ``serving``, an entry module, and where it was built
+(:mod:`serving.deployment`). BentoML's model store is not used: the model is plain files. The Bento is stored in the BentoML home
+of the feature repo, ``<repo>/data/bentoml``, or in ``$BENTOML_HOME``.
 """
 
 from __future__ import annotations
@@ -38,17 +38,17 @@ service = make(Path(__file__).parent)
 REQUIREMENTS = (
     "bentoml", "hiredis", "lightgbm", "numpy", "prometheus_client", "psutil", "pyarrow", "pyyaml", "redis",
 )  # fmt: skip
-"""Distributions that a worker needs, beside what on-demand functions import."""
+"""Distributions that a worker needs, besides what on-demand functions import."""
 
 
 @dataclass(frozen=True, slots=True)
-class Built:
-    """A Bento.
+class BuiltService:
+    """A Bento on disk.
 
     Attributes:
-        tag: Its name and version in BentoML's words.
+        tag: Its BentoML tag, ``name:version``.
         path: Its folder.
-        home: The BentoML home that holds it.
+        home: The BentoML home that it is stored in.
     """
 
     tag: str
@@ -62,7 +62,7 @@ def bentoml_home(settings: RepoSettings) -> Path:
 
 
 def use_home(settings: RepoSettings) -> Path:
-    """Make BentoML, which is imported after this, use :func:`bentoml_home` and report to nobody."""
+    """Make BentoML use :func:`bentoml_home` and send no usage data. Call it before BentoML is imported."""
     home = bentoml_home(settings)
     home.mkdir(parents=True, exist_ok=True)
     os.environ["BENTOML_HOME"] = str(home)
@@ -70,8 +70,8 @@ def use_home(settings: RepoSettings) -> Path:
     return home
 
 
-def build(settings: RepoSettings, model: str, version: str | None = None) -> Built:
-    """Make a Bento of ``model`` in ``version``, by default the newest. An existing one of that version is replaced.
+def build(settings: RepoSettings, model: str, version: str | None = None) -> BuiltService:
+    """Build a Bento of ``model`` in ``version``, by default the newest; replaces a Bento of the same version.
 
     Raises:
         NotFoundError: There is no such model or version.
@@ -83,15 +83,15 @@ def build(settings: RepoSettings, model: str, version: str | None = None) -> Bui
     with tempfile.TemporaryDirectory(prefix="asof-build-") as folder:
         _fill(Path(folder), bundle, settings)
         tag, path = _build(Path(folder), bundle)
-    return Built(tag, path, home)
+    return BuiltService(tag, path, home)
 
 
 def find(settings: RepoSettings, model: str, version: str | None = None) -> Path:
-    """The folder of a built Bento, by default of the one built last.
+    """The folder of a built Bento; without ``version``, of the one built last.
 
     Raises:
-        UsageError: None was built.
-        NotFoundError: That version was not built.
+        UsageError: The model has not been built.
+        NotFoundError: That version has not been built.
     """
     store = bentoml_home(settings) / "bentos" / _name(model)
     built = {p.name: p for p in store.iterdir() if (p / "bento.yaml").is_file()} if store.is_dir() else {}
@@ -117,7 +117,7 @@ def _build(folder: Path, bundle: Bundle) -> tuple[str, Path]:
     import bentoml
     from bentoml.exceptions import BentoMLException, NotFound
 
-    sys.modules.pop(ENTRY, None)  # another build in this process left its own
+    sys.modules.pop(ENTRY, None)  # an earlier build in this process imported its own
     tag = f"{_name(bundle.model)}:{_version(bundle.version)}"
     with suppress(NotFound):
         bentoml.bentos.delete(tag)

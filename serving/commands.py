@@ -17,19 +17,18 @@ from asof.instants import parse_moment
 from asof.settings import RepoSettings
 
 if TYPE_CHECKING:
-    from serving.replay import Report
-
+    from serving.replay import ReplayReport
 
 KEEP_ALIVE = 75
-"""Seconds that an idle connection stays open: longer than the minute after which load balancers drop theirs."""
+"""Seconds that an idle connection stays open: more than the 60 after which load balancers usually close theirs."""
 
 
 @click.command()
 @click.argument("model")
-@click.option("--version", metavar="VERSION", help="Version of the model; default the newest.")
+@click.option("--version", metavar="VERSION", help="Version of the model; by default the newest.")
 @click.pass_context
 def build(ctx: click.Context, model: str, version: str | None) -> None:
-    """Make a Bento of a trained model, to serve or to containerize.
+    """Build a Bento from a trained model, to serve it or to put it into a container.
 
     Example: asof build fraud
     """
@@ -42,17 +41,17 @@ def build(ctx: click.Context, model: str, version: str | None) -> None:
 
 @click.command()
 @click.argument("model")
-@click.option("--version", metavar="VERSION", help="Built version; default the one built last.")
+@click.option("--version", metavar="VERSION", help="Version to serve; by default the one built last.")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", default=3000, show_default=True, type=click.IntRange(1, 65_535), help="Port to listen on.")
-@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Processes that answer.")
+@click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Worker processes.")
 @click.pass_context
 def serve(ctx: click.Context, model: str, version: str | None, host: str, port: int, workers: int) -> None:
-    """Serve a model that was built, with BentoML; Ctrl-C ends it.
+    """Serve a built model with BentoML; Ctrl-C stops it.
 
-    Told to stop, a worker says that it is not ready, answers what still comes, and writes its whole prediction log. Killed
-    (kill -9) it loses the rows of the last 2 seconds and those of the file that was being written. Both times, and the
-    limits on requests, are set by environment variables: see docs/serving.md.
+    When stopped, a worker reports that it is not ready, answers the remaining requests and writes its prediction log. When
+    killed (kill -9), it loses the rows of the last 2 seconds and of the file that it was writing. Environment variables set
+    these times and the limits on requests: see docs/serving.md.
 
     Example: asof serve fraud --port 3000
     """
@@ -75,16 +74,20 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
 
 @click.command()
 @click.argument("model")
-@click.option("--from", "start", required=True, metavar="TIME", help="First moment, ISO 8601; without offset: UTC.")
-@click.option("--to", "end", required=True, metavar="TIME", help="Moment after the last.")
-@click.option("--data", multiple=True, type=click.Path(path_type=Path), help="File with the rows; default: the tables.")
-@click.option("--limit", type=click.IntRange(1), help="Most rows to play.")
-@click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="Where the model is served.")
-@click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Connections.")
-@click.option("--version", metavar="VERSION", help="Version that must be served; default the one that is.")
-@click.option("--again", is_flag=True, help="Ask also for rows that this version answered before.")
+@click.option("--from", "start", required=True, metavar="TIME", help="First moment, ISO 8601; UTC if it has no offset.")
+@click.option("--to", "end", required=True, metavar="TIME", help="End of the span; this moment is not included.")
 @click.option(
-    "--stream", is_flag=True, help="Feed the tables' streams, which `asof stream run --clock events` takes in."
+    "--data", multiple=True, type=click.Path(path_type=Path), help="File with the rows; by default the tables are read."
+)
+@click.option("--limit", type=click.IntRange(1), help="Most rows to replay.")
+@click.option("--url", default="http://127.0.0.1:3000", show_default=True, help="Address of the service.")
+@click.option("--concurrency", default=8, show_default=True, type=click.IntRange(1, 256), help="Number of connections.")
+@click.option("--version", metavar="VERSION", help="Version that the service must serve; by default any.")
+@click.option("--again", is_flag=True, help="Also score rows that this version has already answered.")
+@click.option(
+    "--stream",
+    is_flag=True,
+    help="Send rows to the streams of their tables, which `asof stream run --clock events` reads.",
 )
 @click.pass_context
 def replay(
@@ -100,9 +103,10 @@ def replay(
     again: bool,
     stream: bool,
 ) -> None:
-    """Play recorded rows in time order against the running service.
+    """Send recorded rows to the running service, in time order.
 
-    Each row is scored first and ingested then, and each label when it became known. Stopped and run again, it goes on.
+    Each row is scored and then ingested; each label is ingested at the time it became known. A replay that was stopped
+    continues when it is run again.
 
     Example: asof replay fraud --from 2018-08-08 --to 2018-08-15 --data card_transactions.parquet
     """
@@ -124,18 +128,18 @@ def replay(
         raise ServiceError(f"{sum(report.failures.values()):,} rows got no answer; {count:,} of them: {message}")
 
 
-def _told(report: Report) -> str:
+def _told(report: ReplayReport) -> str:
     payload = report.to_dict()
     pushed = [(f"ingested into {name}", count) for name, count in payload["pushed"].items()]
     latency = [(f"latency {name}, ms", value) for name, value in payload["latency_ms"].items()]
     lines = [(name.replace("_", " "), payload[name]) for name in ("answered", "skipped", "failed", "retries")]
-    lines += [("decided yes", payload["decisions"]), *pushed]
+    lines += [("positive decisions", payload["decisions"]), *pushed]
     lines += [("seconds", payload["seconds"]), ("rows per second", payload["rows_per_second"]), *latency]
     return table(("replay", "value"), lines)
 
 
 def _check_free(host: str, port: int) -> None:
-    """Say now, in one line, what BentoML would say in forty."""
+    """Report an address that is in use in one line, before BentoML prints a traceback."""
     try:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family) as probe:

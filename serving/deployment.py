@@ -1,8 +1,8 @@
-"""Where a built service finds Redis and puts its prediction log.
+"""Where a built service finds Redis and writes its prediction log.
 
-A Bento remembers the feature repo that it was built in and, for a machine where that repo is not, the project and the
-online store as the repo's ``feature_store.yaml`` spelled them (environment variables unexpanded, so that no secret is
-baked in). ``ASOF_REPO``, ``ASOF_REDIS`` and ``ASOF_PREDICTIONS`` decide otherwise.
+A Bento records the path of the feature repo it was built in. For machines without that repo it also records the project and the
+online store from ``feature_store.yaml``, with environment variables unexpanded so that it holds no secret.
+``ASOF_REPO``, ``ASOF_REDIS`` and ``ASOF_PREDICTIONS`` override all of this.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ STORE = "feature_store.yaml"
 
 @dataclass(frozen=True, slots=True)
 class Deployment:
-    """The surroundings of a service.
+    """The addresses and folders that a service uses.
 
     Attributes:
         online: How to reach Redis.
@@ -39,7 +39,7 @@ class Deployment:
 
     @classmethod
     def load(cls, folder: Path) -> Self:
-        """The surroundings of the service in ``folder``, as written by :func:`write` and changed by the environment.
+        """The deployment in ``folder``, as written by :func:`write`, with overrides from the environment.
 
         Raises:
             SettingsError: A file is damaged, or ``ASOF_REPO`` names no feature repo.
@@ -52,7 +52,7 @@ class Deployment:
 
 
 def write(folder: Path, settings: RepoSettings) -> None:
-    """Remember ``settings`` in ``folder``.
+    """Write the deployment of ``settings`` into ``folder``.
 
     Raises:
         SettingsError: The connection string holds a password in plain text.
@@ -62,7 +62,7 @@ def write(folder: Path, settings: RepoSettings) -> None:
     text = str(online.get("connection_string", ""))
     if any(not secret.startswith("$") for secret in _SECRETS.findall(text)):
         raise SettingsError(
-            f"{settings.path / STORE} holds a password in plain text, which a built service would carry along; "
+            f"{settings.path / STORE} holds a password in plain text, which would become part of the built service; "
             "write ${NAME} there and set that environment variable"
         )
     (folder / FILE).write_text(json.dumps({"repo": str(settings.path)}, indent=1) + "\n")

@@ -1,4 +1,4 @@
-"""How much a worker takes on, and for how long: plain numbers, each with an environment variable of its name."""
+"""Limits of a worker on requests, times and queues, each set by an environment variable of the same name."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from asof.errors import SettingsError
 PREFIX = "ASOF_SERVE_"
 
 _KUBERNETES = (f"{PREFIX}SERVICE_", f"{PREFIX}PORT")
-"""What Kubernetes sets in every pod beside a service called ``asof-serve``."""
+"""Variables that Kubernetes sets in every pod if a service is called ``asof-serve``; they are ignored."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,14 +22,14 @@ class Limits:
     Attributes:
         max_rows: Rows in a request.
         max_body: Bytes in a request's body.
-        max_in_flight: Requests being answered at one time; one more is told to come back.
+        max_in_flight: Requests in progress at one time; further ones get status 503.
         timeout: Seconds from the first byte of a request to its answer.
-        drain: Seconds between being told to stop and refusing connections, so that a load balancer can look away first.
-        shutdown: Seconds after that until a worker that has not ended ends itself.
-        check_every: Seconds between two looks at Redis and at what is applied there.
-        log_rows: Rows of the prediction log that may wait to be written; more are dropped, and counted.
-        log_seconds: Seconds that a row of the prediction log waits at most before its file is begun.
-        log_batch: Rows after which a file is begun at once.
+        drain: Seconds from SIGTERM until the server refuses connections, so that a load balancer can stop sending first.
+        shutdown: Seconds after ``drain`` until a worker that is still running exits.
+        check_every: Seconds between two checks of Redis and of the views applied there.
+        log_rows: Rows of the prediction log that may wait to be written; further rows are dropped and counted.
+        log_seconds: Most seconds that a row of the prediction log waits before a file is started.
+        log_batch: Number of waiting rows at which a file is started at once.
     """
 
     max_rows: int = 1_000
@@ -48,7 +48,7 @@ class Limits:
         """The limits that the environment sets.
 
         Raises:
-            SettingsError: A variable is unknown or holds something else than a positive number.
+            SettingsError: A variable is unknown or is not a positive number.
         """
         known = {PREFIX + f.name.upper(): f for f in fields(cls)}
         given = {n: text for n, text in os.environ.items() if n.startswith(PREFIX) and not n.startswith(_KUBERNETES)}

@@ -1,10 +1,10 @@
-"""What a worker counts, in Prometheus text: requests, rows, time, and the fate of every row of the prediction log.
+"""Prometheus metrics of a worker: requests, rows, latency, and what became of each row of the prediction log.
 
-BentoML's own request metrics are turned off: they label by raw path, so that anyone who asks for many paths makes the
-process grow. Labels here come from closed sets.
+BentoML's own request metrics are turned off: they use the raw path as a label, so requests to many paths would make the
+process grow. Labels here come from fixed sets.
 
-Workers of one service add up through files in a folder of that service alone: BentoML's default folder is emptied whenever
-another service of the same BentoML home starts.
+The workers of one service share their counts through files in a folder of that service. BentoML's default folder is not used,
+because it is emptied whenever another service of the same BentoML home starts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from pathlib import Path
 import psutil  # type: ignore[import-untyped]
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable that names the folder; without it there is one process and no folder."""
+"""Environment variable that names the folder; without it counts stay in the process."""
 
 _SECONDS = (0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 
@@ -31,7 +31,7 @@ class Metrics:
             os.environ[FOLDER] = str(_own_folder())
         from prometheus_client import CollectorRegistry, Counter, Histogram, values
 
-        # The library decides at its first import where values lie, and opens files once: maybe before the folder was ours.
+        # The library chooses its storage when it is first imported, which may be before the folder was set.
         values.ValueClass = values.MultiProcessValue() if self._in_files else values.MutexValue  # type: ignore[no-untyped-call]
         self._registry = CollectorRegistry()
         self.requests = Counter(
@@ -44,7 +44,7 @@ class Metrics:
         )  # fmt: skip
         self.rows = Counter("asof_service_rows", "Rows that were scored.", registry=self._registry)
         self.log_rows = Counter(
-            "asof_prediction_log_rows", "Rows of the prediction log: written, dropped, or failed for now.", ["outcome"],
+            "asof_prediction_log_rows", "Rows of the prediction log: written, dropped, or failed and to be tried again.", ["outcome"],
             registry=self._registry,
         )  # fmt: skip
         for outcome in ("written", "dropped", "failed"):
@@ -67,7 +67,7 @@ class Metrics:
 
 
 def _own_folder() -> Path:
-    """A folder named after the process that started this worker, the same for all its workers."""
+    """A folder named after this worker's parent process, hence shared by all workers of the service."""
     base = Path(tempfile.gettempdir()) / f"asof-metrics-{os.getuid()}"
     base.mkdir(mode=0o700, exist_ok=True)
     for other in base.iterdir():

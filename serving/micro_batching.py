@@ -1,8 +1,7 @@
-"""Requests that arrive while others are being answered are answered together.
+"""Micro-batching: requests that arrive while a batch is being scored form the next batch.
 
-A read and a score cost nearly the same for one row as for ten, so under load a worker answers in rounds: everything that
-waits is one read of Redis and one call of the booster. Nothing waits for company: a request that meets an idle worker
-begins a round at once.
+Reading and scoring ten rows costs nearly the same as one row. Under load, all waiting requests therefore share one read of
+Redis and one call of the booster. No request waits for others to arrive: on an idle worker a request is scored at once.
 """
 
 from __future__ import annotations
@@ -18,97 +17,97 @@ import numpy as np
 from asof.errors import ContractError, RequestError
 from asof.prediction_log import Entry
 from serving.predictor import Predictor
-from serving.rows import Rows
+from serving.request_rows import RequestRows
 
 MOST_ROWS = 256
-"""Rows after which a round takes no further request, so that no round takes long for the sake of many."""
+"""Rows after which a batch takes no further request, so that a batch stays short."""
 
 
 @dataclass(slots=True)
-class _Request:
-    """A request that waits for its answer."""
+class _PendingRequest:
+    """A request that waits for its result."""
 
-    rows: Rows
+    rows: RequestRows
     request_id: str
-    answer: asyncio.Future[Entry]
+    result: asyncio.Future[Entry]
 
 
 @dataclass
-class Rounds:
-    """Answers the requests of one event loop with one predictor.
+class MicroBatcher:
+    """Scores the requests of one event loop in batches.
 
     Args:
-        predictor: What scores.
+        predictor: Scores each batch.
     """
 
     predictor: Predictor
-    _waiting: deque[_Request] = field(default_factory=deque, init=False)
-    _round: asyncio.Task[None] | None = field(default=None, init=False)
+    _waiting: deque[_PendingRequest] = field(default_factory=deque, init=False)
+    _running: asyncio.Task[None] | None = field(default=None, init=False)
 
-    async def predict(self, rows: Rows, request_id: str) -> Entry:
-        """Score ``rows``, see :meth:`serving.predictor.Predictor.predict`."""
-        request = _Request(rows, request_id, asyncio.get_running_loop().create_future())
+    async def submit(self, rows: RequestRows, request_id: str) -> Entry:
+        """The scored ``rows``; raises what :meth:`serving.predictor.Predictor.score` raises."""
+        request = _PendingRequest(rows, request_id, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
-        if self._round is None or self._round.done():
-            self._round = asyncio.create_task(self._run())
-        return await request.answer
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._run())
+        return await request.result
 
     async def _run(self) -> None:
         while self._waiting:
-            requests = self._next()
+            requests = self._next_batch()
             try:
-                await self._answer(requests)
-            except Exception as error:  # noqa: BLE001 - it belongs to those who wait for the answer
+                await self._score(requests)
+            except Exception as error:  # noqa: BLE001 - the waiting requests receive it
                 for request in requests:
-                    _refuse(request, error)
+                    _fail(request, error)
 
-    def _next(self) -> list[_Request]:
-        requests: list[_Request] = []
+    def _next_batch(self) -> list[_PendingRequest]:
+        requests: list[_PendingRequest] = []
         rows = 0
         while self._waiting and (not requests or rows + len(self._waiting[0].rows.at) <= MOST_ROWS):
             request = self._waiting.popleft()
-            if not request.answer.done():  # its client went away or was told that it takes too long
+            if not request.result.done():  # otherwise its client disconnected or got a timeout
                 requests.append(request)
                 rows += len(request.rows.at)
         return requests
 
-    async def _answer(self, requests: Sequence[_Request]) -> None:
+    async def _score(self, requests: Sequence[_PendingRequest]) -> None:
         if not requests:
             return
         try:
-            entry = await self.predictor.predict(joined([r.rows for r in requests]), requests[0].request_id)
+            entry = await self.predictor.score(joined([r.rows for r in requests]), requests[0].request_id)
         except (ContractError, RequestError):
             if len(requests) == 1:
                 raise
-            for request in requests:  # one row that a function cannot take must not cost the others their answers
-                await self._answer_alone(request)
+            for request in requests:  # a row that an on-demand function rejects must not fail the other requests
+                await self._score_alone(request)
             return
         sizes = [len(r.rows.at) for r in requests]
         for request, last in zip(requests, accumulate(sizes), strict=True):
-            if not request.answer.done():
+            if not request.result.done():
                 first = last - len(request.rows.at)
-                request.answer.set_result(part(entry, first, last, request.rows, request.request_id))
+                request.result.set_result(part(entry, first, last, request.rows, request.request_id))
 
-    async def _answer_alone(self, request: _Request) -> None:
+    async def _score_alone(self, request: _PendingRequest) -> None:
         try:
-            await self._answer([request])
+            await self._score([request])
         except Exception as error:  # noqa: BLE001 - as above
-            _refuse(request, error)
+            _fail(request, error)
 
 
-def joined(parts: Sequence[Rows]) -> Rows:
+def joined(parts: Sequence[RequestRows]) -> RequestRows:
     """The rows of all ``parts``, in order."""
     if len(parts) == 1:
         return parts[0]
-    return Rows(
+    return RequestRows(
         {name: list(chain.from_iterable(p.keys[name] for p in parts)) for name in parts[0].keys},
         {name: list(chain.from_iterable(p.request[name] for p in parts)) for name in parts[0].request},
         np.concatenate([p.at for p in parts]),
     )
 
 
-def part(entry: Entry, first: int, last: int, rows: Rows, request_id: str) -> Entry:
-    """The rows ``[first, last)`` of ``entry``, which are ``rows``, as the entry of a request of their own."""
+def part(entry: Entry, first: int, last: int, rows: RequestRows, request_id: str) -> Entry:
+    """The entry of one request: the rows ``[first, last)`` of a batch's ``entry``."""
     inside = slice(first, last)
     return replace(
         entry,
@@ -126,6 +125,6 @@ def part(entry: Entry, first: int, last: int, rows: Rows, request_id: str) -> En
     )
 
 
-def _refuse(request: _Request, error: Exception) -> None:
-    if not request.answer.done():
-        request.answer.set_exception(error)
+def _fail(request: _PendingRequest, error: Exception) -> None:
+    if not request.result.done():
+        request.result.set_exception(error)

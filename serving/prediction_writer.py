@@ -1,13 +1,12 @@
-"""Writes the prediction log beside the answers, never in their way.
+"""Writes the prediction log in a background thread, so that no response waits for the disk.
 
-Answers put their rows into a bounded queue; one thread makes files of them (:mod:`asof.prediction_log`): a file is begun
-when the oldest row has waited :attr:`~serving.limits.Limits.log_seconds`, or as soon as
-:attr:`~serving.limits.Limits.log_batch` rows wait.
+Scored rows enter a bounded queue; one thread writes them to files (:mod:`asof.prediction_log`). A file is started when the
+oldest row has waited :attr:`~serving.limits.Limits.log_seconds`, or as soon as :attr:`~serving.limits.Limits.log_batch` rows wait.
 
-What can be lost. A worker that is told to stop writes everything first. One that is killed (``kill -9``) loses the rows it
-answered in the last ``log_seconds`` and while the file before was being written: 2 seconds and the duration of a write as
-delivered, never more than ``log_rows`` rows. While the disk is full or not writable the rows wait, up to ``log_rows``;
-beyond that new rows are dropped and counted. Answers go on in every case.
+What can be lost: a worker that is told to stop writes all waiting rows first. A worker that is killed (``kill -9``) loses the rows
+of the last ``log_seconds`` (2 by default) and those that arrived while the last file was being written, at most ``log_rows``
+rows. While the disk is full or not writable, up to ``log_rows`` rows wait; further rows are dropped and counted. Requests are
+answered in every case.
 """
 
 from __future__ import annotations
@@ -30,19 +29,19 @@ Count = Callable[[str, int], None]
 
 
 def _uncounted(_outcome: str, _rows: int) -> None:
-    """No metrics are kept."""
+    """Count nothing."""
 
 
 @dataclass
 class PredictionWriter:
-    """The log of one worker. Use :meth:`start`, :meth:`put` from any thread, and :meth:`stop`.
+    """Writes the log of one worker. Call :meth:`start`, then :meth:`put` from any thread, then :meth:`stop`.
 
     Args:
-        folder: All prediction logs.
+        folder: Folder of all prediction logs.
         contract: The model's contract.
-        model: Its name.
-        version: Its version.
-        limits: How long and how many rows may wait.
+        model: Name of the model.
+        version: Version of the model.
+        limits: How long rows may wait, and how many.
         count: Called with ``written``, ``dropped`` or ``failed`` (a write that will be tried again) and a number of rows.
     """
 
@@ -53,7 +52,7 @@ class PredictionWriter:
     limits: Limits = field(default_factory=Limits)
     count: Count = _uncounted
     queued: int = field(default=0, init=False)
-    """Rows that wait or are being written."""
+    """Rows that wait to be written or are being written."""
 
     _entries: list[Entry] = field(default_factory=list, init=False)
     _changed: threading.Condition = field(default_factory=threading.Condition, init=False)
@@ -62,12 +61,12 @@ class PredictionWriter:
     _thread: threading.Thread | None = field(default=None, init=False)
 
     def start(self) -> None:
-        """Begin to write."""
+        """Start the writing thread."""
         self._thread = threading.Thread(target=self._run, name="prediction-log", daemon=True)
         self._thread.start()
 
     def put(self, entry: Entry) -> bool:
-        """Take the rows of an answer; False when there was no room and they were dropped."""
+        """Queue the rows of a request; False if the queue was full and they were dropped."""
         rows = len(entry.at)
         with self._changed:
             if self.queued + rows <= self.limits.log_rows and not self._stopping:
@@ -80,7 +79,7 @@ class PredictionWriter:
         return False
 
     def stop(self, timeout: float = 10.0) -> None:
-        """Write what waits and end; rows that cannot be written within ``timeout`` seconds are counted as dropped."""
+        """Write all waiting rows and end; rows not written within ``timeout`` seconds are counted as dropped."""
         with self._changed:
             self._stopping = True
             self._changed.notify()
@@ -90,7 +89,7 @@ class PredictionWriter:
             lost, self.queued = self.queued, 0
         if lost:
             self.count("dropped", lost)
-            _log.error("prediction log: %d rows could not be written before the end", lost)
+            _log.error("prediction log: %d rows could not be written before the worker ended", lost)
 
     def _run(self) -> None:
         prediction_log.remove_leftovers(self.folder, self.model)
@@ -106,7 +105,7 @@ class PredictionWriter:
                 return
 
     def _next(self) -> list[Entry]:
-        """The entries of the next file; empty at the end."""
+        """The entries of the next file; empty after :meth:`stop` when everything is written."""
         with self._changed:
             while not self._entries and not self._stopping:
                 self._changed.wait()
@@ -125,11 +124,11 @@ class PredictionWriter:
         except OSError as error:
             self._failed(rows, error)
             return False
-        except Exception as error:  # noqa: BLE001 - a row that no file can hold must not end the log for all others
+        except Exception as error:  # noqa: BLE001 - a row that cannot be written must not stop the log
             _log.error("prediction log: %d rows cannot be written: %s", rows, type(error).__name__)
-            self._settle(rows, "dropped")
+            self._finish(rows, "dropped")
             return True
-        self._settle(rows, "written")
+        self._finish(rows, "written")
         if self._failing:
             self._failing = False
             _log.warning("prediction log: writing again")
@@ -141,7 +140,7 @@ class PredictionWriter:
             self._failing = True
             _log.error("prediction log: cannot write to %s (%s); trying again", self.folder, error.strerror or error)
 
-    def _settle(self, rows: int, outcome: str) -> None:
+    def _finish(self, rows: int, outcome: str) -> None:
         with self._changed:
             self.queued -= rows
         self.count(outcome, rows)

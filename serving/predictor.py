@@ -1,6 +1,6 @@
-"""From checked rows to answers: features from Redis, on-demand functions, the booster, the decision.
+"""Scores checked rows: reads features from Redis, runs on-demand functions and the booster, and decides.
 
-A predictor belongs to one worker. It awaits Redis and computes the rest at once; nothing in it knows about HTTP.
+Each worker has one predictor. It knows nothing about HTTP.
 """
 
 from __future__ import annotations
@@ -23,11 +23,11 @@ from asof.online import Vectors
 from asof.online.status import NULL, OUTSIDE_MAX_AGE, PRESENT
 from asof.prediction_log import Entry
 from serving.booster import Booster
-from serving.rows import Rows
-from serving.store import Store
+from serving.feature_fetcher import FeatureFetcher
+from serving.request_rows import RequestRows
 
 ROWS_AT_ONCE = 200
-"""Rows up to which computing on the event loop is cheaper than handing over to a thread."""
+"""Rows up to which computing on the event loop is faster than handing over to a thread."""
 
 
 @dataclass(frozen=True)
@@ -36,13 +36,13 @@ class Predictor:
 
     Args:
         bundle: The model.
-        booster: Its booster.
-        store: Where stored features are read.
+        booster: The bundle's booster.
+        fetcher: Reads stored features.
     """
 
     bundle: Bundle
     booster: Booster
-    store: Store
+    fetcher: FeatureFetcher
 
     def __post_init__(self) -> None:
         unfit = [name for name in self.features if name not in self.contract.feature_names]
@@ -59,32 +59,32 @@ class Predictor:
 
     @property
     def features(self) -> Sequence[str]:
-        """The features that the model reads, in its order."""
+        """The features that the model reads, in the order it reads them."""
         named: Sequence[str] = self.bundle.metadata["features"]
         return named
 
     @property
     def threshold(self) -> float:
-        """Score from which the decision is yes."""
+        """The lowest score whose decision is positive."""
         return float(self.bundle.metadata["decision"]["threshold"])
 
-    async def predict(self, rows: Rows, request_id: str) -> Entry:
+    async def score(self, rows: RequestRows, request_id: str) -> Entry:
         """Score ``rows``.
 
         Returns:
-            Everything that the answer and the prediction log need.
+            Everything that the response and the prediction log need.
 
         Raises:
             OnlineStoreError: Redis cannot be read.
             ContractError: What is stored does not fit the contract, or an on-demand function failed.
         """
-        stored = await self.store.read(rows.keys, rows.at)
+        stored = await self.fetcher.read(rows.keys, rows.at)
         if len(rows.at) <= ROWS_AT_ONCE:
-            return self._score(rows, stored, request_id)
-        return await asyncio.to_thread(self._score, rows, stored, request_id)
+            return self._compute(rows, stored, request_id)
+        return await asyncio.to_thread(self._compute, rows, stored, request_id)
 
     def warm(self) -> None:
-        """Load what the first request would otherwise wait for.
+        """Load everything that the first request would otherwise have to wait for.
 
         Raises:
             ContractError: An on-demand function cannot be imported.
@@ -94,7 +94,7 @@ class Predictor:
             on_demand.load(view.function)
         self.booster.predict(np.full((1, self.booster.features), np.nan))
 
-    def _score(self, rows: Rows, stored: Vectors, request_id: str) -> Entry:
+    def _compute(self, rows: RequestRows, stored: Vectors, request_id: str) -> Entry:
         columns = feature_vectors.assemble(self.contract, _by_column(stored), rows.request)
         scores = self.booster.predict(feature_vectors.matrix(self.contract, columns, self.features))
         return Entry(
@@ -114,17 +114,17 @@ class Predictor:
 
     @cached_property
     def _stored(self) -> tuple[list[int], list[int]]:
-        """Positions of the stored features in the service, and of the same ones in what a read answers."""
+        """Positions of the stored features in the service, and of the same features in what a read returns."""
         columns = [(v.alias, name) for v in self.contract.views for name in self.contract.stored(v)]
         position = {column: i for i, column in enumerate(columns)}
         stored = [(i, position[f.view, f.feature]) for i, f in enumerate(self.contract.features) if not f.on_demand]
         return [i for i, _ in stored], [i for _, i in stored]
 
     def _statuses(self, stored: Vectors, columns: dict[str, feature_vectors.Column]) -> NDArray[np.uint8]:
-        """Of each feature; an on-demand one is PRESENT or NULL."""
+        """The status of each feature; an on-demand feature is PRESENT or NULL."""
         found = np.full((len(stored.statuses), len(self.contract.features)), PRESENT, dtype=np.uint8)
-        ours, theirs = self._stored
-        found[:, ours] = stored.statuses[:, theirs]
+        in_service, in_read = self._stored
+        found[:, in_service] = stored.statuses[:, in_read]
         for i, feature in enumerate(self.contract.features):
             if feature.on_demand:
                 values = columns[feature.name]
@@ -133,8 +133,8 @@ class Predictor:
         return found
 
 
-def answer(bundle: Bundle, entry: Entry) -> dict[str, Any]:
-    """The answer to a request, as JSON-ready data."""
+def response_body(bundle: Bundle, entry: Entry) -> dict[str, Any]:
+    """The body of a response, as JSON-ready data."""
     names = bundle.contract.feature_names
     return {
         "predictions": [

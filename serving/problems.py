@@ -1,11 +1,11 @@
-"""What a client is told when it gets no prediction: one shape for every cause.
+"""The errors that clients receive, all in one JSON shape.
 
 ::
 
     {"error": {"code": "invalid_rows", "message": "row 3, field 'amount': is missing",
                "problems": [{"row": 3, "field": "amount", "problem": "is missing"}], "request_id": "..."}}
 
-A message never holds a value of the request. What happened inside is told to the log, not to the client.
+A message never holds a value of the request. Internal details go to the log, not to the client.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ STATUS = {
 """Code -> HTTP status."""
 
 RETRY_AFTER = 1
-"""Seconds after which a client that was told 503 should try again."""
+"""Value of the header ``Retry-After`` of a 503 response, in seconds."""
 
 MOST_PROBLEMS = 20
-"""Problems listed in one answer; a request with more is not going to be repaired by hand."""
+"""Most problems listed in one response."""
 
 
 class ProblemError(AsofError):
@@ -44,8 +44,8 @@ class ProblemError(AsofError):
     Args:
         code: One of :data:`STATUS`.
         message: One line for the client.
-        problems: The rows and fields that are wrong, if that is the cause.
-        status: HTTP status where it is not the code's own.
+        problems: The wrong rows and fields, if there are any.
+        status: HTTP status, if it differs from the one of the code.
     """
 
     def __init__(
@@ -58,31 +58,31 @@ class ProblemError(AsofError):
 
     @property
     def payload(self) -> dict[str, Any]:
-        """The answer's body, but for the request id."""
+        """The response's body without the request id."""
         listed = [{"row": p.row, "field": p.field, "problem": p.problem} for p in self.problems[:MOST_PROBLEMS]]
         return {"code": self.code, "message": self.message, "problems": listed}
 
 
 @dataclass(frozen=True, slots=True)
-class _Framework:
-    """How an HTTP status that the framework chose is told."""
+class _FrameworkError:
+    """Code and message for an HTTP status that BentoML answered with."""
 
     code: str
     message: str
 
 
-_FAILED = _Framework("internal", "something failed inside the service")
-_REFUSED = _Framework("refused", "the request was refused")
+_FAILED = _FrameworkError("internal", "something failed inside the service")
+_REFUSED = _FrameworkError("refused", "the request was refused")
 _FRAMEWORK = {
-    404: _Framework("not_found", "there is nothing at this path; predictions are at POST /predict"),
-    405: _Framework("method_not_allowed", "this path does not take this method; predictions are at POST /predict"),
-    413: _Framework("too_large", "the request is too large"),
-    415: _Framework("unsupported_media_type", "the request's content type is not application/json"),
-    503: _Framework("not_ready", "the service is not ready"),
+    404: _FrameworkError("not_found", "there is nothing at this path; predictions are at POST /predict"),
+    405: _FrameworkError("method_not_allowed", "this path does not take this method; predictions are at POST /predict"),
+    413: _FrameworkError("too_large", "the request is too large"),
+    415: _FrameworkError("unsupported_media_type", "the request's content type is not application/json"),
+    503: _FrameworkError("not_ready", "the service is not ready"),
 }
 
 
 def from_status(status: int) -> ProblemError:
-    """The problem for an error status that the framework, not this package, answered with."""
+    """The problem for an error status that BentoML, not this package, answered with."""
     known = _FRAMEWORK.get(status) or (_FAILED if status >= 500 else _REFUSED)
     return ProblemError(known.code, known.message, status=status)

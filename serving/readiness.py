@@ -1,7 +1,7 @@
-"""Whether a worker should be sent requests, and if not, why not.
+"""Readiness of a worker: whether it should receive requests, and the reason if not.
 
-A worker is ready when Redis answers, what is applied there is what the model was trained under, and nobody has told the
-worker to stop. It looks every :attr:`~serving.limits.Limits.check_every` seconds, so it recovers by itself.
+A worker is ready when Redis answers, the views applied there fit the model's contract, and the worker was not told to
+stop. The store is checked every :attr:`~serving.limits.Limits.check_every` seconds, so a worker becomes ready again by itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asof.errors import AsofError
+from serving.feature_fetcher import FeatureFetcher
 from serving.limits import Limits
-from serving.store import Store
 
 _log = logging.getLogger("asof.serving")
 
@@ -27,11 +27,12 @@ STARTING = "the service is starting"
 
 @dataclass
 class Readiness:
-    """Of one worker.
+    """The readiness of one worker.
 
     Attributes:
-        reason: Why requests cannot be answered; None when they can.
-        draining: Whether the worker was told to stop: it still answers but asks for no new requests.
+        limits: How often to check and how long to wait.
+        reason: Why requests cannot be answered; None if they can.
+        draining: Whether the worker was told to stop: it still answers, but reports that it is not ready.
     """
 
     limits: Limits = field(default_factory=Limits)
@@ -40,7 +41,7 @@ class Readiness:
 
     @property
     def ready(self) -> bool:
-        """Whether new requests should be sent here."""
+        """Whether new requests should be sent to this worker."""
         return self.reason is None and not self.draining
 
     @property
@@ -48,30 +49,31 @@ class Readiness:
         """Why the worker is not ready, for people."""
         return "the service is stopping" if self.draining else self.reason or "ready"
 
-    async def look(self, store: Store) -> None:
-        """Ask the store once."""
+    async def check(self, fetcher: FeatureFetcher) -> None:
+        """Check the online store once."""
         try:
-            differences = await asyncio.wait_for(store.check(), timeout=self.limits.timeout)
+            differences = await asyncio.wait_for(fetcher.check(), timeout=self.limits.timeout)
         except AsofError as error:
-            self._tell(str(error))
+            self._set(str(error))
         except TimeoutError:
-            self._tell(f"Redis gave no answer within {self.limits.timeout:g} s")
-        except Exception as error:  # noqa: BLE001 - whatever it is, the worker is not ready and must look again
-            self._tell(f"the online store cannot be checked ({type(error).__name__})")
+            self._set(f"Redis gave no answer within {self.limits.timeout:g} s")
+        except Exception as error:  # noqa: BLE001 - after any error the worker is not ready and must check again
+            self._set(f"the online store cannot be checked ({type(error).__name__})")
         else:
             fit = "the online store does not fit the model's contract: "
-            self._tell(fit + "; ".join(differences) if differences else None)
+            self._set(fit + "; ".join(differences) if differences else None)
 
-    async def watch(self, store: Store) -> None:
-        """Ask the store again and again, until cancelled."""
+    async def watch(self, fetcher: FeatureFetcher) -> None:
+        """Check the online store again and again, until cancelled."""
         while True:
-            await self.look(store)
+            await self.check(fetcher)
             await asyncio.sleep(self.limits.check_every)
 
     def drain_on_termination(self, last: Callable[[], None]) -> None:
-        """On SIGTERM say "not ready" for a while before the server stops to listen, and make sure that it does end.
+        """On SIGTERM report "not ready" for ``limits.drain`` seconds, then let the server stop listening.
 
-        A worker that has not ended by then is ended after ``last`` was called. Does nothing outside a server (where nobody handles the signal) and outside the main thread.
+        If the process has not ended ``limits.shutdown`` seconds later, ``last`` is called and the process exits. Does nothing
+        outside the main thread, or if no server handles the signal.
         """
         stop: Any = signal.getsignal(signal.SIGTERM)
         if not callable(stop) or threading.current_thread() is not threading.main_thread():
@@ -84,7 +86,7 @@ class Readiness:
 
         signal.signal(signal.SIGTERM, begin)
 
-    def _tell(self, reason: str | None) -> None:
+    def _set(self, reason: str | None) -> None:
         if reason != self.reason and (reason or self.reason != STARTING):
             _log.warning("%s", f"not ready: {reason}" if reason else "ready again")
         self.reason = reason
@@ -97,7 +99,7 @@ def _after(seconds: float, action: Any) -> None:
 
 
 def _end(last: Callable[[], None]) -> None:
-    _log.error("the worker did not end in time and is ended now")
+    _log.error("the worker did not end in time; ending it now")
     try:
         last()
     finally:

@@ -1,12 +1,12 @@
-"""``asof replay``: recorded rows against a running service, as if their time were now.
+"""``asof replay``: sends recorded rows to a running service in time order and ingests them as their time comes.
 
-For each row the order is: what became known before it is ingested, the row is scored, then it is ingested itself. Rows that
-do not read what another one writes are scored side by side (:meth:`serving.replay_source.Recording.chunks`), which changes no
-value: a reader filters by the moment that the request carries, so a label that is ingested a few rows early is not seen
-early. Time travels in the requests; no clock is faked.
+For each row, first everything that became known before it is ingested, then the row is scored, then the row itself is
+ingested. Rows that do not read what another row writes are scored concurrently (:meth:`serving.replay_source.Recording.chunks`).
+This changes no value: a reader filters by the moment in the request, so a label that is ingested a few rows early is not
+visible early. Each request carries its own time; the system clock is not changed.
 
-A replay can be stopped and run again: rows whose answer by the same model version is in the prediction log are not asked
-again, and ingesting a row twice counts it once.
+A replay can be stopped and run again: rows that the same model version has already answered (they are in the prediction log)
+are skipped, and ingesting a row twice counts it once.
 """
 
 from __future__ import annotations
@@ -15,40 +15,44 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
+from urllib.parse import urlsplit
 
+import aiohttp
 import numpy as np
 
 from asof import prediction_log
 from asof.bundle import Bundle
-from asof.errors import ServiceError
+from asof.errors import ServiceError, UsageError
 from asof.repo import Repo
 from asof.streams import Sender
 from asof.tables import Pusher
-from serving.connection import Address, Connection
 from serving.replay_source import Recording
 
 LARGEST_CHUNK = 256
-"""Rows scored side by side at most, so that progress is smooth and what is pushed at one time stays small."""
+"""Most rows scored concurrently, so that progress is smooth and each push stays small."""
 
-PATIENCE = 15.0
-"""Seconds for which a row is asked again while the service says that it is not ready, or is being started again."""
+RETRY_FOR = 15.0
+"""Seconds during which a request is repeated while the service is not ready or restarts."""
+
+ANSWER_WITHIN = 30.0
+"""Seconds to wait for one answer."""
 
 
 @dataclass
-class Report:
+class ReplayReport:
     """What a replay did.
 
     Attributes:
         rows: Rows to score.
-        skipped: Rows that had been answered before.
-        answered: Rows that were answered now.
-        failures: Message -> number of rows that got no answer.
-        retries: Times that a row was asked again.
-        pushed: Table -> rows that were ingested (those that were there already included).
-        decisions: Rows whose decision was yes.
+        skipped: Rows that were answered before this run.
+        answered: Rows that were answered in this run.
+        failures: Error message -> number of rows that got no prediction.
+        retries: Requests that were repeated.
+        pushed: Table -> rows that were ingested, including rows that the table already had.
+        decisions: Rows with a positive decision.
         seconds: Duration.
         latencies: Seconds of each answer.
     """
@@ -64,7 +68,7 @@ class Report:
     latencies: list[float] = field(default_factory=list)
 
     def percentile(self, share: float) -> float | None:
-        """Milliseconds within which ``share`` percent of the answers came; None without answers."""
+        """The latency percentile ``share`` in milliseconds; None without answers."""
         return float(np.percentile(self.latencies, share)) * 1_000 if self.latencies else None
 
     def to_dict(self) -> dict[str, Any]:
@@ -87,16 +91,16 @@ class Report:
 
 @dataclass
 class Replay:
-    """Plays one recording.
+    """Replays one recording against one service.
 
     Args:
         repo: The feature repo.
         bundle: The model that the service is expected to serve.
-        recording: What to play.
+        recording: The rows to replay.
         url: Where the service listens.
-        concurrency: Connections.
-        advance: Called with a number of rows as they are done.
-        stream: Send rows to their tables' streams, for `asof stream run --clock events` to take in, instead of ingesting them.
+        concurrency: Number of connections.
+        advance: Called with the number of rows done since the last call.
+        stream: Send rows to the streams of their tables, which `asof stream run --clock events` reads, instead of ingesting them.
     """
 
     repo: Repo
@@ -107,11 +111,11 @@ class Replay:
     advance: Callable[[int], None] = lambda _rows: None
     stream: bool = False
 
-    def run(self, *, again: bool = False) -> Report:
-        """Play everything.
+    def run(self, *, again: bool = False) -> ReplayReport:
+        """Replay every row.
 
         Args:
-            again: Ask also for rows that were answered before.
+            again: Also score rows that were answered before.
 
         Raises:
             ServiceError: The service cannot be reached, is not ready, or serves another version.
@@ -121,19 +125,15 @@ class Replay:
         known = set() if again else self._answered_before()
         return asyncio.run(self._run(known))
 
-    async def _run(self, known: set[str]) -> Report:
-        connections = [Connection(Address.parse(self.url)) for _ in range(self.concurrency)]
-        report = Report(self.recording.scored.rows.num_rows)
-        try:
-            await self._check_ready(connections[0])
+    async def _run(self, known: set[str]) -> ReplayReport:
+        report = ReplayReport(self.recording.scored.rows.num_rows)
+        async with _client(self.url, self.concurrency) as client:
+            await self._check_ready(client)
             began = time.perf_counter()
             with self._feed() as pusher:
-                await self._play(connections, pusher, known, report)
+                await self._play(client, pusher, known, report)
             report.seconds = time.perf_counter() - began
-            await self._await_log(connections[0], report)
-        finally:
-            for connection in connections:
-                await connection.close()
+            await self._await_log(client, report)
         return report
 
     def _feed(self) -> Pusher | Sender:
@@ -141,7 +141,7 @@ class Replay:
         return feed(self.repo, self.recording.tables)
 
     async def _play(
-        self, connections: Sequence[Connection], pusher: Pusher | Sender, known: set[str], report: Report
+        self, client: aiohttp.ClientSession, pusher: Pusher | Sender, known: set[str], report: ReplayReport
     ) -> None:
         scored, moments = self.recording.scored, self.recording.scored.moments
         requests = self.recording.requests()
@@ -152,36 +152,36 @@ class Replay:
             before = now
             waiting = [r for r in requests[first:last] if r["request_id"] not in known]
             report.skipped += last - first - len(waiting)
-            await self._score(connections, waiting, report)
+            await self._score(client, waiting, report)
             pusher.push(scored.table, scored.rows.slice(first, last - first))
             report.pushed[scored.table] += last - first
             self.advance(last - first)
         self._push_labels(pusher, before, 2**62, report)
 
-    def _push_labels(self, pusher: Pusher | Sender, start: int, end: int, report: Report) -> None:
+    def _push_labels(self, pusher: Pusher | Sender, start: int, end: int, report: ReplayReport) -> None:
         if self.recording.labels is not None:
             rows = self.recording.labels.between(start, end)
             if rows.num_rows:
                 pusher.push(self.recording.labels.table, rows)
                 report.pushed[self.recording.labels.table] += rows.num_rows
 
-    async def _score(self, connections: Sequence[Connection], waiting: list[dict[str, Any]], report: Report) -> None:
+    async def _score(self, client: aiohttp.ClientSession, waiting: list[dict[str, Any]], report: ReplayReport) -> None:
         waiting.reverse()
 
-        async def work(connection: Connection) -> None:
+        async def work() -> None:
             while waiting:
-                await self._ask(connection, waiting.pop(), report)
+                await self._score_row(client, waiting.pop(), report)
 
-        await asyncio.gather(*(work(c) for c in connections[: len(waiting)]))
+        await asyncio.gather(*(work() for _ in range(min(self.concurrency, len(waiting)))))
 
-    async def _ask(self, connection: Connection, payload: dict[str, Any], report: Report) -> None:
-        until = time.perf_counter() + PATIENCE
+    async def _score_row(self, client: aiohttp.ClientSession, payload: dict[str, Any], report: ReplayReport) -> None:
+        until = time.perf_counter() + RETRY_FOR
         while True:
             began = time.perf_counter()
-            status, message, answer = await _answer(connection, payload)
+            status, message, answer = await _answer(client, payload)
             if status == 200:
                 report.latencies.append(time.perf_counter() - began)
-                self._note(answer, report)
+                self._record(answer, report)
                 return
             if status not in {0, 503} or time.perf_counter() > until:
                 report.failures[message] += 1
@@ -189,7 +189,7 @@ class Replay:
             report.retries += 1
             await asyncio.sleep(0.25)
 
-    def _note(self, answer: dict[str, Any], report: Report) -> None:
+    def _record(self, answer: dict[str, Any], report: ReplayReport) -> None:
         prediction = answer["predictions"][0]
         served = (prediction["model"], prediction["model_version"])
         if served != (self.bundle.model, self.bundle.version):
@@ -200,13 +200,13 @@ class Replay:
         report.answered += 1
         report.decisions += prediction["decision"]
 
-    async def _check_ready(self, connection: Connection) -> None:
-        until = time.perf_counter() + PATIENCE
+    async def _check_ready(self, client: aiohttp.ClientSession) -> None:
+        until = time.perf_counter() + RETRY_FOR
         while True:
             try:
-                status, body = await connection.get("/readyz")
+                status, body = await _send(client, "GET", "readyz")
             except ServiceError:
-                if time.perf_counter() > until - PATIENCE + 2:
+                if time.perf_counter() > until - RETRY_FOR + 2:
                     raise
                 status, body = 0, b""
             if status == 200:
@@ -215,11 +215,11 @@ class Replay:
                 raise ServiceError(f"the service at {self.url} is not ready: {_message(body)}")
             await asyncio.sleep(0.25)
 
-    async def _await_log(self, connection: Connection, report: Report) -> None:
-        """Wait until the service has written its prediction log, so that whoever reads it next finds every row."""
-        until = time.perf_counter() + PATIENCE
+    async def _await_log(self, client: aiohttp.ClientSession, report: ReplayReport) -> None:
+        """Wait until the service has written every answered row to its prediction log."""
+        until = time.perf_counter() + RETRY_FOR
         while report.answered and time.perf_counter() < until:
-            _, text = await connection.get("/metrics")
+            _, text = await _send(client, "GET", "metrics")
             counts = _counters(text.decode())
             settled = [
                 counts.get(f'asof_prediction_log_rows_total{{outcome="{o}"}}', 0) for o in ("written", "dropped")
@@ -249,24 +249,55 @@ def served_version(url: str) -> str:
     """
 
     async def ask() -> str:
-        connection = Connection(Address.parse(url))
+        async with _client(url, 1) as client:
+            _, body = await _send(client, "GET", "docs.json")
         try:
-            _, body = await connection.get("/docs.json")
             return str(json.loads(body)["info"]["version"])
         except (ValueError, KeyError, TypeError) as error:
             raise ServiceError(
                 f"what answers at {url} is not a service of asof; serve one with `asof serve`"
             ) from error
-        finally:
-            await connection.close()
 
     return asyncio.run(ask())
 
 
-async def _answer(connection: Connection, payload: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:
-    """Status (0 for none), error message and content of an answer."""
+def _client(url: str, connections: int) -> aiohttp.ClientSession:
+    """A client that keeps at most ``connections`` connections to ``url`` open.
+
+    Raises:
+        UsageError: ``url`` is not an http or https URL.
+    """
     try:
-        status, body = await connection.post("/predict", payload)
+        parts = urlsplit(url)
+        usable = parts.scheme in {"http", "https"} and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        usable = False
+    if not usable:
+        raise UsageError(f"got the URL {url!r}, expected one such as http://127.0.0.1:3000")
+    return aiohttp.ClientSession(
+        url.rstrip("/") + "/",
+        connector=aiohttp.TCPConnector(limit=connections),
+        timeout=aiohttp.ClientTimeout(total=ANSWER_WITHIN),
+    )
+
+
+async def _send(client: aiohttp.ClientSession, method: str, path: str, payload: Any = None) -> tuple[int, bytes]:
+    """Status and body of the answer to one request; a ``payload`` is sent as JSON.
+
+    Raises:
+        ServiceError: There is no answer.
+    """
+    try:
+        async with client.request(method, path, json=payload) as response:
+            return response.status, await response.read()
+    except (aiohttp.ClientError, TimeoutError) as error:
+        raise ServiceError(f"no answer ({str(error) or type(error).__name__}); is the service running?") from error
+
+
+async def _answer(client: aiohttp.ClientSession, payload: dict[str, Any]) -> tuple[int, str, dict[str, Any]]:
+    """Status (0 if there is no answer), error message and content."""
+    try:
+        status, body = await _send(client, "POST", "predict", payload)
     except ServiceError as error:
         return 0, str(error), {}
     return (200, "", json.loads(body)) if status == 200 else (status, f"{status}: {_message(body)}", {})
@@ -285,6 +316,6 @@ def _counters(text: str) -> dict[str, float]:
 
 
 def _first(recording: Recording) -> int:
-    """Moment of the first row of any table."""
+    """The moment of the earliest row in any table."""
     played = [recording.scored, *([recording.labels] if recording.labels else [])]
     return min(int(p.moments[0]) for p in played if len(p.moments))

@@ -1,7 +1,7 @@
-"""What a replay plays: the rows to score, in time order, and the rows of other tables in the order they became known.
+"""Loads the rows for a replay: the rows to score in time order, and label rows in the order they became known.
 
-Rows come from files (those of days that are still to be ingested, in the layout that ``asof ingest`` reads) or, without
-files, from the tables themselves.
+Rows are read from files in the layout that ``asof ingest`` reads, for days that are not ingested yet, or, without files, from
+the tables.
 """
 
 from __future__ import annotations
@@ -27,13 +27,13 @@ from asof.tables.ingest import examine
 
 
 @dataclass(frozen=True)
-class Played:
-    """Rows of one table in the order in which they are played.
+class TimedRows:
+    """Rows of one table in the order in which they are replayed.
 
     Attributes:
         table: Name of the table.
         rows: n rows, with the table's columns.
-        moments: ``int64[n]`` microseconds, ascending: event times of the rows to score, else when each row became known.
+        moments: ``int64[n]`` microseconds, ascending: event times of the rows to score; for labels, when each row became known.
     """
 
     table: str
@@ -48,29 +48,29 @@ class Played:
 
 @dataclass(frozen=True)
 class Recording:
-    """A span of time, recorded.
+    """The rows of one span of time.
 
     Attributes:
         contract: The model's contract.
         scored: The rows to score.
-        labels: The rows of the label table; None where the model names none.
-        id: Column that identifies a scored row.
-        event_time: Column of its moment.
+        labels: The rows of the label table; None if the model names none.
+        id: Column that identifies a row to score.
+        event_time: Column with the moment of a row to score.
     """
 
     contract: Contract
-    scored: Played
-    labels: Played | None
+    scored: TimedRows
+    labels: TimedRows | None
     id: str
     event_time: str
 
     @property
     def tables(self) -> list[str]:
-        """The tables that are pushed to."""
+        """The tables that receive rows."""
         return [self.scored.table, *([self.labels.table] if self.labels else [])]
 
     def requests(self) -> list[dict[str, Any]]:
-        """The request for each row to score: its keys and request fields, its moment, and its own id as the request's."""
+        """The request for each row to score: keys, request fields and moment; the row's id is the request id."""
         names = [f.name for f in (*self.contract.keys, *self.contract.request_fields)]
         columns = [_json_ready(self.scored.rows[name]) for name in names]
         rows = [dict(zip(names, values, strict=True)) for values in zip(*columns, strict=True)]
@@ -82,7 +82,7 @@ class Recording:
         return requests
 
     def chunks(self, most: int) -> list[tuple[int, int]]:
-        """Runs ``[first, last)`` of rows that can be scored side by side, because none reads what another one writes."""
+        """Ranges ``[first, last)`` of rows that can be scored concurrently, because no row reads what another row writes."""
         joins = [(k.column, k.request) for v in self.contract.views for k in v.join_keys]
         if not all(v.join_keys for v in self.contract.views):
             most = 1  # a view without keys: every row is read by every other
@@ -94,15 +94,15 @@ class Recording:
 def record(
     repo: Repo, bundle: Bundle, start: int, end: int, files: Sequence[Path] = (), limit: int | None = None
 ) -> Recording:
-    """What is to be played of ``[start, end)``.
+    """The rows to replay in ``[start, end)``.
 
     Args:
         repo: The feature repo.
-        bundle: The model; its metadata says which table's rows are scored.
+        bundle: The model; its metadata names the table whose rows are scored.
         start: First moment, microseconds.
         end: Moment after the last, microseconds.
-        files: Where the rows are; none for the tables themselves.
-        limit: Most rows to score; label rows end with them.
+        files: Files with the rows; without any, the tables are read.
+        limit: Most rows to score; later label rows are left out as well.
 
     Raises:
         UsageError: The model's metadata names no rows, or the span is empty.
@@ -118,22 +118,22 @@ def record(
     if start >= end:
         raise UsageError(f"the span from {format_moment(start)} to {format_moment(end)} is empty")
     declared = declarations(repo)
-    scored = _played(repo, declared, named["table"], start, end, files, known=False)
+    scored = _load(repo, declared, named["table"], start, end, files, known=False)
     _check_columns(bundle.contract, scored, [named["id"], named["event_time"]])
     if not scored.rows.num_rows:
         where = ", ".join(str(f) for f in files) or f"table {named['table']!r}"
         raise SourceError(f"no rows between {format_moment(start)} and {format_moment(end)} in {where}")
     if limit is not None and limit < scored.rows.num_rows:
-        scored = Played(scored.table, scored.rows.slice(0, limit), scored.moments[:limit])
+        scored = TimedRows(scored.table, scored.rows.slice(0, limit), scored.moments[:limit])
         end = int(scored.moments[-1]) + 1
-    labels = named.get("label_table")
-    played = _played(repo, declared, labels, start, end, files, known=True) if labels else None
-    return Recording(bundle.contract, scored, played, named["id"], named["event_time"])
+    label_table = named.get("label_table")
+    labels = _load(repo, declared, label_table, start, end, files, known=True) if label_table else None
+    return Recording(bundle.contract, scored, labels, named["id"], named["event_time"])
 
 
-def _played(
+def _load(
     repo: Repo, declared: Declarations, name: str, start: int, end: int, files: Sequence[Path], *, known: bool
-) -> Played:
+) -> TimedRows:
     declaration = declared.table(name)
     rows = _from_files(repo, declaration, files) if files else _from_table(repo, declaration)
     moments = _micros(rows, declaration.timestamp_field)
@@ -141,7 +141,7 @@ def _played(
         moments = np.maximum(moments, _micros(rows, declaration.knowledge_field))
     inside = np.flatnonzero((moments >= start) & (moments < end))
     order = inside[np.argsort(moments[inside], kind="stable")]
-    return Played(declaration.name, rows.take(pa.array(order)).combine_chunks(), moments[order])
+    return TimedRows(declaration.name, rows.take(pa.array(order)).combine_chunks(), moments[order])
 
 
 def _from_files(repo: Repo, declaration: TableDeclaration, files: Sequence[Path]) -> pa.Table:
@@ -156,7 +156,7 @@ def _from_table(repo: Repo, declaration: TableDeclaration) -> pa.Table:
     return delta.scan(held, delta.schema(held).names)
 
 
-def _check_columns(contract: Contract, scored: Played, others: Sequence[str]) -> None:
+def _check_columns(contract: Contract, scored: TimedRows, others: Sequence[str]) -> None:
     needed = [f.name for f in (*contract.keys, *contract.request_fields)] + list(others)
     if lacking := sorted(set(needed) - set(scored.rows.column_names)):
         raise UsageError(f"rows of table {scored.table!r} cannot be replayed: it has no columns {lacking}")

@@ -1,10 +1,10 @@
 """The BentoML service of a bundle.
 
-:func:`make` is called by the entry module of a Bento (see :mod:`serving.build`), in the process that watches the workers and
-again in each worker, so it reads the contract and nothing heavier; the model is loaded when a worker starts.
+:func:`make` is called by the entry module of a Bento (see :mod:`serving.build`), once in the process that watches the workers and
+once in each worker. It therefore reads only the contract; the model is loaded when a worker starts.
 """
 
-# No `from __future__ import annotations` here: BentoML reads the types of `predict` from its annotations, and they are
+# No `from __future__ import annotations` here: BentoML reads the types of `predict` from its annotations, which are
 # values made from the contract.
 
 import asyncio
@@ -14,20 +14,20 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # before BentoML is imported: it asks once
+os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reads this when it is imported
 
 import bentoml
 
 from asof.bundle import Bundle
-from serving.api_types import Answer, openapi, request_type
-from serving.asgi import Front
+from serving.api_types import PredictResponse, openapi, request_type
+from serving.asgi import PredictionMiddleware
 from serving.deployment import Deployment
 from serving.limits import Limits
-from serving.predictor import answer
+from serving.predictor import response_body
 from serving.worker import Worker
 
 BUNDLE = "bundle"
-"""Folder of the model in a built service."""
+"""Folder of the model bundle in a built service."""
 
 
 def make(folder: Path) -> Any:
@@ -37,17 +37,17 @@ def make(folder: Path) -> Any:
         folder: Holds the bundle and what :func:`serving.deployment.write` wrote.
 
     Returns:
-        A ``bentoml.Service``, named as the model.
+        A ``bentoml.Service`` with the name of the model.
 
     Raises:
         BundleError: The bundle is unfinished or damaged.
-        SettingsError: The surroundings are not what they should be.
+        SettingsError: A setting of the repo or the environment is wrong.
     """
     bundle = Bundle.open(folder / BUNDLE)
     limits = Limits.from_environment()
     worker = Worker(bundle, Deployment.load(folder), limits)
     service = _declare(worker)
-    service.add_asgi_middleware(Front, worker=worker)
+    service.add_asgi_middleware(PredictionMiddleware, worker=worker)
     return service
 
 
@@ -78,12 +78,12 @@ def _declare(worker: Worker) -> Any:
             return worker.readiness.ready
 
         @bentoml.api  # type: ignore[untyped-decorator]
-        async def predict(self, rows: rows, request_id: str | None = None) -> Answer:  # type: ignore[valid-type]
-            """Score rows. Over HTTP :class:`~serving.asgi.Front` answers; this declares the types."""
+        async def predict(self, rows: rows, request_id: str | None = None) -> PredictResponse:  # type: ignore[valid-type]
+            """Score rows. Declares the types; HTTP requests are answered by :class:`~serving.asgi.PredictionMiddleware`."""
             listed = [row.model_dump(mode="json") for row in rows]  # type: ignore[attr-defined]
             payload = {"rows": listed, "request_id": request_id}
-            entry = await asyncio.wait_for(worker.predict(payload, uuid.uuid4().hex), worker.limits.timeout)
-            return Answer.model_validate(answer(worker.bundle, entry))
+            entry = await asyncio.wait_for(worker.handle(payload, uuid.uuid4().hex), worker.limits.timeout)
+            return PredictResponse.model_validate(response_body(worker.bundle, entry))
 
     service: Any = Predictions
     return service

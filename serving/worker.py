@@ -1,4 +1,4 @@
-"""One worker: what it is made of, and its beginning and end."""
+"""A worker process: loads a bundle, answers its requests, and shuts down without losing log rows."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from asof.errors import RequestError
 from asof.prediction_log import Entry
 from serving.booster import Booster
 from serving.deployment import Deployment
+from serving.feature_fetcher import FeatureFetcher
 from serving.limits import Limits
 from serving.metrics import Metrics
-from serving.micro_batching import Rounds
+from serving.micro_batching import MicroBatcher
 from serving.prediction_writer import PredictionWriter
 from serving.predictor import Predictor
 from serving.problems import ProblemError
 from serving.readiness import Readiness
-from serving.rows import RowParser, encodable
-from serving.store import Store
+from serving.request_rows import RowParser, encodable
 
 _log = logging.getLogger("asof.serving")
 
@@ -33,7 +33,7 @@ class Worker:
     Args:
         bundle: The model.
         deployment: Where Redis and the prediction log are.
-        limits: How much it takes on.
+        limits: Limits on requests, times and queues.
         openapi: The OpenAPI document, as JSON.
     """
 
@@ -42,7 +42,7 @@ class Worker:
     limits: Limits = field(default_factory=Limits)
     openapi: bytes = b"{}"
     readiness: Readiness = field(init=False)
-    _rounds: Rounds | None = field(default=None, init=False)
+    _batcher: MicroBatcher | None = field(default=None, init=False)
     _watch: asyncio.Task[None] | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
@@ -50,12 +50,12 @@ class Worker:
 
     @cached_property
     def metrics(self) -> Metrics:
-        """What it counts."""
+        """The worker's Prometheus metrics."""
         return Metrics()
 
     @cached_property
     def writer(self) -> PredictionWriter:
-        """Its prediction log."""
+        """Writes the prediction log."""
         return PredictionWriter(
             self.deployment.predictions, self.bundle.contract, self.bundle.model, self.bundle.version, self.limits,
             self.metrics.count_log,
@@ -63,52 +63,52 @@ class Worker:
 
     @cached_property
     def parser(self) -> RowParser:
-        """Reads rows of requests."""
+        """Checks the rows of requests."""
         event_time = (self.bundle.metadata.get("rows") or {}).get("event_time")
         carried = event_time in {f.name for f in self.bundle.contract.request_fields}
         return RowParser(self.bundle.contract, event_time if carried else None, self.limits.max_rows)
 
     @cached_property
-    def store(self) -> Store:
-        """Where it reads stored features."""
-        return Store(self.bundle.contract, self.deployment.online)
+    def fetcher(self) -> FeatureFetcher:
+        """Reads stored features."""
+        return FeatureFetcher(self.bundle.contract, self.deployment.online)
 
     async def start(self) -> None:
-        """Load the model, look at the store once, and keep looking. A store that is down delays nothing but readiness.
+        """Load the model, check the online store once, and go on checking it. If the store is down the worker starts but is not ready.
 
         Raises:
             BundleError: The model cannot be loaded.
             ContractError: An on-demand function cannot be imported.
         """
-        predictor = Predictor(self.bundle, Booster(self.bundle.booster_file), self.store)
+        predictor = Predictor(self.bundle, Booster(self.bundle.booster_file), self.fetcher)
         predictor.warm()
-        self._rounds = Rounds(predictor)
+        self._batcher = MicroBatcher(predictor)
         self.writer.start()
         self.readiness.drain_on_termination(self.writer.stop)
-        await self.readiness.look(self.store)
-        self._watch = asyncio.create_task(self.readiness.watch(self.store))
+        await self.readiness.check(self.fetcher)
+        self._watch = asyncio.create_task(self.readiness.watch(self.fetcher))
 
     async def stop(self) -> None:
-        """Write what the prediction log still holds."""
+        """Close the connections and write the rest of the prediction log."""
         self.readiness.draining = True
         if self._watch is not None:
             self._watch.cancel()
-        await self.store.close()
+        await self.fetcher.close()
         await asyncio.to_thread(self.writer.stop)
 
-    async def predict(self, payload: Any, request_id: str) -> Entry:
-        """Score the rows of a request and log them.
+    async def handle(self, payload: Any, request_id: str) -> Entry:
+        """The scored rows of a request, which are also queued for the prediction log.
 
         Args:
             payload: The request's JSON data.
-            request_id: The id to use where the request names none.
+            request_id: The id to use if the request has none.
 
         Raises:
-            ProblemError: The worker is not ready, or the request is wrong.
+            ProblemError: The worker is not ready, or the request is invalid.
             OnlineStoreError: Redis cannot be read.
             ContractError: What is stored does not fit the contract, or an on-demand function failed.
         """
-        if self.readiness.reason is not None or self._rounds is None:
+        if self.readiness.reason is not None or self._batcher is None:
             raise ProblemError("not_ready", self.readiness.message)
         given = _envelope(payload, {"rows", "request_id"} if self.parser.event_time else {"rows", "request_id", "at"})
         try:
@@ -116,14 +116,14 @@ class Worker:
         except ProblemError as problem:
             problem.request_id = given
             raise
-        entry = await self._rounds.predict(rows, given or request_id)
+        entry = await self._batcher.submit(rows, given or request_id)
         self.writer.put(entry)
         self.metrics.rows.inc(len(rows.at))
         return entry
 
 
 def _envelope(payload: Any, known: set[str]) -> str | None:
-    """Check everything around the rows; the request id, if one is given."""
+    """The request id, if one is given. Checks every part of the payload but its rows."""
     if not isinstance(payload, dict) or "rows" not in payload:
         raise ProblemError("invalid_rows", "expected an object with the field 'rows', a list of rows")
     for name in payload:

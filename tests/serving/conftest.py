@@ -13,17 +13,17 @@ from asof.contract import Contract
 from asof.online import AsyncReader
 from asof.settings import RepoSettings
 from serving import deployment, worker
+from serving.feature_fetcher import FeatureFetcher
 from serving.limits import Limits
-from serving.store import Store
 from tests.serving import bundles
 from tests.serving.contracts import FUNCTIONS, machines
-from tests.serving.doubles import Wayward
+from tests.serving.doubles import UnreliableStore
 from tests.serving.processes import Service, asof, end_redis, make_repo, serving
 
 
 @pytest.fixture(autouse=True)
 def _one_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A service in this process counts for itself, whatever another test's BentoML set."""
+    """A service in this process keeps its own counts, whatever BentoML set for another test."""
     monkeypatch.delenv("PROMETHEUS_MULTIPROC_DIR", raising=False)
 
 
@@ -78,11 +78,11 @@ def folder(request: pytest.FixtureRequest, tmp_path: Path, contract: Contract, f
 
 
 @pytest.fixture
-def wayward(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> Wayward:
-    """The store in memory, in the place of Redis."""
-    made = Wayward(contract)
-    connect = functools.partial(Store, connect=lambda known, _settings: AsyncReader(known, made))
-    monkeypatch.setattr(worker, "Store", connect)
+def unreliable_store(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> UnreliableStore:
+    """A store in memory instead of Redis."""
+    made = UnreliableStore(contract)
+    connect = functools.partial(FeatureFetcher, connect=lambda known, _settings: AsyncReader(known, made))
+    monkeypatch.setattr(worker, "FeatureFetcher", connect)
     return made
 
 

@@ -1,4 +1,4 @@
-"""An online store in memory that can be slow, or away, for tests of what happens around a read."""
+"""An online store in memory that can be slow or unreachable, for tests of how the service reacts."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def fill(contract: Contract, writer: Writer) -> None:
     writer.write(contract.view("site_state"), sites)
 
 
-class Wayward(AsyncMemoryStore):
+class UnreliableStore(AsyncMemoryStore):
     """A store that can be told to be down or slow.
 
     Attributes:
@@ -61,12 +61,12 @@ class Wayward(AsyncMemoryStore):
         fill(contract, Writer(contract.project, self.memory))
 
     async def views(self, project: str) -> dict[str, str]:
-        """As the store does."""
+        """The views, unless the store is down."""
         self._check()
         return await super().views(project)
 
     async def fetch(self, project: str, requests: Sequence[Any]) -> Any:
-        """As the store does, in its own time."""
+        """The stored rows, after :attr:`delay` seconds."""
         self._check()
         if self.delay:
             await asyncio.sleep(self.delay)

@@ -1,4 +1,4 @@
-"""A service inside the process of the test: BentoML's application with our front."""
+"""A service inside the process of the test: BentoML's application with our middleware."""
 
 from __future__ import annotations
 

@@ -18,11 +18,11 @@ from asof.contract import on_demand
 from asof.errors import BundleError, RequestError
 from asof.online import Writer
 from tests.serving.contracts import machines
-from tests.serving.doubles import Wayward
+from tests.serving.doubles import UnreliableStore
 from tests.serving.inside import ROW, error, get, post, run
 
 pytestmark = [
-    pytest.mark.usefixtures("wayward", "limits"),
+    pytest.mark.usefixtures("unreliable_store", "limits"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's own, about its libraries
 ]
 
@@ -83,7 +83,7 @@ def test_large_requests_are_refused(folder: Path, limits: Callable[..., None]) -
     assert post(folder).status_code == 200
 
 
-def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, wayward: Wayward) -> None:
+def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, unreliable_store: UnreliableStore) -> None:
     """While Redis is away predictions and readiness say 503 with the reason, and both recover by themselves."""
 
     async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
@@ -95,11 +95,11 @@ def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, waywa
         pytest.fail(f"readyz never said {status}")
 
     async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
-        wayward.down = True
+        unreliable_store.down = True
         middle = await client.post("/predict", json={"rows": [ROW]})
         unready = await until(client, 503)
         down = await client.post("/predict", json={"rows": [ROW]})
-        wayward.down = False
+        unreliable_store.down = False
         await until(client, 200)
         return [middle, unready, down, await client.post("/predict", json={"rows": [ROW]})]
 
@@ -110,9 +110,9 @@ def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, waywa
     assert back.status_code == 200
 
 
-def test_a_service_starts_without_the_store(folder: Path, wayward: Wayward) -> None:
+def test_a_service_starts_without_the_store(folder: Path, unreliable_store: UnreliableStore) -> None:
     """With Redis down at start the service is alive and not ready."""
-    wayward.down = True
+    unreliable_store.down = True
 
     async def work(client: httpx.AsyncClient) -> tuple[int, int]:
         return (await client.get("/livez")).status_code, (await client.get("/readyz")).status_code
@@ -120,22 +120,22 @@ def test_a_service_starts_without_the_store(folder: Path, wayward: Wayward) -> N
     assert run(folder, work) == (200, 503)
 
 
-def test_a_store_that_does_not_fit_is_named(folder: Path, wayward: Wayward) -> None:
+def test_a_store_that_does_not_fit_is_named(folder: Path, unreliable_store: UnreliableStore) -> None:
     """When what is applied differs from the contract nothing is scored and the feature is named."""
     changed = machines().view("site_state")
     crew = [dataclasses.replace(f, dtype="string") if f.name == "crew" else f for f in changed.features]
-    Writer("machines", wayward.memory).register([dataclasses.replace(changed, features=tuple(crew))])
+    Writer("machines", unreliable_store.memory).register([dataclasses.replace(changed, features=tuple(crew))])
     answer = get(folder, "/readyz")
     assert (answer.status_code, "site_state:crew" in error(answer)["message"]) == (503, True)
     assert "site_state:crew" in error(post(folder))["message"]
 
 
 def test_too_many_requests_at_once_are_told_to_come_back(
-    folder: Path, wayward: Wayward, limits: Callable[..., None]
+    folder: Path, unreliable_store: UnreliableStore, limits: Callable[..., None]
 ) -> None:
     """Beyond the limit a request is a 503 with Retry-After, and the others are answered."""
     limits(max_in_flight=2, check_every=0.05)
-    wayward.delay = 0.3
+    unreliable_store.delay = 0.3
 
     async def work(client: httpx.AsyncClient) -> list[httpx.Response]:
         return await asyncio.gather(*(client.post("/predict", json={"rows": [ROW]}) for _ in range(5)))
@@ -147,10 +147,12 @@ def test_too_many_requests_at_once_are_told_to_come_back(
     assert {a.headers["retry-after"] for a in refused} == {"1"}
 
 
-def test_a_slow_store_is_a_timeout_in_our_shape(folder: Path, wayward: Wayward, limits: Callable[..., None]) -> None:
+def test_a_slow_store_is_a_timeout_in_our_shape(
+    folder: Path, unreliable_store: UnreliableStore, limits: Callable[..., None]
+) -> None:
     """A request that takes too long is answered in time."""
     limits(timeout=0.2, check_every=0.05)
-    wayward.delay = 30.0
+    unreliable_store.delay = 30.0
     answer = post(folder)
     assert (answer.status_code, error(answer)["code"]) == (503, "timeout")
 
@@ -171,10 +173,10 @@ def test_a_failing_function_is_a_500_without_values(
 
 
 def test_an_unforeseen_failure_is_a_500_without_values(
-    folder: Path, wayward: Wayward, caplog: pytest.LogCaptureFixture
+    folder: Path, unreliable_store: UnreliableStore, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A bug is told as one, at once, and its message stays out of answer and log."""
-    wayward.failure = KeyError("north")
+    unreliable_store.failure = KeyError("north")
     answer = post(folder)
     assert (answer.status_code, error(answer)["code"]) == (500, "internal")
     assert "north" not in answer.text + caplog.text
@@ -247,8 +249,8 @@ def test_a_log_that_cannot_be_written_stops_no_answer_and_is_visible(
     assert caplog.text.count("cannot write to") == 1
 
 
-def test_a_key_that_the_store_cannot_take_is_a_wrong_row(folder: Path, wayward: Wayward) -> None:
+def test_a_key_that_the_store_cannot_take_is_a_wrong_row(folder: Path, unreliable_store: UnreliableStore) -> None:
     """What only the store can tell of a row is a 400 like any other."""
-    wayward.failure = RequestError(None, "site", "does not fit")
+    unreliable_store.failure = RequestError(None, "site", "does not fit")
     answer = post(folder)
     assert (answer.status_code, error(answer)["problems"][0]["field"]) == (400, "site")

@@ -22,9 +22,8 @@ from asof.errors import ServiceError, UsageError
 from asof.instants import parse_moment
 from asof.repo import Repo
 from asof.settings import RepoSettings
-from serving.connection import Address
 from serving.replay import Replay, served_version
-from serving.replay_source import Played, Recording, record
+from serving.replay_source import Recording, TimedRows, record
 from tests.serving.contracts import machines
 from tests.serving.doubles import NOON
 from tests.serving.processes import Service, asof
@@ -136,7 +135,7 @@ def test_a_service_of_another_version_is_refused(settings: RepoSettings, service
 def test_what_is_no_url_is_refused(url: str) -> None:
     """A URL without scheme, host or number is wrong use."""
     with pytest.raises(UsageError, match="expected one such as"):
-        Address.parse(url)
+        served_version(url)
 
 
 def test_an_empty_span_and_a_file_without_rows_in_it_are_refused(settings: RepoSettings, file: Path) -> None:
@@ -155,7 +154,7 @@ def test_an_empty_span_and_a_file_without_rows_in_it_are_refused(settings: RepoS
 def recording(contract: Contract, machine: list[int | None], site: list[str | None]) -> Recording:
     """A recording of rows with these keys."""
     rows = pa.table({"machine_id": pa.array(machine, pa.int64()), "site": pa.array(site, pa.string())})
-    return Recording(contract, Played("readings", rows, np.arange(len(machine))), None, "reading_id", "read_at")
+    return Recording(contract, TimedRows("readings", rows, np.arange(len(machine))), None, "reading_id", "read_at")
 
 
 @given(

@@ -1,4 +1,4 @@
-"""The service inside one process: BentoML's application with our front, the store answering from memory."""
+"""The service inside one process: BentoML's application with our middleware, the store answering from memory."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from asof.errors import ContractError
 from asof.online import AsyncReader
 from serving.limits import Limits
 from serving.readiness import Readiness
-from tests.serving.doubles import Wayward
+from tests.serving.doubles import UnreliableStore
 from tests.serving.inside import AT, ROW, error, get, post, run
 
 pytestmark = [
-    pytest.mark.usefixtures("wayward", "limits"),
+    pytest.mark.usefixtures("unreliable_store", "limits"),
     pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # BentoML's own, about its libraries
 ]
 
@@ -130,10 +130,10 @@ def test_bundles_are_read_once(folder: Path) -> None:
 
 
 def test_requests_that_wait_are_answered_together(
-    folder: Path, wayward: Wayward, monkeypatch: pytest.MonkeyPatch
+    folder: Path, unreliable_store: UnreliableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While one request is read for, those that arrive share the next read, and each gets its own answer and log rows."""
-    wayward.delay = 0.1
+    unreliable_store.delay = 0.1
     reads: list[int] = []
     real = AsyncReader.read
 
@@ -163,10 +163,10 @@ def test_requests_that_wait_are_answered_together(
 
 
 def test_a_row_that_a_function_cannot_take_costs_no_other_its_answer(
-    folder: Path, wayward: Wayward, monkeypatch: pytest.MonkeyPatch
+    folder: Path, unreliable_store: UnreliableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Answered together with others, a failing row fails alone."""
-    wayward.delay = 0.1
+    unreliable_store.delay = 0.1
     compute = on_demand.compute_view
 
     def failing(view: Any, columns: Any) -> Any:

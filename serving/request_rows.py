@@ -1,7 +1,8 @@
-"""From the JSON of a request to columns: every row and field checked against the contract, every problem named.
+"""Checks the JSON rows of a request against the contract and turns them into columns.
 
-Checks are strict where a lenient one would hide a mistake (a misspelled field, a number in quotes, NaN) and say what was
-expected, never what was given. ``null`` stands for a missing value; leaving a field out is a mistake.
+Checks are strict where a lenient one would hide a mistake (a misspelled field, a number in quotes, NaN). An error names
+every wrong row and field and says what was expected, never what was given. ``null`` means a missing value; a field that is left
+out is an error.
 """
 
 from __future__ import annotations
@@ -34,12 +35,12 @@ _EARLIEST = datetime(1900, 1, 1, tzinfo=UTC)
 _LATEST = datetime(2262, 1, 1, tzinfo=UTC)
 
 
-class _Unfit(Exception):  # noqa: N818 - carries what was expected, not what went wrong
+class _InvalidValueError(Exception):
     """A value does not fit; the text says what was expected."""
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class RequestRows:
     """The n rows of a request as columns.
 
     Attributes:
@@ -55,14 +56,14 @@ class Rows:
 
 @dataclass(frozen=True)
 class RowParser:
-    """Reads the rows of requests under one contract.
+    """Checks the rows of requests under one contract.
 
     Args:
         contract: The contract.
-        event_time: The request field that carries a row's moment; None where rows carry none and are scored for the
-            moment of their request, or for now.
+        event_time: The request field that holds a row's moment; None if rows have none and are scored for the
+            moment of the request, or for now.
         max_rows: Most rows in a request.
-        clock: Microseconds of now.
+        clock: Returns the current time in microseconds.
     """
 
     contract: Contract
@@ -70,15 +71,15 @@ class RowParser:
     max_rows: int
     clock: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000)
 
-    def parse(self, rows: Any, at: Any = None) -> Rows:
+    def parse(self, rows: Any, at: Any = None) -> RequestRows:
         """The rows as columns.
 
         Args:
-            rows: What the request holds as rows.
-            at: What it holds as their moment, where they carry none.
+            rows: The value of the request's field ``rows``.
+            at: The value of its field ``at``, used if rows carry no moment.
 
         Raises:
-            ProblemError: It is no list of rows, too long a list, or a value is wrong; names each row and field.
+            ProblemError: ``rows`` is not a list of rows, is too long, or holds a wrong value; names each row and field.
         """
         self._check_shape(rows)
         problems: list[RequestError] = []
@@ -89,11 +90,11 @@ class RowParser:
         if problems:
             problems.sort(key=lambda p: (p.row or 0, p.field))
             raise ProblemError("invalid_rows", str(problems[0]), problems)
-        return Rows(keys, request, moments)
+        return RequestRows(keys, request, moments)
 
     def _check_shape(self, rows: Any) -> None:
         if not isinstance(rows, list) or not rows:
-            raise _whole("rows", "expected a list of at least one row")
+            raise _invalid_request("rows", "expected a list of at least one row")
         if len(rows) > self.max_rows:
             message = f"has {len(rows)} rows, expected at most {self.max_rows}; send them in several requests"
             raise ProblemError("too_large", f"field 'rows': {message}", [RequestError(None, "rows", message)])
@@ -108,10 +109,10 @@ class RowParser:
             value = row.get(name, _ABSENT)
             try:
                 values.append(None if value is None else read(value))
-            except _Unfit as unfit:
+            except _InvalidValueError as invalid:
                 values.append(None)
                 if len(problems) <= MOST_PROBLEMS:
-                    text = f"is missing, expected {unfit}" if value is _ABSENT else f"expected {unfit}"
+                    text = f"is missing, expected {invalid}" if value is _ABSENT else f"expected {invalid}"
                     problems.append(RequestError(position, name, text))
         return values
 
@@ -127,7 +128,7 @@ class RowParser:
                         return
 
     def _moments(self, request: Mapping[str, list[Any]], problems: list[RequestError]) -> NDArray[np.int64]:
-        """The moment that each row carries."""
+        """The moment in each row."""
         name, now = self.event_time or "", self.clock()
         wrong = {p.row for p in problems if p.field == name}
         at = np.array([now if moment is None else to_micros(moment) for moment in request[name]], dtype=np.int64)
@@ -139,20 +140,20 @@ class RowParser:
         return at
 
     def _moment(self, given: Any, rows: int, problems: list[RequestError]) -> NDArray[np.int64]:
-        """The moment of the request, for every row."""
+        """The moment of the request, repeated for every row."""
         now = at = self.clock()
         if given is not None:
             try:
                 at = to_micros(_moment(given))
-            except _Unfit as unfit:
-                problems.append(RequestError(None, "at", f"expected {unfit}"))
+            except _InvalidValueError as invalid:
+                problems.append(RequestError(None, "at", f"expected {invalid}"))
         if at > now + FUTURE:
             problems.append(RequestError(None, "at", _AHEAD))
         return np.full(rows, at, dtype=np.int64)
 
 
 def reader(dtype: str) -> Callable[[Any], Any]:
-    """The check of one JSON value of a type; values of types without one are taken as they come."""
+    """The function that checks one JSON value of a type; values of unknown types are not checked."""
     if dtype.startswith("array(") and dtype.endswith(")"):
         inner = reader(dtype[6:-1])
         return lambda value: _array(value, inner)
@@ -160,16 +161,16 @@ def reader(dtype: str) -> Callable[[Any], Any]:
 
 
 def expected(dtype: str) -> str:
-    """What a field of this type must hold, in words."""
+    """What a field of this type must hold, in words; used in error messages and in the OpenAPI document."""
     try:
         reader(dtype)(_ABSENT)
-    except _Unfit as unfit:
-        return str(unfit)
+    except _InvalidValueError as invalid:
+        return str(invalid)
     return "any value"
 
 
 def encodable(text: str) -> bool:
-    """Whether ``text`` is Unicode that can be stored; JSON can spell half characters, which cannot."""
+    """Whether ``text`` can be encoded as UTF-8; JSON can contain lone surrogates, which cannot."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -177,7 +178,7 @@ def encodable(text: str) -> bool:
     return True
 
 
-def _whole(name: str, problem: str) -> ProblemError:
+def _invalid_request(name: str, problem: str) -> ProblemError:
     error = RequestError(None, name, problem)
     return ProblemError("invalid_rows", str(error), [error])
 
@@ -190,7 +191,7 @@ _MOMENT = "an ISO 8601 time such as 2018-08-08T12:00:00Z (without offset: UTC) b
 def _integer(value: Any, bits: int) -> int:
     whole = int(value) if isinstance(value, float) and abs(value) <= 2**53 and value.is_integer() else value
     if not isinstance(whole, int) or isinstance(whole, bool) or not -(2 ** (bits - 1)) <= whole < 2 ** (bits - 1):
-        raise _Unfit(f"a whole number of {bits} bits")
+        raise _InvalidValueError(f"a whole number of {bits} bits")
     return whole
 
 
@@ -204,7 +205,7 @@ def _int64(value: Any) -> int:
 
 def _float64(value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise _Unfit("a finite number")
+        raise _InvalidValueError("a finite number")
     return float(value)
 
 
@@ -212,19 +213,19 @@ def _float32(value: Any) -> float:
     with np.errstate(over="ignore"):
         single = float(np.float32(_float64(value)))
     if not math.isfinite(single):
-        raise _Unfit("a number that float32 can hold")
+        raise _InvalidValueError("a number that float32 can hold")
     return single
 
 
 def _bool(value: Any) -> bool:
     if not isinstance(value, bool):
-        raise _Unfit("true or false")
+        raise _InvalidValueError("true or false")
     return value
 
 
 def _string(value: Any) -> str:
     if not isinstance(value, str) or len(value) > LONGEST_TEXT or not encodable(value):
-        raise _Unfit(f"text of at most {LONGEST_TEXT} characters")
+        raise _InvalidValueError(f"text of at most {LONGEST_TEXT} characters")
     return value
 
 
@@ -232,7 +233,7 @@ def _bytes(value: Any) -> bytes:
     try:
         return base64.b64decode(_string(value), validate=True)
     except ValueError:
-        raise _Unfit("bytes in base64") from None
+        raise _InvalidValueError("bytes in base64") from None
 
 
 def _moment(value: Any) -> datetime:
@@ -240,21 +241,21 @@ def _moment(value: Any) -> datetime:
         moment = datetime.fromisoformat(value)
         aware = moment.astimezone(UTC) if moment.tzinfo else moment.replace(tzinfo=UTC)
     except (TypeError, ValueError, OverflowError):
-        raise _Unfit(_MOMENT) from None
+        raise _InvalidValueError(_MOMENT) from None
     if not _EARLIEST <= aware < _LATEST:
-        raise _Unfit(_MOMENT)
+        raise _InvalidValueError(_MOMENT)
     return aware
 
 
 def _array(value: Any, inner: Callable[[Any], Any]) -> list[Any]:
     if not isinstance(value, list) or len(value) > LONGEST_TEXT:
-        raise _Unfit(f"a list of at most {LONGEST_TEXT} values")
+        raise _InvalidValueError(f"a list of at most {LONGEST_TEXT} values")
     return [None if item is None else inner(item) for item in value]
 
 
 def _anything(value: Any) -> Any:
     if value is _ABSENT:
-        raise _Unfit("any value")
+        raise _InvalidValueError("any value")
     return value
 
 

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serving.problems import MOST_PROBLEMS, ProblemError
-from serving.rows import RowParser, expected, reader
+from serving.request_rows import RowParser, expected, reader
 from tests.serving.contracts import machines
 
 NOW = 1_800_000_000_000_000

@@ -1,4 +1,4 @@
-"""The online store as a worker sees it: it may be away when the worker starts, go, and come back."""
+"""Reads the stored features that a contract needs, and reconnects when Redis was unreachable."""
 
 from __future__ import annotations
 
@@ -15,39 +15,39 @@ from asof.online import AsyncReader, Vectors
 from asof.online.reader import Keys
 from asof.settings import OnlineSettings
 
-Connect = Callable[[Contract, OnlineSettings], AsyncReader]
+ReaderFactory = Callable[[Contract, OnlineSettings], AsyncReader]
 
 
 @dataclass
-class Store:
-    """Reads what a contract needs; belongs to one event loop.
+class FeatureFetcher:
+    """Reads the features of one contract. Use each instance in one event loop only.
 
-    A Redis of the repo's own that has ended is started again by the next :meth:`check`.
+    If the repo's embedded Redis has ended, the next :meth:`check` starts it again.
 
     Args:
         contract: The contract.
         settings: How to reach Redis.
-        connect: Makes the reader.
+        connect: Makes the reader; tests replace it.
     """
 
     contract: Contract
     settings: OnlineSettings
-    connect: Connect = AsyncReader
+    connect: ReaderFactory = AsyncReader
     _reader: AsyncReader | None = field(default=None, init=False)
-    _away: str | None = field(default=None, init=False)
+    _unreachable: str | None = field(default=None, init=False)
 
     async def read(self, keys: Keys, at: NDArray[np.int64]) -> Vectors:
-        """The stored features of each row, as known at its moment.
+        """The stored features of each row, as known at the row's moment.
 
         Raises:
             OnlineStoreError: Redis cannot be read.
         """
         if self._reader is None:
-            raise OnlineStoreError(self._away or f"Redis at {self.settings.address} was not reached yet")
+            raise OnlineStoreError(self._unreachable or f"Redis at {self.settings.address} was not reached yet")
         return await self._reader.read(keys, at)
 
     async def check(self) -> list[str]:
-        """Differences between the contract and what is applied in the store, a line each; empty where they fit.
+        """The differences between the contract and the applied views, one line each; empty if they fit.
 
         Raises:
             OnlineStoreError: Redis cannot be reached.
@@ -59,13 +59,13 @@ class Store:
         try:
             return await reader.check()
         except OnlineStoreError as error:
-            self._away = str(error)
+            self._unreachable = str(error)
             if self.settings.embedded:
                 await self.close()
             raise
 
     async def close(self) -> None:
-        """Give back all connections."""
+        """Close all connections."""
         if self._reader is not None:
             reader, self._reader = self._reader, None
             await reader.close()
