@@ -14,7 +14,7 @@ help:  ## Say what can be made (this text)
 	@echo "make demo [DATA=FILE] [SMALL=1]   run the whole loop once, on simulated data or on FILE, into ./demo"
 	@echo "make test                         run all tests"
 	@echo "make laws                         run the laws that every store must obey, with many more random cases"
-	@echo "make lint                         ruff with all rules, mypy strict"
+	@echo "make lint                         ruff with all rules, mypy strict, the import contracts"
 	@echo "make docs                         build the documentation as a site into build/site"
 	@echo "make bench                        measure against what one would otherwise use"
 	@echo "make lock                         renew requirements.lock (needs uv)"
@@ -33,6 +33,7 @@ lint: $(READY)
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
+	@$(VENV)/bin/lint-imports --no-logo --no-cache
 
 docs: $(READY)
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && echo "build/site/index.html"
