@@ -304,6 +304,8 @@ def _coded(
     kept = None if usable.all() else np.flatnonzero(usable)
     if kept is not None:
         stored_codes, ts, kt = stored_codes[kept], ts[kept], kt[kept]
-    late = knowledge and kt is not ts and bool((kt > ts).any())
-    events = Events(stored_codes, ts, np.maximum(ts, kt) if late else ts, kt, {})
+    timed_twice = times[1] != times[0]
+    late = knowledge and timed_twice and bool((kt > ts).any())
+    arrival = np.maximum(ts, kt) if late else ts
+    events = Events(stored_codes, ts, arrival, kt, {}, late=late, kt_differs=timed_twice)
     return Loaded(Columns(table, rows, kept), events, Questions(asked_codes, at))

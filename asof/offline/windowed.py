@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 from asof.offline.columns import conform, event_values
 from asof.offline.plain import GATHERERS, too_old
 from asof.offline.source_rows import Asked, Part, load
-from asof.windows import Events, aggregate, newest
+from asof.windows import aggregate, newest
 
 if TYPE_CHECKING:
     from asof.contract import View
@@ -35,7 +36,7 @@ def windowed_values(
     columns = {a.column: view.source.column(a.column) for a in chosen if a.column}
     loaded = load(view, files, list(columns.values()), asked, engine, knowledge=knowledge, part=part)
     values = {name: event_values(loaded.columns[column]) for name, column in columns.items()}
-    events = Events(loaded.events.key, loaded.events.ts, loaded.events.arrival, loaded.events.kt, values)
+    events = replace(loaded.events, columns=values)
     answers = aggregate(events, loaded.questions, chosen, view.hop)
     withheld = too_old(view, loaded, newest(events, loaded.questions)) if view.ttl else None
     with ThreadPoolExecutor(max_workers=GATHERERS) as pool:

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from asof.online.codec import buckets, events
 from asof.online.codec.events import HEAD, Pruning
 from asof.online.codec.layouts import Layout, field_of
-from asof.windows.partial_aggregates import Column, Groups, runs
+from asof.windows.partial_aggregates import Groups, PartialColumn, runs
 
 if TYPE_CHECKING:
     from asof.online.store_protocol import Target, WritableStore
@@ -142,7 +142,7 @@ def _merged(
     first = np.concatenate([(np.cumsum(counts) - counts)[alive], len(old.ids) + np.arange(len(chosen))])
     lengths = np.concatenate([counts[alive], np.ones(len(chosen), np.int64)])
     columns = {
-        name: Column.joined([old.columns[name].taken(alive), _column(single, name, chosen)]).merged(groups)
+        name: PartialColumn.joined([old.columns[name].taken(alive), _column(single, name, chosen)]).merged(groups)
         for name in ("", *layout.dtypes)
     }
     newest = old.newest.copy()
@@ -150,7 +150,7 @@ def _merged(
     return buckets.Stored(owner[new], starts[new], ids[runs(first[order], lengths[order])], newest, columns)
 
 
-def _column(single: events.Stored, name: str, chosen: Ints) -> Column:
+def _column(single: events.Stored, name: str, chosen: Ints) -> PartialColumn:
     if not name:
-        return Column.counting(np.ones(len(chosen), np.int64))
-    return Column.of_events(single.columns[name][chosen], single.ts[chosen], single.kt[chosen])
+        return PartialColumn.counting(np.ones(len(chosen), np.int64))
+    return PartialColumn.of_events(single.columns[name][chosen], single.ts[chosen], single.kt[chosen])

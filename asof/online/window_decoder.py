@@ -17,7 +17,7 @@ from asof.online.codec.buckets import NEVER
 from asof.online.codec.events import Stored
 from asof.online.codec.layouts import Layout
 from asof.online.status import statuses
-from asof.windows.partial_aggregates import Column, Parts, combine
+from asof.windows.partial_aggregates import PartialColumn, Partials, combine
 
 if TYPE_CHECKING:
     from asof.online.read_plan import Vectors
@@ -114,18 +114,18 @@ def _later(ts: Ints, merged: Sequence[buckets.Stored], questions: windows.Questi
     return ts
 
 
-def _parts(events: windows.Events, merged: Sequence[buckets.Stored]) -> Parts:
+def _parts(events: windows.Events, merged: Sequence[buckets.Stored]) -> Partials:
     """Buckets and single events as parts; buckets first, because their events came first. What is merged every read knows."""
     counted = [stored.columns[""] for stored in merged]
-    columns = {"": Column.joined([*counted, Column.counting(np.ones(len(events.ts), np.int64))])}
+    columns = {"": PartialColumn.joined([*counted, PartialColumn.counting(np.ones(len(events.ts), np.int64))])}
     for name, values in events.columns.items():
-        single = Column.of_events(values, events.ts, events.kt)
+        single = PartialColumn.of_events(values, events.ts, events.kt)
         held = [
-            stored.columns.get(name) or Column.absent(len(count.count), values.dtype)
+            stored.columns.get(name) or PartialColumn.absent(len(count.count), values.dtype)
             for stored, count in zip(merged, counted, strict=True)
         ]
-        columns[name] = Column.joined([*held, single], values.dtype)
-    return Parts(
+        columns[name] = PartialColumn.joined([*held, single], values.dtype)
+    return Partials(
         np.concatenate([*(stored.owner for stored in merged), events.key]),
         np.concatenate([*(stored.start for stored in merged), events.ts]),
         np.concatenate([*(np.full(len(stored.owner), NEVER) for stored in merged), events.arrival]),

@@ -1,16 +1,17 @@
-"""The window kernel: what every windowed feature is, computed once, for the past (offline) and for now (online).
+"""The window kernel: computes the value of every feature from events and moments, for the past (offline) and for now (online).
 
-An event of key k is in the window w at t when it is known, ``max(ts, kt) <= t``, and ``bucket(ts) > bucket(t - w)`` with
-``bucket(x) = floor(x / hop)``. Both sides of the law call :func:`aggregate`, so they agree by construction. numpy only.
+An event of key k is in the window w at t if it is known, ``max(ts, kt) <= t``, and ``bucket(ts) > bucket(t - w)`` with
+``bucket(x) = floor(x / hop)``. Offline and online both call :func:`aggregate` and :func:`newest`, so they agree by
+construction. The kernel needs numpy only, and does no input or output.
 
-How it stays exact and fast whatever the shape of the data: a key's events sorted by (ts, kt, source order) nearly always
-become known in that order too. Then the events in a window are one contiguous range, and :mod:`asof.windows.ranges` folds
-ranges without subtraction (so nothing cancels) at a cost near n log n, however long the windows. The few events that are
-overtaken by a later one are *stragglers*: each is seen by one contiguous range of the sorted questions, and
-:mod:`asof.windows.out_of_order` hands them down to those questions. Both results are merged; neither is an approximation.
+A key's events sorted by (ts, kt, source order) nearly always become known in that order too. Then the events in a window
+are one contiguous range, and :mod:`asof.windows.ranges` folds ranges without subtraction (so nothing cancels) at a cost near
+n log n, however long the windows are. The few *out-of-order events*, which become known after a later event, are each seen by one
+contiguous range of the sorted questions; :mod:`asof.windows.out_of_order` folds them into these questions. The two results
+are merged. Both are exact.
 """
 
-from asof.windows.kernel import Events, Questions
+from asof.windows.events import Events, Questions
 from asof.windows.latest import newest
 from asof.windows.parallel import aggregate
 

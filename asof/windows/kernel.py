@@ -1,8 +1,8 @@
-"""Events, questions, and the functions over windows. See the package's docstring for the law and the method."""
+"""The functions over windows: count, sum, mean and so on. The package docstring states the rule and the method."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Any
@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asof.windows import out_of_order, ranges
-from asof.windows.distinct import covered
-from asof.windows.visibility import Plan
+from asof.windows.events import Events, Questions
+from asof.windows.visibility import Visibility
 
 if TYPE_CHECKING:
     from asof.contract import Aggregation
@@ -25,60 +25,35 @@ _ORDERED = frozenset({"min", "max", "last"})
 _SPREAD = frozenset({"std", "var"})
 
 
-@dataclass(frozen=True, slots=True)
-class Events:
-    """n events in source order, the order that decides between equal (ts, kt).
-
-    Attributes:
-        key: Dense codes, int64[n] >= 0, shared with the questions.
-        ts: Event time, int64[n], microseconds UTC.
-        arrival: First moment at which the event is known, int64[n]: max(ts, kt), or ts with knowledge time off.
-        kt: Knowledge time, int64[n]; equal to ``ts`` where the source has none.
-        columns: Column -> n values: numbers or booleans (NaN is missing), or an object array of str or bytes (None is missing).
-    """
-
-    key: Ints
-    ts: Ints
-    arrival: Ints
-    kt: Ints
-    columns: Mapping[str, NDArray[Any]]
-
-
-@dataclass(frozen=True, slots=True)
-class Questions:
-    """q questions, in any order: ``key`` int64[q] (-1 matches nothing), ``t`` int64[q] in microseconds UTC."""
-
-    key: Ints
-    t: Ints
-
-
 def sorted_answers(
     events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int
 ) -> tuple[Ints | None, dict[str, NDArray[Any]]]:
-    """Positions of the q questions in order of key and time (None where they came in it), and the answers in that order.
+    """The order of the q questions by key and time (None if they came in it), and the answers in that order.
 
-    For the answers see :func:`asof.windows.aggregate`; q must not be 0.
+    The answers are those of :func:`asof.windows.aggregate`; q must not be 0.
     """
     if not len(events.ts):
         return None, {a.name: empty(events, a, len(questions.t)) for a in aggregations}
-    wanted = _wanted(tuple(aggregations))
-    plan = Plan.of(events, questions, wanted.windows, hop)
-    columns = {c: _Column(plan, events.columns[c] if c else None, spread) for c, spread in wanted.spread.items()}
+    requested = _requested(tuple(aggregations))
+    visible = Visibility.of(events, questions, requested.windows, hop)
+    columns = {
+        c: _ColumnEvents(visible, events.columns[c] if c else None, spread) for c, spread in requested.spread.items()
+    }
     answers: dict[str, NDArray[Any]] = {}
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
-        for (column, function), picked, names in wanted.tables:
+        for (column, function), picked, names in requested.tables:
             answers.update(zip(names, _FUNCTIONS[function](columns[column], picked), strict=True))
-    return plan.asked, answers
+    return visible.question_order, answers
 
 
 @dataclass(frozen=True, slots=True)
-class _Wanted:
-    """Aggregations by what is computed together.
+class _Requested:
+    """Aggregations, grouped by what is computed together.
 
     Attributes:
         windows: Their windows, ascending.
-        spread: Column -> numbers of the windows whose standard deviation or variance is asked for.
-        tables: (column, function), the numbers of its windows, and the name of each.
+        spread: Column -> positions in ``windows`` of those that need a standard deviation or variance.
+        tables: (column, function), the positions of its windows, and the name of each aggregation.
     """
 
     windows: list[int]
@@ -87,7 +62,7 @@ class _Wanted:
 
 
 @lru_cache
-def _wanted(aggregations: tuple[Aggregation, ...]) -> _Wanted:
+def _requested(aggregations: tuple[Aggregation, ...]) -> _Requested:
     windows = sorted({a.window for a in aggregations})
     spread: dict[str, set[int]] = {a.column: set() for a in aggregations}
     tables: dict[tuple[str, str], tuple[list[int], list[str]]] = {}
@@ -97,11 +72,11 @@ def _wanted(aggregations: tuple[Aggregation, ...]) -> _Wanted:
         names.append(a.name)
         if a.function in _SPREAD:
             spread[a.column].add(picked[-1])
-    return _Wanted(windows, spread, [(which, *table) for which, table in tables.items()])
+    return _Requested(windows, spread, [(which, *table) for which, table in tables.items()])
 
 
 def empty(events: Events, aggregation: Aggregation, rows: int) -> NDArray[Any]:
-    """What ``rows`` empty windows have."""
+    """The values of ``rows`` empty windows."""
     if aggregation.function in ZERO_WHEN_EMPTY:
         return np.zeros(rows, float if aggregation.function == "sum" else np.int64)
     values = events.columns[aggregation.column]
@@ -110,34 +85,34 @@ def empty(events: Events, aggregation: Aggregation, rows: int) -> NDArray[Any]:
     return np.full(rows, np.nan)
 
 
-class _Column:
+class _ColumnEvents:
     """The events that have a value in one column, and the ranges of them that each question sees in each window.
 
     Attributes:
-        values: float64[n] in event order: the values, or the ranks of strings or bytes; zeros for the column of no name.
+        values: float64[n] in event order: the values, or the ranks of strings or bytes; zeros for the empty column name, which counts events.
         names: The distinct strings or bytes in rank order; None for numbers.
-        at: Positions of the prompt events that have a value; None where that is all events.
-        late: Positions of the stragglers that have a value.
+        at: Positions of the in-order events that have a value; None for all events.
+        late: Positions of the out-of-order events that have a value.
         first: int64[w, q]; with ``end`` (same shape) the range of ``at`` that each question sees.
-        count: int64[w, q], how many events with a value each question sees, stragglers included.
-        nodes: Per window, what stragglers are folded into on their way to the questions; nothing where there are none.
-        spread: Windows whose standard deviation or variance is asked for; their mean comes with it.
+        count: int64[w, q], how many events with a value each question sees, out-of-order events included.
+        nodes: Per window, the tree nodes that out-of-order events are folded into; empty if there are no such events.
+        spread: Windows that need a standard deviation or variance; their mean is computed with it.
     """
 
-    def __init__(self, plan: Plan, values: NDArray[Any] | None, spread: set[int]) -> None:
+    def __init__(self, visible: Visibility, values: NDArray[Any] | None, spread: set[int]) -> None:
         self.spread = spread
         self._ranges: dict[tuple[int, ...], tuple[NDArray[np.bool_] | None, ranges.Ranges | None]] = {}
         self._moments: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
-        self.plan, self.at, self.late = plan, plan.prompt, plan.late
-        self.first, self.end = plan.first, np.broadcast_to(plan.end, plan.first.shape)
-        self.values: Floats = np.zeros(len(plan.key))
+        self.visible, self.at, self.late = visible, visible.prompt, visible.late
+        self.first, self.end = visible.first, np.broadcast_to(visible.end, visible.first.shape)
+        self.values: Floats = np.zeros(len(visible.key))
         self.names: NDArray[Any] | None = None
         if values is not None:
-            self.values, self.names = _numbers(plan.in_event_order(values))
+            self.values, self.names = _numbers(visible.in_event_order(values))
             self._leave_out(np.isnan(self.values))
         self.count = self.end - self.first
         windows, questions = self.first.shape
-        seen = [plan.seen(self.late, window) for window in range(windows)] if len(self.late) else []
+        seen = [visible.seen(self.late, window) for window in range(windows)] if len(self.late) else []
         for window, ranges_seen in enumerate(seen):
             self.count[window] += out_of_order.counts(ranges_seen, questions)
         self.nodes = [out_of_order.Nodes(ranges_seen, questions) for ranges_seen in seen]
@@ -153,11 +128,11 @@ class _Column:
 
     @cached_property
     def prompt(self) -> Floats:
-        """The values of the prompt events that have one."""
+        """The values of the in-order events that have one."""
         return self.values if self.at is None else self.values[self.at]
 
     def ranges(self, picked: list[int]) -> tuple[NDArray[np.bool_] | None, ranges.Ranges | None]:
-        """Which (window, question) pairs see prompt events, None for all; and the ranges of ``prompt`` that those see, if any."""
+        """Which (window, question) pairs see in-order events, None for all; and the ranges of ``prompt`` that those see, if any."""
         asked = tuple(picked)
         if asked not in self._ranges:
             first, end = self.first[picked].ravel(), self.end[picked].ravel()
@@ -170,7 +145,7 @@ class _Column:
         return self._ranges[asked]
 
     def table(self, picked: list[int], folded: Floats | None, nothing: float) -> Floats:
-        """Results of folding ``ranges(picked)``, as [len(picked), q]; ``nothing`` for pairs that see no prompt events."""
+        """Results of folding ``ranges(picked)``, as [len(picked), q]; ``nothing`` for pairs that see no in-order events."""
         some, _ = self._ranges[tuple(picked)]
         shape = len(picked), self.first.shape[1]
         if some is None and folded is not None:
@@ -208,8 +183,8 @@ def _numbers(values: NDArray[Any]) -> tuple[Floats, NDArray[Any] | None]:
     return numbers, names
 
 
-def _folded(column: _Column, picked: list[int], operation: np.ufunc, empty: float) -> Floats:
-    """``operation`` over prompt events and stragglers, [len(picked), q]; ``empty`` where there are none."""
+def _folded(column: _ColumnEvents, picked: list[int], operation: np.ufunc, empty: float) -> Floats:
+    """``operation`` over in-order events and out-of-order events, [len(picked), q]; ``empty`` where there are none."""
     chosen = column.ranges(picked)[1]
     table = column.table(picked, None if chosen is None else ranges.fold(operation, column.prompt, chosen), empty)
     for row, window in enumerate(picked if column.nodes else ()):
@@ -218,34 +193,34 @@ def _folded(column: _Column, picked: list[int], operation: np.ufunc, empty: floa
     return table
 
 
-def _count(column: _Column, picked: list[int]) -> Ints:
+def _count(column: _ColumnEvents, picked: list[int]) -> Ints:
     return column.count[picked]
 
 
-def _sum(column: _Column, picked: list[int]) -> Floats:
+def _sum(column: _ColumnEvents, picked: list[int]) -> Floats:
     return _folded(column, picked, np.add, 0.0)
 
 
-def _mean(column: _Column, picked: list[int]) -> Floats:
+def _mean(column: _ColumnEvents, picked: list[int]) -> Floats:
     if set(picked) <= column.spread:
         return np.where(column.count[picked] > 0, column.moments(picked)[0], np.nan)
     mean: Floats = _sum(column, picked) / column.count[picked]
     return mean
 
 
-def _min(column: _Column, picked: list[int]) -> NDArray[Any]:
+def _min(column: _ColumnEvents, picked: list[int]) -> NDArray[Any]:
     return _named(column, picked, _folded(column, picked, np.minimum, np.inf))
 
 
-def _max(column: _Column, picked: list[int]) -> NDArray[Any]:
+def _max(column: _ColumnEvents, picked: list[int]) -> NDArray[Any]:
     return _named(column, picked, _folded(column, picked, np.maximum, -np.inf))
 
 
-def _last(column: _Column, picked: list[int]) -> NDArray[Any]:
-    return _named(column, picked, column.values[_last_position(column, picked)])
+def _last(column: _ColumnEvents, picked: list[int]) -> NDArray[Any]:
+    return _named(column, picked, column.values[last_position(column, picked)])
 
 
-def _last_position(column: _Column, picked: list[int]) -> Ints:
+def last_position(column: _ColumnEvents, picked: list[int]) -> Ints:
     """Position in event order of the last event that each question sees, [len(picked), q]; -1 where there is none."""
     first, end = column.first[picked], column.end[picked]
     position = np.where(end > first, end - 1, -1)
@@ -257,7 +232,7 @@ def _last_position(column: _Column, picked: list[int]) -> Ints:
     return position
 
 
-def _named(column: _Column, picked: list[int], numbers: Floats) -> NDArray[Any]:
+def _named(column: _ColumnEvents, picked: list[int], numbers: Floats) -> NDArray[Any]:
     """``numbers`` where there was anything to fold, turned back into strings or bytes where they are ranks."""
     some = column.count[picked] > 0
     if column.names is None:
@@ -267,25 +242,52 @@ def _named(column: _Column, picked: list[int], numbers: Floats) -> NDArray[Any]:
     return named
 
 
-def _var(column: _Column, picked: list[int]) -> Floats:
+def _var(column: _ColumnEvents, picked: list[int]) -> Floats:
     """Sample variance; see :func:`asof.windows.ranges.moments` for the formula."""
     count = column.count[picked]
     return np.where(count > 1, column.moments(picked)[1] / (count - 1), np.nan)
 
 
-def _std(column: _Column, picked: list[int]) -> Floats:
+def _std(column: _ColumnEvents, picked: list[int]) -> Floats:
     return np.sqrt(_var(column, picked))
 
 
-def _count_distinct(column: _Column, picked: list[int]) -> Ints:
-    plan, there = column.plan, np.flatnonzero(~np.isnan(column.values))
+def _count_distinct(column: _ColumnEvents, picked: list[int]) -> Ints:
+    visible, there = column.visible, np.flatnonzero(~np.isnan(column.values))
     value = np.unique(column.values[there], return_inverse=True)[1]
-    kind = plan.key[there] * (len(there) + 1) + value
-    rows = [covered(kind, plan.seen(there, window), column.count.shape[1]) for window in picked]
+    kind = visible.key[there] * (len(there) + 1) + value
+    rows = [distinct_seen(kind, visible.seen(there, window), column.count.shape[1]) for window in picked]
     return np.array(rows)
 
 
-_FUNCTIONS: dict[str, Callable[[_Column, list[int]], NDArray[Any]]] = {
+def distinct_seen(kind: Ints, seen: tuple[Ints, Ints], questions: int) -> Ints:
+    """How many kinds of event each question sees, int64[questions].
+
+    A kind is one value of one key. Each event is seen by a range of the sorted questions. The ranges of one kind are made
+    disjoint: a range keeps the part after the furthest end of the ranges that start before it. Then starts and ends are counted.
+
+    Args:
+        kind: Kind of each event, int64[n], any codes.
+        seen: First question that sees each event, and the end of those that do.
+        questions: How many questions there are.
+    """
+    since, until = seen
+    there = np.flatnonzero(since < until)
+    if not len(there):
+        return np.zeros(questions, dtype=np.int64)
+    there = there[np.lexsort((since[there], kind[there]))]
+    since, until, number = since[there], until[there], np.cumsum(np.diff(kind[there], prepend=kind[there[0]]) != 0)
+    # One running maximum serves all kinds: each kind's ends are lifted above those of the kinds before it.
+    lift = number * (questions + 1)
+    furthest = np.maximum.accumulate(until + lift) - lift
+    reached = np.concatenate([[0], np.where(np.diff(number) == 0, furthest[:-1], 0)])
+    since = np.maximum(since, reached)
+    new = since < until
+    steps = np.bincount(since[new], minlength=questions + 1) - np.bincount(until[new], minlength=questions + 1)
+    return np.cumsum(steps[:questions])
+
+
+_FUNCTIONS: dict[str, Callable[[_ColumnEvents, list[int]], NDArray[Any]]] = {
     "count": _count,
     "sum": _sum,
     "mean": _mean,
@@ -296,3 +298,10 @@ _FUNCTIONS: dict[str, Callable[[_Column, list[int]], NDArray[Any]]] = {
     "last": _last,
     "count_distinct": _count_distinct,
 }
+
+
+SEAMS = {
+    "last_position": "the last event in a window",
+    "distinct_seen": "equal values count once",
+}
+"""Functions that each decide one rule alone; the laws are tested by replacing them."""

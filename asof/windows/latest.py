@@ -8,15 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asof.windows.events import Events, Questions
 from asof.windows.sorting import FEW, numbered, roughly_sorted, stable_order
-
-if TYPE_CHECKING:
-    from asof.windows.kernel import Events, Questions
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -34,40 +32,40 @@ _PIECE = 1 << 16
 def newest(events: Events, questions: Questions) -> Ints:
     """The known event of each question's key with the greatest ts; ties go to the greatest kt, then to the last.
 
-    Events are put in order of time, whatever their key (most sources are in it already). Those that become known in that
-    order are searched once for a question's moment and once for its key; those that are overtaken, the stragglers, by a
-    staircase of their own. The later of both answers counts.
+    Events are sorted by time, whatever their key (most sources are sorted already). Events that become known in that order
+    are searched once for a question's moment and once for its key. Out-of-order events are searched separately, in order of
+    arrival, with a running maximum per key. The later of the two answers counts.
 
     Returns:
         int64[q], positions in ``events``, -1 where nothing is known.
     """
     if not len(events.ts) or not len(questions.t):
         return np.full(len(questions.t), -1, dtype=np.int64)
-    order = _time_order(events)
+    order = time_order(events)
     key, arrival = (events.key, events.arrival) if order is None else (events.key[order], events.arrival[order])
     key, asked = _narrow(key, questions.key)
     workers = _WORKERS if len(key) + len(asked) > _ALONE else 1
-    builds = _steps(key, arrival, late=events.arrival is not events.ts)
-    asking, *steps = _together(chain([partial(_Asking.of, asked, questions.t)], builds), workers)
-    found = _last_of_key(steps[0], asking, workers)
+    builds = search_steps(key, arrival, late=events.late)
+    ordered, *steps = _together(chain([partial(_SortedQuestions.of, asked, questions.t)], builds), workers)
+    found = _last_of_key(steps[0], ordered, workers)
     for others in steps[1:]:
-        np.maximum(found, _last_of_key(others, asking, workers), out=found)
-    found = asking.as_asked(found)
+        np.maximum(found, _last_of_key(others, ordered, workers), out=found)
+    found = ordered.as_asked(found)
     return found if order is None else np.where(found < 0, -1, order[found])
 
 
 def _together(works: Iterable[Callable[[], Any]], workers: int) -> list[Any]:
-    """The results of ``works``, done side by side, the first while others are still being named; numpy needs no interpreter."""
+    """The results of ``works``, run on threads; the first runs while the iterator still prepares the others."""
     if workers == 1:
         return [work() for work in works]
     with ThreadPoolExecutor(max_workers=workers) as pool:
         return [future.result() for future in [pool.submit(work) for work in works]]
 
 
-def _time_order(events: Events) -> Ints | None:
+def time_order(events: Events) -> Ints | None:
     """The order of events by (ts, kt, position); None where they came in it."""
     order = stable_order(events.ts)
-    if events.kt is events.ts:
+    if not events.kt_differs:
         return order
     ts, kt = (events.ts, events.kt) if order is None else (events.ts[order], events.kt[order])
     tied = np.flatnonzero(ts[1:] == ts[:-1])
@@ -86,7 +84,7 @@ def _narrow(key: Ints, asked: Ints) -> tuple[Ints, Ints]:
 
 
 @dataclass(frozen=True, slots=True)
-class _Asking:
+class _SortedQuestions:
     """Questions, in an order that searches walk through memory in.
 
     Attributes:
@@ -102,7 +100,7 @@ class _Asking:
     key: Ints
 
     @classmethod
-    def of(cls, key: Ints, t: Ints) -> _Asking:
+    def of(cls, key: Ints, t: Ints) -> _SortedQuestions:
         by_time = roughly_sorted(t)
         key, t = (key, t) if by_time is None else (key[by_time], t[by_time])
         by_key = stable_order(key) if len(key) > FEW else None
@@ -134,19 +132,20 @@ class _Steps:
     answers: Ints | None
 
 
-def _steps(key: Ints, arrival: Ints, *, late: bool) -> Iterator[Callable[[], _Steps]]:
-    """What makes the steps of events in order of time: of those that become known in that order, and of those that are overtaken."""
+def search_steps(key: Ints, arrival: Ints, *, late: bool) -> Iterator[Callable[[], _Steps]]:
+    """The functions that build the steps of events sorted by time: one for in-order events, one for out-of-order events, if any."""
     if not late or not (arrival[1:] < arrival[:-1]).any():
-        yield partial(_packed, key, arrival, None)
+        yield partial(pack_steps, key, arrival, None)
         return
     known = np.minimum.accumulate(arrival[::-1])[::-1]
     overtaken = arrival > known
-    stragglers = np.flatnonzero(overtaken)
-    yield partial(_packed, key, known, overtaken)
-    yield partial(_stairs, key[stragglers], arrival[stragglers], stragglers)
+    out_of_order = np.flatnonzero(overtaken)
+    yield partial(pack_steps, key, known, overtaken)
+    yield partial(_running_latest, key[out_of_order], arrival[out_of_order], out_of_order)
 
 
-def _packed(key: Ints, arrival: Ints, skipped: Flags | None, answers: Ints | None = None) -> _Steps:
+def pack_steps(key: Ints, arrival: Ints, skipped: Flags | None, answers: Ints | None = None) -> _Steps:
+    """The steps of events in order of time, without those that are ``skipped``."""
     shift = len(key).bit_length()
     packed = numbered(key, shift)
     if skipped is not None:
@@ -155,7 +154,7 @@ def _packed(key: Ints, arrival: Ints, skipped: Flags | None, answers: Ints | Non
     return _Steps(arrival, packed, shift, answers)
 
 
-def _stairs(key: Ints, arrival: Ints, place: Ints) -> _Steps:
+def _running_latest(key: Ints, arrival: Ints, place: Ints) -> _Steps:
     """The steps of events in any order of arrival; each stands for the greatest ``place`` of its key that is known by then.
 
     In order of arrival, only an event that is newer than all of its key before it can be an answer: a running maximum.
@@ -166,26 +165,26 @@ def _stairs(key: Ints, arrival: Ints, place: Ints) -> _Steps:
     by_key = stable_order(key)
     grouped, places = (key, place) if by_key is None else (key[by_key], place[by_key])
     lift = np.cumsum(np.diff(grouped, prepend=grouped[0]) != 0) * (int(place.max()) + 1)
-    stairs = np.maximum.accumulate(places + lift) - lift
+    latest_place = np.maximum.accumulate(places + lift) - lift
     if by_key is None:
-        return _packed(key, arrival, None, stairs)
-    answers = np.empty_like(stairs)
-    answers[by_key] = stairs
-    return _packed(key, arrival, None, answers)
+        return pack_steps(key, arrival, None, latest_place)
+    answers = np.empty_like(latest_place)
+    answers[by_key] = latest_place
+    return pack_steps(key, arrival, None, answers)
 
 
-def _last_of_key(steps: _Steps, asking: _Asking, workers: int) -> Ints:
+def _last_of_key(steps: _Steps, ordered: _SortedQuestions, workers: int) -> Ints:
     """Per question, by time, the last event of its key with arrival <= t; -1 where there is none."""
-    if workers == 1 and asking.by_key is None:
-        return _search(steps, asking.key, _count(steps.arrival, asking.t))
-    known, found = np.empty_like(asking.t), np.empty_like(asking.t)
+    if workers == 1 and ordered.by_key is None:
+        return _search(steps, ordered.key, count_known(steps.arrival, ordered.t))
+    known, found = np.empty_like(ordered.t), np.empty_like(ordered.t)
 
     def count(piece: slice) -> None:
-        known[piece] = _count(steps.arrival, asking.t[piece])
+        known[piece] = count_known(steps.arrival, ordered.t[piece])
 
     def search(piece: slice) -> None:
-        place = piece if asking.by_key is None else asking.by_key[piece]
-        found[place] = _search(steps, asking.key[piece], known[place])
+        place = piece if ordered.by_key is None else ordered.by_key[piece]
+        found[place] = _search(steps, ordered.key[piece], known[place])
 
     pieces = [slice(a, a + _PIECE) for a in range(0, len(found), _PIECE)]
     _together([partial(count, p) for p in pieces], workers)
@@ -193,7 +192,7 @@ def _last_of_key(steps: _Steps, asking: _Asking, workers: int) -> Ints:
     return found
 
 
-def _count(arrival: Ints, t: Ints) -> Ints:
+def count_known(arrival: Ints, t: Ints) -> Ints:
     """How many events are known, each of them or one after it, at each moment."""
     return arrival.searchsorted(t, "right")
 
@@ -212,3 +211,13 @@ def _search(steps: _Steps, key: Ints, known: Ints) -> Ints:
         found = steps.answers.take(found, mode="clip")
     np.putmask(found, (codes != 0) | (place < 0), -1)
     return found
+
+
+SEAMS = {
+    "count_known": "an event is known from its arrival on",
+    "search_steps": "out-of-order events are searched, too",
+    "pack_steps": "out-of-order events are left out of the in-order search",
+    "stable_order": "out-of-order events are sorted by arrival",
+    "time_order": "ties of event time go to the greatest knowledge time",
+}
+"""Functions that each decide one rule alone; the laws are tested by replacing them."""

@@ -1,6 +1,6 @@
-"""Folds over events that are each seen by a contiguous range of the sorted questions: the other way round than ranges.
+"""Folds over out-of-order events: each event is seen by one contiguous range of the sorted questions.
 
-A range of questions is a union of O(log q) nodes of a binary tree over the questions. Each event is folded into its
+This is the transpose of :mod:`asof.windows.ranges`, where each question sees one contiguous range of events. A range of questions is a union of O(log q) nodes of a binary tree over the questions. Each event is folded into its
 nodes, level by level, and then every node is folded into its two children, from the top down to the questions. There is
 no subtraction. Ranges may be empty.
 """

@@ -1,8 +1,8 @@
-"""Many events and questions, answered by ranges of keys on all cores.
+"""Aggregates many events and questions on all cores, one range of keys at a time.
 
-A range of keys is small enough for what is worked on to stay in the cache. Its answers are written side by side, in order of key
-and time; one pass per answer then brings them into the order that was asked. Both walk through memory, which scattering each
-range's answers over all rows would not.
+A range of keys is small enough for its data to stay in the processor's cache. Its answers are written in order of key and
+time; one pass per answer then restores the order of the questions. Both passes read or write memory sequentially, which
+scattering each range's answers over all rows would not.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.windows.kernel import Events, Questions, empty, sorted_answers
-from asof.windows.room import room
+from asof.windows.events import Events, Questions
+from asof.windows.kernel import empty, sorted_answers
 from asof.windows.sorting import stable_order
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 Ints = NDArray[np.int64]
 Answers = dict[str, NDArray[Any]]
 
-PIECE = 1 << 16
+RANGE_SIZE = 1 << 16
 """More events and questions than this are answered by ranges of keys."""
 _WORKERS = min(len(os.sched_getaffinity(0)), 4)
 
@@ -47,15 +47,15 @@ def aggregate(events: Events, questions: Questions, aggregations: Sequence[Aggre
     rows = len(questions.t)
     if not len(events.ts) or not rows:
         return {a.name: empty(events, a, rows) for a in aggregations}
-    if len(events.ts) + rows > PIECE:
+    if len(events.ts) + rows > RANGE_SIZE:
         with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
             answers, place = _by_key(events, questions, aggregations, hop, pool)
-            return answers if place is None else _all_as_asked(answers, place, pool)
+            return answers if place is None else into_question_order(answers, place, pool)
     order, answers = sorted_answers(events, questions, aggregations, hop)
-    return answers if order is None else {name: _as_asked(values, order) for name, values in answers.items()}
+    return answers if order is None else {name: _in_question_order(values, order) for name, values in answers.items()}
 
 
-def _as_asked(values: NDArray[Any], order: Ints) -> NDArray[Any]:
+def _in_question_order(values: NDArray[Any], order: Ints) -> NDArray[Any]:
     answers = np.empty_like(values)
     answers[order] = values
     return answers
@@ -64,41 +64,43 @@ def _as_asked(values: NDArray[Any], order: Ints) -> NDArray[Any]:
 def _by_key(
     events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int, pool: ThreadPoolExecutor
 ) -> tuple[Answers, Ints | None]:
-    """The answers by key and time, and the place of each question among them; None where they were asked in that order."""
+    """The answers by key and time, and the place of each question among them; None if the questions came in that order."""
     by_key, asked = pool.map(stable_order, (events.key, questions.key))
     rows = len(questions.t)
-    answers = {a.name: room(rows, empty(events, a, 0).dtype) for a in aggregations}
-    place = room(rows)
+    answers = {a.name: np.empty(rows, empty(events, a, 0).dtype) for a in aggregations}
+    place = np.empty(rows, np.int64)
 
-    def answer(piece: Piece) -> bool:
-        """Write the piece's answers and the places of its questions; whether these were asked in another order."""
-        chosen = piece.events if by_key is None else by_key[piece.events]
-        places = np.arange(piece.asked.start, piece.asked.stop)
-        mine = places if asked is None else asked[piece.asked]
-        inner, values = sorted_answers(_chosen(events, chosen), _asked(questions, mine), aggregations, hop)
+    def answer(part: KeyRange) -> bool:
+        """Write the range's answers and the places of its questions; whether these were asked in another order."""
+        chosen = part.events if by_key is None else by_key[part.events]
+        places = np.arange(part.questions.start, part.questions.stop)
+        mine = places if asked is None else asked[part.questions]
+        inner, values = sorted_answers(events_at(events, chosen), _questions_at(questions, mine), aggregations, hop)
         for name, found in values.items():
-            answers[name][piece.asked] = found
+            answers[name][part.questions] = found
         place[mine if inner is None else mine[inner]] = places
         return inner is not None
 
-    moved = any(list(pool.map(answer, pieces(events.key, by_key, questions.key, asked))))
+    moved = any(list(pool.map(answer, key_ranges(events.key, by_key, questions.key, asked))))
     return answers, place if moved or asked is not None else None
 
 
-def _chosen(events: Events, chosen: slice | Ints) -> Events:
-    """Some of the events. What is one array stays one: that tells that nothing is late."""
+def events_at(events: Events, chosen: slice | Ints) -> Events:
+    """Some of the events."""
     ts = events.ts[chosen]
-    arrival, kt = (ts if times is events.ts else times[chosen] for times in (events.arrival, events.kt))
-    return Events(events.key[chosen], ts, arrival, kt, {name: v[chosen] for name, v in events.columns.items()})
+    arrival = events.arrival[chosen] if events.late else ts
+    kt = events.kt[chosen] if events.kt_differs else ts
+    columns = {name: values[chosen] for name, values in events.columns.items()}
+    return replace(events, key=events.key[chosen], ts=ts, arrival=arrival, kt=kt, columns=columns)
 
 
-def _asked(questions: Questions, chosen: Ints) -> Questions:
+def _questions_at(questions: Questions, chosen: Ints) -> Questions:
     return Questions(questions.key[chosen], questions.t[chosen])
 
 
-def _all_as_asked(answers: Answers, place: Ints, pool: ThreadPoolExecutor) -> Answers:
-    """``answers`` taken from their places; they give their memory to those after them."""
-    spare = [room(len(place)) for _ in range(_WORKERS)]
+def into_question_order(answers: Answers, place: Ints, pool: ThreadPoolExecutor) -> Answers:
+    """``answers`` in the order of the questions; the memory of each is reused for a later one."""
+    spare = [np.empty(len(place), np.int64) for _ in range(_WORKERS)]
 
     def placed(values: NDArray[Any]) -> NDArray[Any]:
         if values.dtype == object:
@@ -112,15 +114,15 @@ def _all_as_asked(answers: Answers, place: Ints, pool: ThreadPoolExecutor) -> An
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class KeyRange:
     """The events and the questions of some keys, as places in their order by key."""
 
     events: slice
-    asked: slice
+    questions: slice
 
 
-def pieces(key: Ints, by_key: Ints | None, q_key: Ints, asked: Ints | None) -> list[Piece]:
-    """Ranges of keys with about :data:`PIECE` events and questions.
+def key_ranges(key: Ints, by_key: Ints | None, q_key: Ints, asked: Ints | None) -> list[KeyRange]:
+    """Ranges of keys with about :data:`RANGE_SIZE` events and questions.
 
     Args:
         key: Keys of the events.
@@ -131,16 +133,23 @@ def pieces(key: Ints, by_key: Ints | None, q_key: Ints, asked: Ints | None) -> l
     found = []
     start = q_start = 0
     while q_start < len(q_key):
-        # The key that the piece would end in is taken whole: it ends before the next one.
-        last = _key_at(q_key, asked, min(q_start + PIECE // 2, len(q_key)) - 1)
-        if start + PIECE // 2 < len(key):
-            last = min(last, _key_at(key, by_key, start + PIECE // 2))
+        # The key that the part would end in is taken whole: it ends before the next one.
+        last = _key_at(q_key, asked, min(q_start + RANGE_SIZE // 2, len(q_key)) - 1)
+        if start + RANGE_SIZE // 2 < len(key):
+            last = min(last, _key_at(key, by_key, start + RANGE_SIZE // 2))
         last = max(last, _key_at(q_key, asked, q_start))
         stop, q_stop = (int(k.searchsorted(last, "right", o)) for k, o in ((key, by_key), (q_key, asked)))
-        found.append(Piece(slice(start, stop), slice(q_start, q_stop)))
+        found.append(KeyRange(slice(start, stop), slice(q_start, q_stop)))
         start, q_start = stop, q_stop
     return found
 
 
 def _key_at(key: Ints, order: Ints | None, position: int) -> int:
     return int(key[position] if order is None else key[order[position]])
+
+
+SEAMS = {
+    "events_at": "a range of keys keeps all that is known of its events",
+    "into_question_order": "answers return in the order of the questions",
+}
+"""Functions that each decide one rule alone; the laws are tested by replacing them."""

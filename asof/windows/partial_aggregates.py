@@ -19,7 +19,7 @@ from asof.windows.kernel import ZERO_WHEN_EMPTY
 
 if TYPE_CHECKING:
     from asof.contract import Aggregation
-    from asof.windows.kernel import Questions
+    from asof.windows.events import Questions
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]
@@ -27,7 +27,7 @@ Flags = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class PartialColumn:
     """What p parts know of one column's values that are not missing.
 
     Attributes:
@@ -86,7 +86,7 @@ class Column:
         return cls.of_events(values, np.zeros(parts, np.int64), np.zeros(parts, np.int64))
 
     @classmethod
-    def joined(cls, columns: Sequence[Column], kind: np.dtype[Any] | None = None) -> Self:
+    def joined(cls, columns: Sequence[PartialColumn], kind: np.dtype[Any] | None = None) -> Self:
         """All parts one after another; those of another kind of value than ``kind`` (the first's) have none."""
         kind = kind or columns[0].low.dtype
         columns = [c if c.low.dtype == kind else cls.absent(len(c.count), kind) for c in columns]
@@ -97,17 +97,17 @@ class Column:
         distinct, whole = np.concatenate([c.distinct for c in columns]), np.concatenate([c.whole for c in columns])
         return cls(**joined, owner=owner, distinct=distinct, whole=whole)
 
-    def taken(self, parts: Ints) -> Column:
+    def taken(self, parts: Ints) -> PartialColumn:
         """Some of the parts, in another order."""
         return self.merged(Groups(parts, np.arange(len(parts))))
 
-    def merged(self, groups: Groups) -> Column:
+    def merged(self, groups: Groups) -> PartialColumn:
         """A part for each group of parts."""
         there = groups.sums(self.count) > 0
         winner = _winner(self, groups)
         above, spread = _moments(self, groups)
         owner, distinct = _different(self, groups)
-        return Column(
+        return PartialColumn(
             count=groups.sums(self.count),
             total=groups.sums(self.total),
             above=above,
@@ -160,7 +160,7 @@ class Groups:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Partials:
     """p parts of several keys.
 
     Attributes:
@@ -173,11 +173,11 @@ class Parts:
     key: Ints
     ts: Ints
     arrival: Ints
-    columns: Mapping[str, Column]
+    columns: Mapping[str, PartialColumn]
 
 
 def combine(
-    parts: Parts, questions: Questions, aggregations: Sequence[Aggregation], hop: int
+    parts: Partials, questions: Questions, aggregations: Sequence[Aggregation], hop: int
 ) -> dict[str, NDArray[Any]]:
     """The value of every aggregation at every question, as :func:`asof.windows.aggregate` has it from single events.
 
@@ -217,7 +217,7 @@ def _distinct_questions(key: Ints, t: Ints) -> tuple[Ints, Ints]:
     return asked, back
 
 
-def _known(parts: Parts, order: Ints, first: Ints, end: Ints, t: Ints) -> tuple[Ints, Groups]:
+def _known(parts: Partials, order: Ints, first: Ints, end: Ints, t: Ints) -> tuple[Ints, Groups]:
     """The questions that see any part, and what each of them sees of order[first:end]."""
     lengths = np.maximum(end - first, 0)
     take, asked = order[runs(first, lengths)], np.repeat(np.arange(len(t)), lengths)
@@ -234,7 +234,7 @@ def runs(first: Ints, lengths: Ints) -> Ints:
     return np.repeat(first - before, lengths) + np.arange(int(lengths.sum()))
 
 
-def _empty(function: str, column: Column, rows: int) -> NDArray[Any]:
+def _empty(function: str, column: PartialColumn, rows: int) -> NDArray[Any]:
     if function in ZERO_WHEN_EMPTY:
         return np.zeros(rows)
     if column.low.dtype == object and function in ("min", "max", "last"):
@@ -242,7 +242,7 @@ def _empty(function: str, column: Column, rows: int) -> NDArray[Any]:
     return np.full(rows, np.nan)
 
 
-def _lifted(column: Column, groups: Groups) -> Floats:
+def _lifted(column: PartialColumn, groups: Groups) -> Floats:
     """By how much the least of each of ``groups.take`` is above the least of its group; 0 where it has none."""
     if column.low.dtype == object:
         return np.zeros(len(groups.take))
@@ -250,8 +250,8 @@ def _lifted(column: Column, groups: Groups) -> Floats:
     return np.where(column.count[groups.take] > 0, column.low[groups.take] - least[groups.number], 0.0)
 
 
-def _moments(column: Column, groups: Groups) -> tuple[Floats, Floats]:
-    """What :class:`Column` calls ``above`` and ``spread``, of each group."""
+def _moments(column: PartialColumn, groups: Groups) -> tuple[Floats, Floats]:
+    """What :class:`PartialColumn` calls ``above`` and ``spread``, of each group."""
     count, above = column.count[groups.take], column.above[groups.take]
     with np.errstate(invalid="ignore", divide="ignore", over="ignore"):
         lifted = _lifted(column, groups)
@@ -261,7 +261,9 @@ def _moments(column: Column, groups: Groups) -> tuple[Floats, Floats]:
         return raised, groups.added(column.spread[groups.take] + count * off * off)
 
 
-def _extreme(operation: np.ufunc, values: NDArray[Any], column: Column, groups: Groups, there: Flags) -> NDArray[Any]:
+def _extreme(
+    operation: np.ufunc, values: NDArray[Any], column: PartialColumn, groups: Groups, there: Flags
+) -> NDArray[Any]:
     """The least or the greatest value of each group; missing where ``there`` is false."""
     own = column.count > 0
     worst = np.inf if operation is np.minimum else -np.inf
@@ -273,7 +275,7 @@ def _extreme(operation: np.ufunc, values: NDArray[Any], column: Column, groups: 
     return found
 
 
-def _winner(column: Column, groups: Groups) -> Ints:
+def _winner(column: PartialColumn, groups: Groups) -> Ints:
     """The part of each group that has the last value; any where there is none."""
     order = np.lexsort((column.kt, column.ts))
     rank = np.empty(len(order), np.int64)
@@ -283,7 +285,7 @@ def _winner(column: Column, groups: Groups) -> Ints:
     return winner
 
 
-def _different(column: Column, groups: Groups) -> tuple[Ints, NDArray[Any]]:
+def _different(column: PartialColumn, groups: Groups) -> tuple[Ints, NDArray[Any]]:
     """The distinct values of each group: the group of each, ascending, and the values."""
     held = np.bincount(column.owner, minlength=len(column.count))
     first = np.cumsum(held) - held
@@ -294,41 +296,41 @@ def _different(column: Column, groups: Groups) -> tuple[Ints, NDArray[Any]]:
     return kinds // max(len(names), 1), names[kinds % max(len(names), 1)]
 
 
-def _count_distinct(column: Column, groups: Groups) -> Floats:
+def _count_distinct(column: PartialColumn, groups: Groups) -> Floats:
     """How many; missing where a part has not kept its distinct values."""
     owner, _ = _different(column, groups)
     counts = np.bincount(owner, minlength=len(groups.starts)).astype(np.float64)
     return np.where(groups.all(column.whole | (column.count == 0)), counts, np.nan)
 
 
-def _mean(column: Column, groups: Groups) -> Floats:
+def _mean(column: PartialColumn, groups: Groups) -> Floats:
     with np.errstate(invalid="ignore", divide="ignore"):
         mean: Floats = groups.sums(column.total) / groups.sums(column.count)
     return mean
 
 
-def _var(column: Column, groups: Groups) -> Floats:
+def _var(column: PartialColumn, groups: Groups) -> Floats:
     """Sample variance."""
     count = groups.sums(column.count)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(count > 1, _moments(column, groups)[1] / (count - 1), np.nan)
 
 
-def _min(column: Column, groups: Groups) -> NDArray[Any]:
+def _min(column: PartialColumn, groups: Groups) -> NDArray[Any]:
     return _extreme(np.minimum, column.low, column, groups, groups.sums(column.count) > 0)
 
 
-def _max(column: Column, groups: Groups) -> NDArray[Any]:
+def _max(column: PartialColumn, groups: Groups) -> NDArray[Any]:
     return _extreme(np.maximum, column.high, column, groups, groups.sums(column.count) > 0)
 
 
-def _last(column: Column, groups: Groups) -> NDArray[Any]:
+def _last(column: PartialColumn, groups: Groups) -> NDArray[Any]:
     found = column.last[_winner(column, groups)]
     found[groups.sums(column.count) == 0] = None if found.dtype == object else np.nan
     return found
 
 
-_FUNCTIONS: dict[str, Callable[[Column, Groups], NDArray[Any]]] = {
+_FUNCTIONS: dict[str, Callable[[PartialColumn, Groups], NDArray[Any]]] = {
     "count": lambda column, groups: groups.sums(column.count).astype(np.float64),
     "sum": lambda column, groups: groups.sums(column.total),
     "mean": _mean,

@@ -46,7 +46,7 @@ class Ranges:
         """Per width 0 (one value), 1, 2, 4, ...: which ranges straddle two blocks of it, their first and their last value."""
         last = self.end - 1
         widest = int(self.length.max() - 1).bit_length()
-        exponent = np.minimum(_bit_length(self.first ^ last), widest + 1)
+        exponent = np.minimum(bit_length(self.first ^ last), widest + 1)
         order = np.argsort(exponent, kind="stable")
         first, last = self.first[order], last[order]
         bounds = np.concatenate([[0], np.cumsum(np.bincount(exponent, minlength=1))])
@@ -144,7 +144,7 @@ def _widen(mean: Floats, spread: Floats, width: int, share: Floats, *, forward: 
         spreads[far][:, place] += apart
 
 
-def _bit_length(numbers: Ints) -> NDArray[np.int8]:
+def bit_length(numbers: Ints) -> NDArray[np.int8]:
     """Bits of whole numbers below 2**52; overwrites ``numbers``. Read off floats: twice a number and one is never 0."""
     numbers <<= 1
     numbers |= 1
@@ -196,3 +196,10 @@ def _moments_one_by_one(values: Floats, ranges: Ranges) -> tuple[Floats, Floats]
     mean = np.add.reduceat(shifted, start) / ranges.length
     apart = shifted - np.repeat(mean, ranges.length)
     return values[ranges.first] + mean, np.add.reduceat(apart * apart, start)
+
+
+SEAMS = {
+    "bit_length": "the blocks that a range lies in",
+    "merge": "the moments of two sets together",
+}
+"""Functions that each decide one rule alone; the laws are tested by replacing them."""

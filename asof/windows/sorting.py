@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.windows.room import room
-
-if TYPE_CHECKING:
-    from asof.windows.kernel import Events, Questions
+from asof.windows.events import Events, Questions
 
 Ints = NDArray[np.int64]
 Clock = Callable[[Ints], Ints]
@@ -26,15 +22,20 @@ FEW = 4096
 _BLOCK = 1 << 15
 
 
-def clock(events: Events, bucket: Ints, questions: Questions) -> tuple[Clock, int]:
+def clock(events: Events, bucket: Ints | None, questions: Questions) -> tuple[Clock, int]:
     """A monotone code of moments in [0, span): exact for events; moments before every event share 0.
 
     A tick is a unit that all event moments are multiples of; rounding a question's moment down to it changes no comparison
     with an event's.
+
+    Args:
+        events: The events.
+        bucket: Start of each event's bucket; None where it is the event time.
+        questions: The questions.
     """
-    times = list({id(t): t for t in (bucket, events.ts, events.arrival)}.values())
+    times = [events.ts, *([events.arrival] if events.late else []), *([] if bucket is None else [bucket])]
     high = max(int(events.arrival.max()), int(questions.t.max()))
-    low = min(int(bucket.min()) - _UNITS[-1], int(questions.t.min()))
+    low = min(int((events.ts if bucket is None else bucket).min()) - _UNITS[-1], int(questions.t.min()))
     keys = max(int(events.key.max()), int(questions.key.max())) + 2
     for unit in _UNITS:
         ticks = high // unit - low // unit + 1
@@ -99,7 +100,7 @@ def numbered(values: Ints, shift: int) -> Ints:
     """``values << shift | position``; block by block, which stays in the cache."""
     if len(values) <= _BLOCK:
         return values << shift | np.arange(len(values))
-    packed, numbers = room(len(values)), np.arange(_BLOCK)
+    packed, numbers = np.empty(len(values), np.int64), np.arange(_BLOCK)
     for start in range(0, len(values), _BLOCK):
         block = packed[start : start + _BLOCK]
         np.left_shift(values[start : start + _BLOCK], shift, out=block)
@@ -108,9 +109,11 @@ def numbered(values: Ints, shift: int) -> Ints:
     return packed
 
 
-def event_order(codes: Ints, kt: Ints) -> Ints | None:
-    """The order of events by (code, kt, position), where ``codes`` are of (key, ts); None where they came in it."""
+def event_order(codes: Ints, kt: Ints | None) -> Ints | None:
+    """The order of events by (code, kt, position), None where they came in it; ``codes`` encode (key, ts), no ``kt`` means kt = ts."""
     order = stable_order(codes)
+    if kt is None:
+        return order
     ordered = codes if order is None else codes[order]
     tied = np.flatnonzero(ordered[1:] == ordered[:-1])
     if not len(tied):

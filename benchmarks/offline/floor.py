@@ -18,7 +18,6 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from asof.windows.room import room
 from asof.windows.sorting import stable_order
 from benchmarks.offline.shapes import SHAPES, write
 
@@ -34,11 +33,11 @@ def run(place: Path, asked: pa.Table, pool: ThreadPoolExecutor) -> list[pa.Array
     _, values, _ = pool.map(
         np.take, (rows["ts"].to_physical().to_numpy(), rows["a_f0"].to_numpy(), t), (by_key, by_key, order)
     )
-    place_of = room(len(order))
+    place_of = np.empty(len(order), np.int64)
     place_of[order] = np.arange(len(order))
 
     def column(_: int) -> pa.Array:
-        found: NDArray[np.float64] = np.take(values, place_of, out=room(len(place_of), np.float64), mode="clip")
+        found: NDArray[np.float64] = np.take(values, place_of, out=np.empty(len(place_of)), mode="clip")
         return pa.array(found, mask=np.isnan(found))
 
     return list(pool.map(column, range(FEATURES)))

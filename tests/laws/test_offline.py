@@ -54,14 +54,14 @@ def test_law(law: Callable[[laws.Store, World], None], asked: World, store: laws
 
 
 @pytest.mark.parametrize(
-    ("direct", "piece"), [(0, 500), (ranges.DIRECT, parallel.PIECE)], ids=["blocks_in_pieces", "one_by_one"]
+    ("direct", "piece"), [(0, 500), (ranges.DIRECT, parallel.RANGE_SIZE)], ids=["blocks_in_pieces", "one_by_one"]
 )
 def test_many_cases_equal_the_definition(
     direct: int, piece: int, store: laws.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many cases are tried, plain and windowed, with either way of folding ranges: no value differs from the oracle's."""
     monkeypatch.setattr(ranges, "DIRECT", direct)
-    monkeypatch.setattr(parallel, "PIECE", piece)
+    monkeypatch.setattr(parallel, "RANGE_SIZE", piece)
     rng = np.random.default_rng([20, direct])
     for number in range(max(CASES // 2 // KEYS, 1)):
         laws.check_definition(store, world(1_000 * direct + number, random_shape(rng, KEYS)))
@@ -85,7 +85,7 @@ def _overtaken_as_well(key: Any, arrival: Any, skipped: Any, answers: Any = None
 
 
 def _without_late(known: np.ndarray) -> tuple[Any, np.ndarray]:
-    return plan_stragglers(known)[0], np.empty(0, dtype=np.int64)
+    return split(known)[0], np.empty(0, dtype=np.int64)
 
 
 def _codes_by_last_key(stored: Any, asked: Any, rows: Any) -> Any:
@@ -172,33 +172,33 @@ def _a_bit_less(numbers: np.ndarray) -> np.ndarray:
 
 
 codes, too_old, event_values, coded = key_codes.codes, plain.too_old, columns.event_values, source_rows._coded
-newest_row, steps, packed, merge = latest.newest, latest._steps, latest._packed, ranges.merge
-floored, plan_stragglers, seen_by = visibility._floor, visibility._stragglers, visibility._seen_by
-choice, bit_length = parallel._chosen, ranges._bit_length
+newest_row, steps, packed, merge = latest.newest, latest.search_steps, latest.pack_steps, ranges.merge
+floored, split, seen_by = visibility.floor_to_hop, visibility.split_out_of_order, visibility.count_seen
+choice, bit_length = parallel.events_at, ranges.bit_length
 
 MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
-    (laws.check_definition, BUSY, latest, "_count", _known_too_late),
-    (laws.check_definition, BUSY, latest, "_steps", _without_overtaken),
-    (laws.check_definition, BUSY, latest, "_packed", _overtaken_as_well),
+    (laws.check_definition, BUSY, latest, "count_known", _known_too_late),
+    (laws.check_definition, BUSY, latest, "search_steps", _without_overtaken),
+    (laws.check_definition, BUSY, latest, "pack_steps", _overtaken_as_well),
     (laws.check_definition, BUSY, latest, "stable_order", lambda _: None),
-    (laws.check_definition, WINDOWS, visibility, "_stragglers", _without_late),
+    (laws.check_definition, WINDOWS, visibility, "split_out_of_order", _without_late),
     (laws.check_definition, WINDOWS, visibility, "event_order", _no_order),
-    (laws.check_definition, Shape(**{**WINDOWS.__dict__, "hop": 5}), visibility, "_floor", _hop_ignored),
-    (laws.check_definition, WINDOWS, visibility, "_seen_by", _seen_earlier),
-    (laws.check_definition, WINDOWS, parallel, "_chosen", _time_of_first),
-    (laws.check_definition, WINDOWS, ranges, "_bit_length", _a_bit_less),
+    (laws.check_definition, Shape(**{**WINDOWS.__dict__, "hop": 5}), visibility, "floor_to_hop", _hop_ignored),
+    (laws.check_definition, WINDOWS, visibility, "count_seen", _seen_earlier),
+    (laws.check_definition, WINDOWS, parallel, "events_at", _time_of_first),
+    (laws.check_definition, WINDOWS, ranges, "bit_length", _a_bit_less),
     (laws.check_definition, WINDOWS, ranges, "merge", _no_spread),
-    (laws.check_definition, Shape(**{**WINDOWS.__dict__, "missing": 0.0}), kernel, "_last_position", _last_of_all),
+    (laws.check_definition, Shape(**{**WINDOWS.__dict__, "missing": 0.0}), kernel, "last_position", _last_of_all),
     (laws.check_definition, Shape(**{**BUSY.__dict__, "two_keys": True}), source_rows, "codes", _codes_by_last_key),
-    (laws.check_definition, WINDOWS, kernel, "covered", _counted),
+    (laws.check_definition, WINDOWS, kernel, "distinct_seen", _counted),
     (laws.check_future_is_unknown, BUSY, source_rows, "_coded", _known_at_once),
-    (laws.check_each_question_is_alone, WINDOWS, parallel, "_all_as_asked", _order_kept),
+    (laws.check_each_question_is_alone, WINDOWS, parallel, "into_question_order", _order_kept),
     (laws.check_each_question_is_alone, BUSY, plain, "newest", _sorted_answers),
     (laws.check_keys_are_apart, BUSY, source_rows, "codes", _one_code),
-    (laws.check_ties, BUSY, latest, "_time_order", _any_of_ties),
+    (laws.check_ties, BUSY, latest, "time_order", _any_of_ties),
     (laws.check_ttl, BUSY, plain, "too_old", _as_old_is_too_old),
     (laws.check_ttl, BUSY, plain, "too_old", _never_too_old),
-    (laws.check_moment_of_knowledge, BUSY, latest, "_count", _known_too_late),
+    (laws.check_moment_of_knowledge, BUSY, latest, "count_known", _known_too_late),
     (laws.check_moment_of_knowledge, BUSY, source_rows, "_coded", _known_at_once),
     (laws.check_not_a_number_is_missing, WINDOWS, windowed, "event_values", _null_as_zero),
     (laws.check_rows_out_are_rows_in, BUSY, source_rows, "codes", _nulls_as_zero),
@@ -206,7 +206,7 @@ MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
         laws.check_shifted_time_is_the_same_time,
         Shape(**{**WINDOWS.__dict__, "hop": 5}),
         visibility,
-        "_floor",
+        "floor_to_hop",
         _hop_twice,
     ),
 ]
@@ -217,7 +217,7 @@ def test_law_notices(
     law: Any, shape: Shape, module: Any, name: str, change: Any, store: laws.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A law that no change to the code can break says nothing: each of these is noticed."""
-    monkeypatch.setattr(parallel, "PIECE", 60)
+    monkeypatch.setattr(parallel, "RANGE_SIZE", 60)
     monkeypatch.setattr(ranges, "DIRECT", 0)
     asked = world(5, shape)
     law(store, asked)

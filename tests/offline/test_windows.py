@@ -85,7 +85,7 @@ def test_every_function_equals_brute_force(direct: int, piece: int, case: tuple[
     aggregations = [Aggregation(f"{c}_{f}_{w}", c, f, w) for c, f in asked for w in (3, 17, 1000)]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ranges, "DIRECT", direct)
-        patch.setattr(parallel, "PIECE", piece)
+        patch.setattr(parallel, "RANGE_SIZE", piece)
         got = aggregate(events, questions, aggregations, hop)
     for aggregation in aggregations:
         expected = brute_force(events, questions, aggregation, hop)
@@ -153,3 +153,20 @@ def test_no_events_and_no_questions() -> None:
     }  # fmt: skip
     assert got["text"].tolist() == [None, None]
     assert all(len(v) == 0 for v in aggregate(events, Questions(none, none), aggregations).values())
+
+
+@pytest.mark.parametrize("function", ["count", "sum", "last", "min"])
+def test_copies_and_promises_change_no_value(function: str) -> None:
+    """Whether times are one array, copies of it, or promised to be equal changes no value."""
+    rng = np.random.default_rng(4)
+    ts, key = rng.integers(0, 50, 300), rng.integers(0, 9, 300)
+    values = {"x": rng.normal(size=300)}
+    questions = Questions(rng.integers(-1, 10, 200), rng.integers(0, 60, 200))
+    asked = [Aggregation("f", "x", function, 20)]
+    same = Events(key, ts, ts, ts, values)
+    copies = Events(key, ts, ts.copy(), ts.copy(), values)
+    promised = Events(key, ts, ts.copy(), ts.copy(), values, late=False, kt_differs=False)
+    expected = aggregate(same, questions, asked)["f"]
+    for events in (copies, promised):
+        np.testing.assert_array_equal(aggregate(events, questions, asked)["f"], expected)
+        np.testing.assert_array_equal(newest(events, questions), newest(same, questions))

@@ -13,7 +13,7 @@ from asof.contract import WINDOW_FUNCTIONS, Aggregation
 from asof.online.codec import buckets
 from asof.online.codec.layouts import Layout
 from asof.windows import Events, Questions, aggregate
-from asof.windows.partial_aggregates import Column, Groups, Parts, combine
+from asof.windows.partial_aggregates import Groups, PartialColumn, Partials, combine
 
 HOP, WINDOWS, KEYS = 10, (10, 25, 100), 5
 TEXTS: tuple[Any, ...] = ("count", "min", "max", "last", "count_distinct")
@@ -40,7 +40,7 @@ def made(rng: random.Random, count: int) -> Events:
 class Folded:
     """Parts of events, some of them merged."""
 
-    parts: Parts
+    parts: Partials
     known: int
 
 
@@ -58,16 +58,16 @@ def folded(rng: random.Random, events: Events, steps: int) -> Folded:
         new = np.flatnonzero(np.r_[True, np.diff(owner[order]) != 0] | np.r_[True, np.diff(start[order]) != 0])
         groups = Groups(order, new if len(order) else order)
         columns = {
-            name: Column.joined([held.columns[name], single(events, name, chosen)]).merged(groups)
+            name: PartialColumn.joined([held.columns[name], single(events, name, chosen)]).merged(groups)
             for name in ("", "x", "s", "b")
         }
         ids = np.arange(int(columns[""].count.sum()), dtype=np.uint64)
         mine = order[groups.starts]
         stored = buckets.Stored(owner[mine], start[mine], ids, held.newest, columns)
         held = buckets.unpack(LAYOUT, buckets.pack(LAYOUT, stored))
-    columns = {n: Column.joined([held.columns[n], single(events, n, rest)]) for n in ("", "x", "s", "b")}
+    columns = {n: PartialColumn.joined([held.columns[n], single(events, n, rest)]) for n in ("", "x", "s", "b")}
     early = np.full(len(held.owner), -(2**63))
-    parts = Parts(
+    parts = Partials(
         np.concatenate([held.owner, events.key[rest]]),
         np.concatenate([held.start, events.ts[rest]]),
         np.concatenate([early, events.arrival[rest]]),
@@ -76,11 +76,11 @@ def folded(rng: random.Random, events: Events, steps: int) -> Folded:
     return Folded(parts, safe)
 
 
-def single(events: Events, name: str, chosen: Any) -> Column:
+def single(events: Events, name: str, chosen: Any) -> PartialColumn:
     """Some events as parts."""
     if not name:
-        return Column.counting(np.ones(len(chosen), np.int64))
-    return Column.of_events(events.columns[name][chosen], events.ts[chosen], events.kt[chosen])
+        return PartialColumn.counting(np.ones(len(chosen), np.int64))
+    return PartialColumn.of_events(events.columns[name][chosen], events.ts[chosen], events.kt[chosen])
 
 
 def without_ties(events: Events) -> Events:
@@ -117,7 +117,7 @@ def test_variance_does_not_cancel() -> None:
     """Numbers that differ little beside their size keep their variance through any number of merges."""
     values, rng = [1e9 + i % 7 for i in range(700)], np.random.default_rng(1)
     ts = np.sort(rng.integers(0, 70, 700))
-    column = Column.of_events(np.array(values), ts, ts)
+    column = PartialColumn.of_events(np.array(values), ts, ts)
     tens = column.merged(Groups(np.arange(700), np.arange(0, 700, 10)))
     whole = tens.merged(Groups(np.arange(70), np.zeros(1, np.int64)))
     assert whole.spread[0] / 699 == pytest.approx(float(np.var(np.array(values) - 1e9, ddof=1)), rel=1e-9)
@@ -126,12 +126,12 @@ def test_variance_does_not_cancel() -> None:
 def test_distinct_values_that_were_not_kept_are_missing() -> None:
     """Where a part has not kept its distinct values, their number is missing, not wrong; the rest is known."""
     layout = Layout("buckets", "v", (("x", "float64"),), HOP)
-    column = Column.of_events(np.array([1.0, 1.0]), np.array([3, 4]), np.array([3, 4])).merged(
+    column = PartialColumn.of_events(np.array([1.0, 1.0]), np.array([3, 4]), np.array([3, 4])).merged(
         Groups(np.arange(2), np.zeros(1, int))
     )
-    stored = buckets.Stored(np.zeros(1, int), np.zeros(1, int), np.arange(2, dtype=np.uint64), np.array([4]), {"": Column.counting(np.array([2])), "x": column})  # fmt: skip
+    stored = buckets.Stored(np.zeros(1, int), np.zeros(1, int), np.arange(2, dtype=np.uint64), np.array([4]), {"": PartialColumn.counting(np.array([2])), "x": column})  # fmt: skip
     held = buckets.unpack(layout, buckets.pack(layout, stored))
     asked = [Aggregation("kinds", "x", "count_distinct", 20), Aggregation("n", "x", "count", 20)]
-    got = combine(Parts(held.owner, held.start, held.start, held.columns), Questions(np.array([0]), np.array([9])), asked, HOP)  # fmt: skip
+    got = combine(Partials(held.owner, held.start, held.start, held.columns), Questions(np.array([0]), np.array([9])), asked, HOP)  # fmt: skip
     assert np.isnan(got["kinds"][0])
     assert got["n"][0] == 2

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from asof.errors import OnlineStoreError
 from asof.online.codec.layouts import Layout
-from asof.windows.partial_aggregates import Column
+from asof.windows.partial_aggregates import PartialColumn
 
 Ints = NDArray[np.int64]
 Ids = NDArray[np.uint64]
@@ -49,7 +49,7 @@ class Stored:
     start: Ints
     ids: Ids
     newest: Ints
-    columns: Mapping[str, Column]
+    columns: Mapping[str, PartialColumn]
 
 
 @cache
@@ -104,7 +104,10 @@ def unpack(layout: Layout, values: Sequence[bytes | None]) -> Stored:
     tails = [v[HEADER.size + h[1] * size : h[2]] if v else b"" for v, h in zip(values, heads, strict=True)]
     held = np.array([h[1] for h in heads], np.int64)
     ids = np.frombuffer(b"".join(v[h[2] :] for v, h in zip(values, heads, strict=True) if v), "<u8")
-    columns = {"": Column.counting(fixed["events"].astype(np.int64)), **_columns(layout, fixed, _Tails(held, tails))}
+    columns = {
+        "": PartialColumn.counting(fixed["events"].astype(np.int64)),
+        **_columns(layout, fixed, _Tails(held, tails)),
+    }
     newest = np.array([h[0] for h in heads], np.int64)
     return Stored(np.repeat(np.arange(len(held)), held), fixed["start"], ids, newest, columns)
 
@@ -125,7 +128,7 @@ def _bytes(value: str | bytes) -> bytes:
     return value if isinstance(value, bytes) else value.encode()
 
 
-def _texts(column: Column, sizes: NDArray[Any]) -> list[bytes]:
+def _texts(column: PartialColumn, sizes: NDArray[Any]) -> list[bytes]:
     """Least, greatest and last text of each bucket, one after another; their lengths go into ``sizes``, [b, 3]."""
     found = []
     for row, count in enumerate(column.count.tolist()):
@@ -135,7 +138,7 @@ def _texts(column: Column, sizes: NDArray[Any]) -> list[bytes]:
     return found
 
 
-def _tail(layout: Layout, name: str, column: Column, buckets: slice) -> bytes:
+def _tail(layout: Layout, name: str, column: PartialColumn, buckets: slice) -> bytes:
     """The distinct values of some buckets in one column; texts with all their lengths first."""
     first, end = np.searchsorted(column.owner, [buckets.start, buckets.stop])
     some = column.distinct[first:end]
@@ -186,7 +189,7 @@ def _value(part: bytes, *, text: bool) -> str | bytes:
     return part.decode() if text else part
 
 
-def _columns(layout: Layout, fixed: NDArray[np.void], tails: _Tails) -> dict[str, Column]:
+def _columns(layout: Layout, fixed: NDArray[np.void], tails: _Tails) -> dict[str, PartialColumn]:
     parts: dict[str, list[NDArray[Any]]] = {}
     for position, name in enumerate(layout.blocks.get("f8", ())):
         parts[name] = [fixed[part][:, position] for part in FLOATS]
@@ -201,7 +204,7 @@ def _columns(layout: Layout, fixed: NDArray[np.void], tails: _Tails) -> dict[str
         owner, values = _distinct(layout, name, fixed, tails) if kept else (np.zeros(0, np.int64), parts[name][3][:0])
         whole = np.full(len(fixed), kept)
         total, above, spread, low, high, last = parts[name]
-        found[name] = Column(
+        found[name] = PartialColumn(
             count.astype(np.int64), total, above, spread, low, high, last, ts, kt, owner, values, whole
         )
     return found
