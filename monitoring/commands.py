@@ -212,13 +212,13 @@ def drill(
     """
     from dataclasses import asdict
 
-    from monitoring.drill import Change, manipulate
+    from monitoring.drill import ColumnChange, manipulate
 
     _, log, window = _opened(ctx, model, version, folder, start, end)
-    changes = [Change(name, "scale", float(value)) for name, value in _pairs("--scale", scale, number=True)]
-    changes += [Change(name, "add", float(value)) for name, value in _pairs("--add", add, number=True)]
-    changes += [Change(name, "set", value) for name, value in _pairs("--set", replace, number=False)]
-    changes += [Change(name, "missing") for name in missing]
+    changes = [ColumnChange(name, "scale", float(value)) for name, value in _pairs("--scale", scale, number=True)]
+    changes += [ColumnChange(name, "add", float(value)) for name, value in _pairs("--add", add, number=True)]
+    changes += [ColumnChange(name, "set", value) for name, value in _pairs("--set", replace, number=False)]
+    changes += [ColumnChange(name, "missing") for name in missing]
     if not changes:
         raise UsageError("got nothing to change, expected --scale, --add, --set or --missing")
     with progress("copying") as line:

@@ -27,7 +27,7 @@ SHORT = 7 * DAY
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class DriftFinding:
     """One comparison, judged.
 
     Attributes:
@@ -44,7 +44,7 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ColumnDrift:
     """A feature, or the score, in training and in serving.
 
     Attributes:
@@ -59,14 +59,14 @@ class Column:
 
     name: str
     source: str
-    findings: tuple[Finding, ...]
+    findings: tuple[DriftFinding, ...]
     reference: Mapping[str, Any]
     serving: Mapping[str, Any]
     change: str
     statuses: Mapping[str, float]
 
     @property
-    def worst(self) -> Finding:
+    def worst(self) -> DriftFinding:
         """The finding to act on first."""
         return min(self.findings, key=lambda f: (SEVERITY[f.verdict], -f.comparison.effect))
 
@@ -102,7 +102,7 @@ class DriftReport:
     rows: int
     reference_rows: int
     rule: Rule
-    columns: tuple[Column, ...]
+    columns: tuple[ColumnDrift, ...]
     problems: tuple[str, ...]
     advice: tuple[str, ...]
 
@@ -194,7 +194,7 @@ def drift(
     )
 
 
-def _columns(log: Log, observed: Observed, rule: Rule) -> list[Column]:
+def _columns(log: Log, observed: Observed, rule: Rule) -> list[ColumnDrift]:
     reference, contract = log.bundle.reference, log.bundle.contract
     pairs = {
         name: (column, observed.features["columns"][name]) for name, column in reference["features"]["columns"].items()
@@ -209,13 +209,13 @@ def _columns(log: Log, observed: Observed, rule: Rule) -> list[Column]:
     }
     adjusted = dict(zip(compared, holm([one.p_value for one in compared.values()]), strict=True))
     panel = _few_keys(reference, observed)
-    findings: dict[str, list[Finding]] = {name: [] for name in pairs}
+    findings: dict[str, list[DriftFinding]] = {name: [] for name in pairs}
     for (name, measure), one in compared.items():
         verdict = Verdict.TOO_FEW if panel else judge(one, adjusted[name, measure], len(compared), rule)
-        findings[name].append(Finding(measure, one, adjusted[name, measure], verdict))
+        findings[name].append(DriftFinding(measure, one, adjusted[name, measure], verdict))
     sources = {f.name: f.view for f in contract.features}
     return [
-        Column(
+        ColumnDrift(
             name=name or "score",
             source=sources.get(name, ""),
             findings=tuple(found),
@@ -267,11 +267,11 @@ def _shares(statuses: Any) -> dict[str, float]:
     return {name: float(count / statuses.sum()) for name, count in zip(STATUSES, statuses, strict=True)}
 
 
-def _order(column: Column) -> tuple[int, float, str]:
+def _order(column: ColumnDrift) -> tuple[int, float, str]:
     return SEVERITY[column.verdict], -column.worst.comparison.effect, column.name
 
 
-def _advice(columns: tuple[Column, ...], observed: Observed) -> list[str]:
+def _advice(columns: tuple[ColumnDrift, ...], observed: Observed) -> list[str]:
     """What to do next; the model's features as a whole first."""
     drifted = [c for c in columns if c.verdict == Verdict.DRIFT]
     missing = [c for c in drifted if c.worst.measure == "missing" and c.source]
@@ -305,12 +305,12 @@ def _advice(columns: tuple[Column, ...], observed: Observed) -> list[str]:
     return lines or ["Nothing to do."]
 
 
-def _list(columns: list[Column]) -> str:
+def _list(columns: list[ColumnDrift]) -> str:
     names = [c.name for c in columns]
     return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
-def _views(columns: list[Column]) -> str:
+def _views(columns: list[ColumnDrift]) -> str:
     return ", ".join(sorted({c.source for c in columns}))
 
 
@@ -318,7 +318,7 @@ def _p(value: float) -> str:
     return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
-def _missing(column: Column) -> str:
+def _missing(column: ColumnDrift) -> str:
     left, right = histograms.cells(column.reference), histograms.cells(column.serving)
     return f"{left[-1] / max(left.sum(), 1):.1%} -> {right[-1] / max(right.sum(), 1):.1%}"
 
@@ -327,7 +327,7 @@ def _moment(micros: int | None) -> str | None:
     return None if micros is None else format_moment(micros)
 
 
-def _column_data(column: Column) -> dict[str, Any]:
+def _column_data(column: ColumnDrift) -> dict[str, Any]:
     return {
         "name": column.name,
         "view": column.source or None,

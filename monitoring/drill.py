@@ -7,7 +7,7 @@ a feature is the fault of a feed: only the score follows. Nothing but the copy i
 
 From Python::
 
-    manipulate(log, Window(), Path("copy"), [Change("tx_amount", "scale", 5.0)], share=1 / 3)
+    manipulate(log, Window(), Path("copy"), [ColumnChange("tx_amount", "scale", 5.0)], share=1 / 3)
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _NULL = 1
 
 
 @dataclass(frozen=True, slots=True)
-class Change:
+class ColumnChange:
     """What happens to a column.
 
     Attributes:
@@ -71,7 +71,7 @@ def manipulate(
     log: Log,
     window: Window,
     folder: Path,
-    changes: Sequence[Change],
+    changes: Sequence[ColumnChange],
     *,
     share: float = 1.0,
     seed: int = 0,
@@ -115,7 +115,7 @@ def _chosen(table: pa.Table, share: float, seed: int) -> npt.NDArray[np.bool_]:
 
 
 class _Incident:
-    def __init__(self, log: Log, changes: Sequence[Change]) -> None:
+    def __init__(self, log: Log, changes: Sequence[ColumnChange]) -> None:
         self._bundle, self._contract = log.bundle, log.bundle.contract
         fields = {f.name: f"request.{f.name}" for f in self._contract.request_fields}
         known = {name: f"feature.{name}" for name in self._contract.feature_names} | fields
@@ -185,7 +185,7 @@ def _replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:
     return table.set_column(table.schema.get_field_index(name), table.schema.field(name), column)
 
 
-def _changed(column: pa.Array, change: Change, chosen: npt.NDArray[np.bool_]) -> pa.Array:
+def _changed(column: pa.Array, change: ColumnChange, chosen: npt.NDArray[np.bool_]) -> pa.Array:
     import pyarrow.compute as pc
 
     try:

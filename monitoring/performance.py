@@ -39,7 +39,7 @@ Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class MetricComparison:
     """A metric in the window and at training.
 
     Attributes:
@@ -102,7 +102,7 @@ class PerformanceReport:
     labelled: int
     ambiguous: int
     positives: int
-    figures: tuple[Figure, ...]
+    figures: tuple[MetricComparison, ...]
     calibration: tuple[Group, ...]
     left_out: int
     problems: tuple[str, ...]
@@ -214,7 +214,9 @@ def calibration(label: Floats, score: Floats, groups: int = GROUPS) -> list[Grou
     return [Group(len(part), float(score[part].mean()), float(label[part].mean())) for part in parts]
 
 
-def _figures(label: Floats, score: Floats, units: npt.NDArray[Any], trained: Mapping[str, Any]) -> Iterator[Figure]:
+def _figures(
+    label: Floats, score: Floats, units: npt.NDArray[Any], trained: Mapping[str, Any]
+) -> Iterator[MetricComparison]:
     ranking = Ranking(label, score)
     metrics: dict[str, Callable[[Floats], Floats]] = {
         "auc": ranking.auc,
@@ -226,7 +228,7 @@ def _figures(label: Floats, score: Floats, units: npt.NDArray[Any], trained: Map
         value = float(metric(np.ones((1, len(label))))[0])
         low, high = interval(value, np.concatenate([draw[name] for draw in draws]))
         before = trained.get(name, {})
-        yield Figure(name, value, low, high, *(before.get(part) for part in ("value", "low", "high")))
+        yield MetricComparison(name, value, low, high, *(before.get(part) for part in ("value", "low", "high")))
 
 
 @dataclass(frozen=True)

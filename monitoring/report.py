@@ -14,7 +14,7 @@ from asof.instants import SECOND, format_moment
 from asof.statistics import histograms
 from monitoring.charts import chart
 from monitoring.comparison import Verdict
-from monitoring.drift import Column, DriftReport, Finding
+from monitoring.drift import ColumnDrift, DriftFinding, DriftReport
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _SIGN = {Verdict.DRIFT: "▲", Verdict.TOO_FEW: "…", Verdict.SLIGHT: "△", Verdict.STABLE: "✓"}
@@ -104,7 +104,7 @@ def _overview(report: DriftReport) -> str:
     )
 
 
-def _row(column: Column, position: int) -> str:
+def _row(column: ColumnDrift, position: int) -> str:
     worst = column.worst
     source = f"<small>{escape(column.source or 'the model')}</small>"
     return (
@@ -131,7 +131,7 @@ def _meter(effect: float, verdict: Verdict) -> str:
     )
 
 
-def _section(column: Column, position: int) -> str:
+def _section(column: ColumnDrift, position: int) -> str:
     opened = " open" if column.verdict == Verdict.DRIFT else ""
     facts = "".join(f"<li>{_finding(finding)}</li>" for finding in column.findings)
     statuses = ", ".join(f"{name} {share:.1%}" for name, share in column.statuses.items() if share)
@@ -143,7 +143,7 @@ def _section(column: Column, position: int) -> str:
     )
 
 
-def _finding(finding: Finding) -> str:
+def _finding(finding: DriftFinding) -> str:
     one = finding.comparison
     what = "Values" if finding.measure == "values" else "How many are missing"
     return (
@@ -153,7 +153,7 @@ def _finding(finding: Finding) -> str:
     )
 
 
-def _numbers(column: Column) -> str:
+def _numbers(column: ColumnDrift) -> str:
     left, right = histograms.cells(column.reference), histograms.cells(column.serving)
     lines = "".join(
         f'<tr><th scope="row">{escape(label)}</th><td class="number">{before:,}</td><td class="number">{before / max(left.sum(), 1):.2%}</td>'
@@ -180,7 +180,7 @@ def _method(report: DriftReport) -> str:
     )
 
 
-def _missing(column: Column) -> str:
+def _missing(column: ColumnDrift) -> str:
     left, right = histograms.cells(column.reference), histograms.cells(column.serving)
     return f"{left[-1] / max(left.sum(), 1):.1%} → {right[-1] / max(right.sum(), 1):.1%}"
 

@@ -21,7 +21,7 @@ from asof.repo import Repo
 from asof.settings import RepoSettings
 
 if TYPE_CHECKING:
-    from training.metrics import Figure
+    from training.metrics import MetricResult
     from training.publish import Run
 
 
@@ -52,12 +52,12 @@ def train(
     Example: asof train churn --test-start 2018-08-08
     """
     from training import catalog, pipeline
-    from training.split import Given
+    from training.split import GivenSpans
 
     started = time.monotonic()
     repo = Repo.open(repo_option(ctx))
     declared = catalog.find(model, repo.path, folder)
-    given = Given(*(parse_moment(text) if text else None for text in (train_start, test_start, test_end)))
+    given = GivenSpans(*(parse_moment(text) if text else None for text in (train_start, test_start, test_end)))
     with _status() as say:
         material = pipeline.gather(repo, declared, given, say=say)
         run, reference = pipeline.learn(material, say=say, started=started)
@@ -171,7 +171,7 @@ def _text(run: Run, bundle: Bundle | None) -> str:
     return "\n\n".join(parts)
 
 
-def _verdict(figure: Figure) -> str:
+def _verdict(figure: MetricResult) -> str:
     if figure.threshold is None:
         return "-"
     return f"{figure.threshold:g} {'reached' if figure.reached else 'MISSED'}"

@@ -40,7 +40,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Figure:
+class MetricResult:
     """A metric's value and its 95 % interval, and what it had to reach."""
 
     value: float
@@ -52,7 +52,7 @@ class Figure:
 
 def evaluate(
     metrics: tuple[Metric, ...], scored: Scored, thresholds: Mapping[str, float], unit: str | None = None, seed: int = 0
-) -> dict[str, Figure]:
+) -> dict[str, MetricResult]:
     """Metric name -> figure.
 
     Args:
@@ -101,10 +101,10 @@ def auc(label: Floats, values: Floats) -> float:
     return float(Ranking(label, values).auc(np.ones((1, len(label))))[0])
 
 
-def _figure(metric: Metric, value: float, drawn: Floats, threshold: float | None) -> Figure:
+def _figure(metric: Metric, value: float, drawn: Floats, threshold: float | None) -> MetricResult:
     low, high = interval(value, drawn)
     better = threshold is None or (value <= threshold if metric.smaller_is_better else value >= threshold)
-    return Figure(value, low, high, threshold, bool(better))
+    return MetricResult(value, low, high, threshold, bool(better))
 
 
 def _prepare(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:

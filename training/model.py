@@ -23,7 +23,7 @@ Objective = Literal["binary"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class Rows:
+class LabelledRows:
     """Where the labelled rows come from.
 
     Attributes:
@@ -169,7 +169,7 @@ class Model:
 
     name: str
     service: str
-    rows: Rows
+    rows: LabelledRows
     label_delay: str = "0 days"
     split: Split = Split()
     objective: Objective = "binary"

@@ -18,7 +18,7 @@ from training import split as splitting
 from training.dataset import Labelled, Tables, matrix
 from training.metrics import Scored
 from training.model import Model
-from training.publish import Decided, Reference, Run, publish
+from training.publish import DecisionResult, Reference, Run, publish
 
 if TYPE_CHECKING:
     from asof.repo import Repo
@@ -42,10 +42,12 @@ class Material:
     labelled: Labelled
     features: pa.Table
     spans: splitting.Spans
-    parts: splitting.Parts
+    parts: splitting.SplitRows
 
 
-def gather(repo: Repo, model: Model, given: splitting.Given | None = None, *, say: Say = lambda _: None) -> Material:
+def gather(
+    repo: Repo, model: Model, given: splitting.GivenSpans | None = None, *, say: Say = lambda _: None
+) -> Material:
     """The rows, labels and features of ``model``.
 
     Args:
@@ -66,7 +68,7 @@ def gather(repo: Repo, model: Model, given: splitting.Given | None = None, *, sa
 
 
 def assemble(
-    tables: Tables, given: splitting.Given | None = None, *, knowledge: bool = True, say: Say = lambda _: None
+    tables: Tables, given: splitting.GivenSpans | None = None, *, knowledge: bool = True, say: Say = lambda _: None
 ) -> Material:
     """What :func:`gather` returns, from tables that are open already.
 
@@ -140,11 +142,13 @@ def _scored(material: Material, scores: npt.NDArray[np.float64]) -> Scored:
     return Scored(labelled.label[test], scores, labelled.time[test], entities)
 
 
-def _decided(model: Model, threshold: float, scored: Scored) -> Decided:
+def _decided(model: Model, threshold: float, scored: Scored) -> DecisionResult:
     yes, positive = scored.score >= threshold, scored.label == 1
     hits = int((yes & positive).sum())
     how = model.decision.rule if model.decision.rule == "f1" else f"{model.decision.rule} {model.decision.value}"
-    return Decided(threshold, how, hits / max(1, int(yes.sum())), hits / max(1, int(positive.sum())), float(yes.mean()))
+    return DecisionResult(
+        threshold, how, hits / max(1, int(yes.sum())), hits / max(1, int(positive.sum())), float(yes.mean())
+    )
 
 
 def _leaks(material: Material, scored: Scored) -> list[leak.Leak]:

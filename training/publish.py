@@ -20,12 +20,12 @@ from asof.revision import code_revision
 from training import provenance
 from training.fit import Fitted
 from training.leak import Leak
-from training.metrics import Figure
+from training.metrics import MetricResult
 from training.model import Model
 
 
 @dataclass(frozen=True)
-class Decided:
+class DecisionResult:
     """The decision threshold, how it was found, and what it does on the test rows."""
 
     threshold: float
@@ -56,9 +56,9 @@ class Run:
     contract: Contract
     fitted: Fitted
     names: tuple[str, ...]
-    figures: Mapping[str, Figure]
+    figures: Mapping[str, MetricResult]
     split: Mapping[str, str | int]
-    decided: Decided
+    decided: DecisionResult
     leaks: tuple[Leak, ...]
     versions: Mapping[str, int]
     seconds: float

@@ -40,7 +40,7 @@ class Spans:
 
 
 @dataclass(frozen=True, slots=True)
-class Given:
+class GivenSpans:
     """What the command line fixes; None where the declaration and the data decide."""
 
     train_start: int | None = None
@@ -48,7 +48,7 @@ class Given:
     test_end: int | None = None
 
 
-def resolve(model: Model, first: int, last: int, given: Given | None = None) -> Spans:
+def resolve(model: Model, first: int, last: int, given: GivenSpans | None = None) -> Spans:
     """The spans of ``model`` for labelled rows between ``first`` and ``last`` (both included).
 
     With a start of the test span given, everything is counted from there. With only the start of the training span given,
@@ -57,7 +57,7 @@ def resolve(model: Model, first: int, last: int, given: Given | None = None) -> 
     Raises:
         UsageError: A span would be empty or lie outside the rows.
     """
-    fixed = given or Given()
+    fixed = given or GivenSpans()
     delay = parse_span(model.split.delay or model.label_delay)
     test = _test_length(model, first, last)
     train = parse_span(model.split.train) if model.split.train else None
@@ -105,7 +105,7 @@ def _text(spans: Spans) -> str:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class SplitRows:
     """What each of n labelled rows is for.
 
     Attributes:
@@ -129,7 +129,7 @@ def divide(
     label: npt.NDArray[np.float64],
     usable: Times,
     entity: npt.NDArray[np.int64] | None = None,
-) -> Parts:
+) -> SplitRows:
     """What each row is for.
 
     Args:
@@ -146,7 +146,7 @@ def divide(
     known = np.zeros(len(time), bool)
     if entity is not None:
         known = test & (_known_from(entity, (label == 1) & (time >= spans.train_start), usable) < time // DAY * DAY)
-    return Parts(train, gap, test & ~known, int((training & ~train).sum()), int(known.sum()))
+    return SplitRows(train, gap, test & ~known, int((training & ~train).sum()), int(known.sum()))
 
 
 def _known_from(entity: npt.NDArray[np.int64], positive: Mask, usable: Times) -> Times:
@@ -156,7 +156,7 @@ def _known_from(entity: npt.NDArray[np.int64], positive: Mask, usable: Times) ->
     return np.asarray(first[entity])
 
 
-def counts(spans: Spans, parts: Parts, label: npt.NDArray[np.float64]) -> Mapping[str, str | int]:
+def counts(spans: Spans, parts: SplitRows, label: npt.NDArray[np.float64]) -> Mapping[str, str | int]:
     """The split as JSON-ready data, with the numbers of rows and positives of each part."""
     sizes = {
         f"{name}_{what}": int(figure)

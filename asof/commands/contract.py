@@ -6,7 +6,7 @@ import click
 
 from asof.cli import repo_option
 from asof.console import emit
-from asof.feast.apply import ApplyPlan, BrokenModel, Change
+from asof.feast.apply import ApplyPlan, BrokenModel, RegistryChange
 from asof.feast.apply import apply as apply_definitions
 from asof.feast.apply import plan as plan_definitions
 from asof.repo import Repo
@@ -50,7 +50,7 @@ def _told(found: ApplyPlan, what: str) -> str:
     return "\n".join(lines)
 
 
-def _change(change: Change) -> list[str]:
+def _change(change: RegistryChange) -> list[str]:
     return [f"{_SIGNS[change.action]} {change.kind} {change.name}", *(f"    {line}" for line in change.details)]
 
 

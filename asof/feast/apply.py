@@ -38,7 +38,7 @@ _VIEW_WORDS = frozenset({"description", "tags", "owner", "org", "online", "offli
 
 
 @dataclass(frozen=True)
-class Change:
+class RegistryChange:
     """One object that applying would add, change or remove, and what of it."""
 
     action: Action
@@ -76,7 +76,7 @@ class ApplyPlan:
         models: Number of model versions that were looked at.
     """
 
-    changes: tuple[Change, ...]
+    changes: tuple[RegistryChange, ...]
     broken: tuple[BrokenModel, ...]
     models: int
 
@@ -151,7 +151,7 @@ def _plan(repo: Repo) -> ApplyPlan:
     return ApplyPlan(changes, broken, models)
 
 
-def _compare(repo: Repo) -> tuple[Declared, tuple[Change, ...]]:
+def _compare(repo: Repo) -> tuple[Declared, tuple[RegistryChange, ...]]:
     with feast_call("reading the definitions", repo=repo.path), _inside(repo.path):
         contents = _parse(repo)
         difference, _, _ = repo.store.plan(contents)
@@ -215,7 +215,9 @@ def _applied_views(repo: Repo) -> dict[str, View | None]:
     return found
 
 
-def _changes(difference: Any, declared: Mapping[str, View], applied: Mapping[str, View | None]) -> tuple[Change, ...]:
+def _changes(
+    difference: Any, declared: Mapping[str, View], applied: Mapping[str, View | None]
+) -> tuple[RegistryChange, ...]:
     from feast.diff.property_diff import TransitionType
     from feast.feature_view import DUMMY_ENTITY_NAME
 
@@ -224,7 +226,7 @@ def _changes(difference: Any, declared: Mapping[str, View], applied: Mapping[str
         TransitionType.UPDATE: "change",
         TransitionType.DELETE: "remove",
     }
-    found: dict[str, Change] = {}
+    found: dict[str, RegistryChange] = {}
     for item in difference.feast_object_diffs:
         action, kind = actions.get(item.transition_type), item.feast_object_type.value
         lines = tuple(p.property_name for p in item.feast_object_property_diffs)
@@ -234,7 +236,7 @@ def _changes(difference: Any, declared: Mapping[str, View], applied: Mapping[str
         if action == "change" and kind == "feature service":
             lines = _service_changes(item.current_feast_object, item.new_feast_object) or lines
         if action is not None and item.name != DUMMY_ENTITY_NAME:
-            found[f"{kind} {item.name}"] = Change(action, kind, item.name, lines)
+            found[f"{kind} {item.name}"] = RegistryChange(action, kind, item.name, lines)
     order = {"remove": 2, "change": 1, "add": 0}
     return tuple(sorted(found.values(), key=lambda c: (order[c.action], c.kind, c.name)))
 

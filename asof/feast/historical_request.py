@@ -21,7 +21,7 @@ EVENT_TIME = "event_timestamp"
 """Feast's name for the moment of an entity row; any other name will do if only one column holds moments."""
 
 
-def compile_question(
+def compile_request(
     views: Sequence[FeatureView],
     on_demand: Sequence[OnDemandFeatureView],
     references: Sequence[str],

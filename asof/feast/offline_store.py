@@ -29,7 +29,7 @@ from pydantic import ConfigDict, StrictInt, StrictStr
 from asof.contract import Source
 from asof.errors import SettingsError, SourceError
 from asof.feast.batch_writes import add_file, append
-from asof.feast.historical_request import EVENT_TIME, compile_question, entity_table, event_time, queried_table
+from asof.feast.historical_request import EVENT_TIME, compile_request, entity_table, event_time, queried_table
 from asof.feast.retrieval_job import DuckDBRetrievalJob, metadata
 from asof.instants import from_micros, to_micros
 from asof.offline import pull
@@ -93,7 +93,7 @@ class DuckDBOfflineStore(OfflineStore):
         """
         repo, settings = _place(config)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
-        contract, left = compile_question(
+        contract, left = compile_request(
             feature_views, on_demand, feature_refs, project, repo, full_feature_names=full_feature_names
         )
         rows, at = _entity_rows(contract, entity_df, repo, settings, (start_date, end_date))

@@ -35,7 +35,7 @@ from asof.errors import SchemaError
 from asof.feast import protobuf
 from asof.feast.compiler import compile_view
 from asof.feast.raw_events import accept_raw_events, declared_view
-from asof.feast.response import LazyResponse, Questions
+from asof.feast.response import LazyResponse, RequestCache
 from asof.online.read_plan import ReadPlan, Vectors, Wanted
 from asof.online.reader import read, read_async
 from asof.online.redis.store import RedisStore
@@ -103,7 +103,7 @@ class RedisOnlineStore(OnlineStore):
         self._stores: dict[int, tuple[RedisOnlineStoreConfig, RedisStore]] = {}
         self._async: WeakKeyDictionary[asyncio.AbstractEventLoop, AsyncRedisStore] = WeakKeyDictionary()
         self._plans: dict[Any, ReadPlan] = {}
-        self._questions = Questions()
+        self._requests = RequestCache()
         self._lock = threading.Lock()
 
     @property
@@ -174,11 +174,11 @@ class RedisOnlineStore(OnlineStore):
         full_feature_names: bool = False, include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:  # fmt: skip
         """As Feast defines it, with the status of every value, on-demand ones included."""
-        question = self._questions.of(features, registry, project, full_feature_names)
-        if question and not include_feature_view_version_metadata and (keys := question.keys(entity_rows)):
-            plan = self._plan_of(config, question.grouped)
+        request = self._requests.compiled(features, registry, project, full_feature_names)
+        if request and not include_feature_view_version_metadata and (keys := request.keys(entity_rows)):
+            plan = self._plan_of(config, request.grouped)
             vectors = self._read(config, plan, keys, len(next(iter(keys.values()))))
-            return LazyResponse(question, keys, vectors, full_feature_names)
+            return LazyResponse(request, keys, vectors, full_feature_names)
         filled = _start()
         response = super().get_online_features(
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
@@ -190,11 +190,11 @@ class RedisOnlineStore(OnlineStore):
         full_feature_names: bool = False, include_feature_view_version_metadata: bool = False,
     ) -> OnlineResponse:  # fmt: skip
         """As :meth:`get_online_features`."""
-        question = self._questions.of(features, registry, project, full_feature_names)
-        if question and not include_feature_view_version_metadata and (keys := question.keys(entity_rows)):
-            plan = self._plan_of(config, question.grouped)
+        request = self._requests.compiled(features, registry, project, full_feature_names)
+        if request and not include_feature_view_version_metadata and (keys := request.keys(entity_rows)):
+            plan = self._plan_of(config, request.grouped)
             vectors = await self._read_async(config, plan, keys, len(next(iter(keys.values()))))
-            return LazyResponse(question, keys, vectors, full_feature_names)
+            return LazyResponse(request, keys, vectors, full_feature_names)
         filled = _start()
         response = await super().get_online_features_async(
             config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata

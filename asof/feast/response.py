@@ -29,7 +29,7 @@ _LIMITS = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class ResponseColumn:
     """A feature of a response: its name there, its view's alias, its name in the view, and its type."""
 
     label: str
@@ -40,7 +40,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
+class FeatureRequest:
     """What Feast made of a request's features, and what we make of that.
 
     Attributes:
@@ -52,7 +52,7 @@ class Question:
 
     context: tuple[Any, ...]
     grouped: list[tuple[FeatureView, list[str]]]
-    columns: tuple[Column, ...]
+    columns: tuple[ResponseColumn, ...]
     feature_types: Mapping[str, ValueType]
 
     def keys(self, rows: Any) -> dict[str, list[Any]] | None:
@@ -66,16 +66,16 @@ class Question:
         return columns
 
 
-class Questions:
+class RequestCache:
     """Remembers what requests mean."""
 
     def __init__(self) -> None:
-        self._known: dict[tuple[int, bool], Question | None] = {}
+        self._known: dict[tuple[int, bool], FeatureRequest | None] = {}
         self._contexts: list[tuple[Any, ...]] = []
 
-    def of(
+    def compiled(
         self, features: list[str] | FeatureService, registry: BaseRegistry, project: str, full_names: bool
-    ) -> Question | None:
+    ) -> FeatureRequest | None:
         """What a request means; None where it needs more than stored features of entities."""
         if metrics._config.online_features or getattr(features, "precompute_online", False):  # noqa: SLF001 - Feast's way to ask
             return None
@@ -85,7 +85,7 @@ class Questions:
             if len(self._contexts) == REMEMBERED:
                 self._known, self._contexts = {}, []
             self._contexts.append(context)  # so that no other gets its id
-            self._known[identity] = _question(context, full_names)
+            self._known[identity] = _compiled(context, full_names)
         return self._known[identity]
 
 
@@ -93,23 +93,25 @@ class LazyResponse(OnlineResponse):
     """Feast's response to a request for stored features.
 
     Args:
-        question: The request.
+        request: The request.
         keys: Its key columns.
         vectors: What was read.
         full_names: Whether features carry their view's name.
     """
 
-    def __init__(self, question: Question, keys: Mapping[str, list[Any]], vectors: Vectors, full_names: bool) -> None:
-        self._question, self._keys, self._vectors, self._full_names = question, keys, vectors, full_names
-        self._feature_types = dict(question.feature_types)
+    def __init__(
+        self, request: FeatureRequest, keys: Mapping[str, list[Any]], vectors: Vectors, full_names: bool
+    ) -> None:
+        self._request, self._keys, self._vectors, self._full_names = request, keys, vectors, full_names
+        self._feature_types = dict(request.feature_types)
 
     @cached_property
     def proto(self) -> GetOnlineFeaturesResponse:  # type: ignore[override]
         """The response as a message, as Feast's servers send it."""
-        response, types = GetOnlineFeaturesResponse(results=[]), self._question.context[3]
+        response, types = GetOnlineFeaturesResponse(results=[]), self._request.context[3]
         keys = {n: python_values_to_proto_values(v, types.get(n, ValueType.UNKNOWN)) for n, v in self._keys.items()}
         utils._populate_result_rows_from_columnar(response, keys)  # noqa: SLF001 - as Feast does
-        for table, names in self._question.grouped:
+        for table, names in self._request.grouped:
             protobuf.fill(response, table, names, self._vectors, self._full_names, versions=False)
         return response
 
@@ -121,7 +123,7 @@ class LazyResponse(OnlineResponse):
         seconds, times = {}, self._vectors.event_times.T.tolist()
         for alias, mine in zip(self._vectors.views, times, strict=True):
             seconds[alias] = [max(m // SECOND, 0) for m in mine]
-        views = {c.label: c.alias for c in self._question.columns}
+        views = {c.label: c.alias for c in self._request.columns}
         result: dict[str, Any] = {}
         for name, values in columns.items():
             result[name] = values
@@ -133,7 +135,7 @@ class LazyResponse(OnlineResponse):
         listed = dict(zip(vectors.columns, vectors.values.T.tolist(), strict=True))
         complete = dict(zip(vectors.columns, (vectors.statuses == PRESENT).all(axis=0).tolist(), strict=True))
         values: dict[str, list[Any]] = {}
-        for column in self._question.columns:
+        for column in self._request.columns:
             place = (column.alias, column.name)
             if column.dtype not in protobuf.SLOTS:
                 messages = protobuf.proto_values(column.dtype, column.kind, vectors.objects[place])
@@ -146,7 +148,7 @@ class LazyResponse(OnlineResponse):
         return values
 
 
-def _question(context: tuple[Any, ...], full_names: bool) -> Question | None:
+def _compiled(context: tuple[Any, ...], full_names: bool) -> FeatureRequest | None:
     _, on_demand, _, _, _, grouped, _, request_data, without_entities = context
     versions = (getattr(table.projection, "version_tag", None) for table, _ in grouped)
     if on_demand or request_data or without_entities or not grouped or any(v is not None for v in versions):
@@ -156,9 +158,9 @@ def _question(context: tuple[Any, ...], full_names: bool) -> Question | None:
         alias, types = table.projection.name_to_use(), {f.name: f.dtype for f in table.features}
         for name in names:
             label = f"{alias}__{name}" if full_names else name
-            columns.append(Column(label, alias, name, str(types[name]).lower(), types[name]))
+            columns.append(ResponseColumn(label, alias, name, str(types[name]).lower(), types[name]))
     feature_types = OnlineStore._build_feature_types(grouped)  # noqa: SLF001 - as Feast does
-    return Question(context, grouped, tuple(columns), feature_types)
+    return FeatureRequest(context, grouped, tuple(columns), feature_types)
 
 
 def _columns(rows: Any) -> dict[str, list[Any]] | None:

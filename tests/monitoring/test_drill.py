@@ -13,13 +13,13 @@ from asof import prediction_log
 from asof.errors import NotFoundError, UsageError
 from monitoring.comparison import Verdict
 from monitoring.drift import drift
-from monitoring.drill import Change, manipulate
+from monitoring.drill import ColumnChange, manipulate
 from monitoring.observed import END, Log, Window
 from monitoring.skew import offline, skew
 from tests.monitoring import served
 
 
-def copy(log: Log, folder: Path, *changes: Change, share: float = 1.0, seed: int = 0):
+def copy(log: Log, folder: Path, *changes: ColumnChange, share: float = 1.0, seed: int = 0):
     report = manipulate(log, Window(), folder, list(changes), share=share, seed=seed)
     return report, Log(folder, log.bundle)
 
@@ -32,7 +32,7 @@ def rows(log: Log) -> pa.Table:
 def test_scaled_requests_ring_the_alarm_in_what_is_computed_from_them(tmp_path: Path) -> None:
     """A third of the amounts times five drifts in the on-demand features of the copy, while the log itself stays quiet."""
     log = served.log(tmp_path, served.rows(6_000, seed=1))
-    report, manipulated = copy(log, tmp_path / "drill", Change("amount", "scale", 5.0), share=1 / 3)
+    report, manipulated = copy(log, tmp_path / "drill", ColumnChange("amount", "scale", 5.0), share=1 / 3)
     assert 1_800 < report.changed < 2_200
     assert (report.rows, report.computed, report.kept) == (6_000, ("ratio", "big"), ())
     assert not drift(log, Window()).drifted
@@ -42,7 +42,7 @@ def test_scaled_requests_ring_the_alarm_in_what_is_computed_from_them(tmp_path: 
 def test_a_copy_is_what_serving_would_have_logged(tmp_path: Path) -> None:
     """On-demand features of changed requests are recomputed, so the offline store agrees with every vector of the copy."""
     log = served.log(tmp_path / "log", served.honest(tmp_path), size=500)
-    _, manipulated = copy(log, tmp_path / "drill", Change("amount", "scale", 3.0), share=0.5)
+    _, manipulated = copy(log, tmp_path / "drill", ColumnChange("amount", "scale", 3.0), share=0.5)
     before, after = rows(log), rows(manipulated)
     changed = np.asarray(after["request.amount"]) != np.asarray(before["request.amount"])
     assert 0.4 < changed.mean() < 0.6
@@ -58,7 +58,11 @@ def test_a_copy_is_what_serving_would_have_logged(tmp_path: Path) -> None:
 def test_features_can_shift_vanish_and_change_category(tmp_path: Path) -> None:
     """Adding, removing and replacing act on the chosen rows, and what was removed has the status of a missing value."""
     log = served.log(tmp_path, served.rows(1_000, seed=2), size=500)
-    changes = [Change("count_7d", "add", 10), Change("mean_7d", "missing"), Change("segment", "set", "new")]
+    changes = [
+        ColumnChange("count_7d", "add", 10),
+        ColumnChange("mean_7d", "missing"),
+        ColumnChange("segment", "set", "new"),
+    ]
     before, after = rows(log), rows(copy(log, tmp_path / "drill", *changes)[1])
     assert after["feature.count_7d"].to_pylist() == [c + 10 for c in before["feature.count_7d"].to_pylist()]
     assert after["feature.mean_7d"].null_count == 1_000
@@ -69,7 +73,7 @@ def test_features_can_shift_vanish_and_change_category(tmp_path: Path) -> None:
 def test_the_same_seed_changes_the_same_rows(tmp_path: Path) -> None:
     """Which rows change depends on the seed and the requests' ids alone."""
     log = served.log(tmp_path, served.rows(500, seed=3), size=500)
-    change = Change("count_7d", "add", 1)
+    change = ColumnChange("count_7d", "add", 1)
     one, same, other = (
         rows(copy(log, tmp_path / name, change, share=0.5, seed=seed)[1])
         for name, seed in (("a", 1), ("b", 1), ("c", 2))
@@ -91,7 +95,7 @@ def test_scores_follow_where_the_bundle_has_a_booster(tmp_path: Path) -> None:
     log = served.log(
         tmp_path, columns, size=500, features=names, decision={"threshold": 0.5}, booster=booster.model_to_string()
     )
-    after = rows(copy(log, tmp_path / "drill", Change("amount", "scale", 10.0))[1])
+    after = rows(copy(log, tmp_path / "drill", ColumnChange("amount", "scale", 10.0))[1])
     seen = np.column_stack([np.asarray(after[f"feature.{name}"].to_pylist(), float) for name in names])
     assert np.asarray(after["score"]) == pytest.approx(np.asarray(booster.predict(seen)))
     assert after["decision"].to_pylist() == [score >= 0.5 for score in after["score"].to_pylist()]
@@ -106,21 +110,21 @@ def test_features_whose_inputs_are_not_logged_are_kept_and_named(
     without = tuple(f for f in served.CONTRACT.features if f.name != "mean_7d")
     monkeypatch.setattr(served, "CONTRACT", replace(served.CONTRACT, features=without))
     log = served.log(tmp_path, served.rows(200, seed=5), size=500)
-    report, _ = copy(log, tmp_path / "drill", Change("amount", "scale", 2.0))
+    report, _ = copy(log, tmp_path / "drill", ColumnChange("amount", "scale", 2.0))
     assert (report.computed, report.kept) == ((), ("ratio", "big"))
 
 
 @pytest.mark.parametrize(
     ("change", "share", "error", "message"),
     [
-        (Change("amuont", "scale", 2.0), 1.0, NotFoundError, "did you mean 'amount'"),
-        (Change("segment", "scale", 2.0), 1.0, UsageError, "does not fit column 'segment' of type string"),
-        (Change("count_7d", "set", "many"), 1.0, UsageError, "does not fit column 'count_7d'"),
-        (Change("amount", "scale", 2.0), 1.5, UsageError, "between 0 and 1"),
+        (ColumnChange("amuont", "scale", 2.0), 1.0, NotFoundError, "did you mean 'amount'"),
+        (ColumnChange("segment", "scale", 2.0), 1.0, UsageError, "does not fit column 'segment' of type string"),
+        (ColumnChange("count_7d", "set", "many"), 1.0, UsageError, "does not fit column 'count_7d'"),
+        (ColumnChange("amount", "scale", 2.0), 1.5, UsageError, "between 0 and 1"),
     ],
 )
 def test_a_change_that_cannot_be_is_named(
-    tmp_path: Path, change: Change, share: float, error: type, message: str
+    tmp_path: Path, change: ColumnChange, share: float, error: type, message: str
 ) -> None:
     """A mistyped column, a factor for a text and a share above one are one line each."""
     log = served.log(tmp_path, served.rows(50, seed=6), size=500)
@@ -132,4 +136,4 @@ def test_a_log_is_never_overwritten(tmp_path: Path) -> None:
     """The copy goes to an empty folder, so a log cannot be manipulated by mistake."""
     log = served.log(tmp_path, served.rows(50, seed=7), size=500)
     with pytest.raises(UsageError, match="holds a log of 'shop' already"):
-        copy(log, log.folder, Change("amount", "scale", 2.0))
+        copy(log, log.folder, ColumnChange("amount", "scale", 2.0))

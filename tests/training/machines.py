@@ -13,7 +13,7 @@ from asof.contract import Aggregation, Contract, Feature, Field, JoinKey, Source
 from asof.instants import DAY, SECOND
 from asof.tables.schema import TableDeclaration
 from training.dataset import Tables
-from training.model import Fit, Metric, Model, Rows, Split
+from training.model import Fit, LabelledRows, Metric, Model, Split
 
 START = 1_700_006_400 * SECOND
 """2023-11-15, midnight."""
@@ -26,7 +26,7 @@ FAULTS = TableDeclaration("faults", "faults.parquet", "parquet", "found_at", "kn
 MODEL = Model(
     name="breakdown",
     service="breakdown_v1",
-    rows=Rows(
+    rows=LabelledRows(
         table="readings", event_time="read_at", id="reading_id", keys=("machine_id",), label="fault", label_table="faults", label_time="found_at"
     ),
     label_delay=f"{DELAY} days",

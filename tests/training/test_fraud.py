@@ -16,7 +16,7 @@ from asof.instants import DAY, parse_moment
 from asof.tables import declarations
 from training import catalog, pipeline
 from training.dataset import Tables
-from training.split import Given
+from training.split import GivenSpans
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -36,7 +36,7 @@ def honest(payments, model):
 
 def given(payments):
     """What the command line would fix."""
-    return Given(test_start=parse_moment(payments.test_start) if payments.test_start else None)
+    return GivenSpans(test_start=parse_moment(payments.test_start) if payments.test_start else None)
 
 
 def counted(file, start):

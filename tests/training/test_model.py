@@ -9,13 +9,13 @@ import pytest
 from asof.errors import AsofError, NotFoundError, SettingsError
 from tests.training.machines import MODEL
 from training import catalog
-from training.model import Decision, Fit, Metric, Model, Rows, Split
+from training.model import Decision, Fit, LabelledRows, Metric, Model, Split
 
 DECLARATION = """
-from training.model import Model, Rows
+from training.model import LabelledRows, Model
 
 churn = Model(name={name!r}, service="churn_v1",
-              rows=Rows(table="visits", event_time="at", id="visit_id", keys=("visitor",), label="left"))
+              rows=LabelledRows(table="visits", event_time="at", id="visit_id", keys=("visitor",), label="left"))
 """
 
 
@@ -59,7 +59,7 @@ def test_wrong_parts_are_refused(make, problem):
 
 def test_only_name_service_and_rows_are_needed():
     """A model needs no split, delay, exclusion, threshold or parameter."""
-    rows = Rows(table="visits", event_time="at", id="visit_id", keys=("visitor",), label="left")
+    rows = LabelledRows(table="visits", event_time="at", id="visit_id", keys=("visitor",), label="left")
     model = Model(name="churn", service="churn_v1", rows=rows)
 
     assert (model.delay, model.split, dict(model.thresholds)) == (0, Split(), {})

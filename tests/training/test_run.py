@@ -24,7 +24,7 @@ from tests.training import machines
 from tests.training.machines import CONTRACT, MODEL, READINGS
 from training import pipeline
 from training.dataset import Tables, matrix
-from training.model import Rows, Split, Suspicion
+from training.model import LabelledRows, Split, Suspicion
 
 OTHER_PROCESS = """
 import sys
@@ -162,7 +162,7 @@ def test_a_label_in_the_rows_own_table_needs_no_second_table(tmp_path):
     file = tmp_path / "readings.parquet"
     table = duckdb.sql(f"SELECT {columns.replace('FOLDER', str(tmp_path))} FROM '{file}' r").to_arrow_table()
     pq.write_table(table, file)
-    rows = Rows(table="readings", event_time="read_at", id="reading_id", keys=("machine_id",), label="fault")
+    rows = LabelledRows(table="readings", event_time="read_at", id="reading_id", keys=("machine_id",), label="fault")
     for delay, wait in (("2 days", 2 * DAY), ("0 days", 0)):
         model = replace(MODEL, rows=rows, label_delay=delay, split=Split(test="4 days"))
         found = pipeline.assemble(Tables.of(model, CONTRACT, tmp_path, READINGS, READINGS))

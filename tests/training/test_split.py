@@ -13,7 +13,7 @@ from asof.errors import UsageError
 from asof.instants import DAY, parse_moment
 from tests.training.machines import MODEL
 from training.model import Split
-from training.split import Given, Spans, counts, divide, resolve
+from training.split import GivenSpans, Spans, counts, divide, resolve
 
 WEEKS = replace(MODEL, label_delay="7 days", split=Split(train="7 days", test="7 days"))
 FIRST, LAST = parse_moment("2018-04-01T00:00:31"), parse_moment("2018-09-30T23:59:57")
@@ -29,9 +29,9 @@ def test_a_test_start_fixes_all_spans():
     """With the start of the test span given, delay and training span lie before it and the test span after it."""
     expected = span("2018-07-25", "2018-08-01", "2018-08-08", "2018-08-15")
 
-    assert resolve(WEEKS, FIRST, LAST, Given(test_start=parse_moment("2018-08-08"))) == expected
-    assert resolve(WEEKS, FIRST, LAST, Given(train_start=parse_moment("2018-07-25"))) == expected
-    assert resolve(WEEKS, FIRST, LAST, Given(test_end=parse_moment("2018-08-15"))) == expected
+    assert resolve(WEEKS, FIRST, LAST, GivenSpans(test_start=parse_moment("2018-08-08"))) == expected
+    assert resolve(WEEKS, FIRST, LAST, GivenSpans(train_start=parse_moment("2018-07-25"))) == expected
+    assert resolve(WEEKS, FIRST, LAST, GivenSpans(test_end=parse_moment("2018-08-15"))) == expected
 
 
 def test_without_a_date_the_test_span_ends_with_the_data():
@@ -42,7 +42,10 @@ def test_without_a_date_the_test_span_ends_with_the_data():
 def test_both_starts_choose_the_length_of_the_training_span():
     """With both starts given, the training span reaches from its start to the delay before the test span."""
     chosen = resolve(
-        WEEKS, FIRST, LAST, Given(parse_moment("2018-07-01"), parse_moment("2018-08-08"), parse_moment("2018-08-10"))
+        WEEKS,
+        FIRST,
+        LAST,
+        GivenSpans(parse_moment("2018-07-01"), parse_moment("2018-08-08"), parse_moment("2018-08-10")),
     )
 
     assert chosen == span("2018-07-01", "2018-08-01", "2018-08-08", "2018-08-10")
@@ -60,11 +63,11 @@ def test_everything_is_optional():
 @pytest.mark.parametrize(
     ("given_spans", "problem"),
     [
-        (Given(test_start=parse_moment("2018-04-05")), "do not fit"),
-        (Given(test_start=parse_moment("2018-11-05")), "do not fit"),
-        (Given(test_start=parse_moment("2018-08-08"), test_end=parse_moment("2018-08-08")), "test span is empty"),
+        (GivenSpans(test_start=parse_moment("2018-04-05")), "do not fit"),
+        (GivenSpans(test_start=parse_moment("2018-11-05")), "do not fit"),
+        (GivenSpans(test_start=parse_moment("2018-08-08"), test_end=parse_moment("2018-08-08")), "test span is empty"),
         (
-            Given(train_start=parse_moment("2018-08-05"), test_start=parse_moment("2018-08-08")),
+            GivenSpans(train_start=parse_moment("2018-08-05"), test_start=parse_moment("2018-08-08")),
             "training span is empty",
         ),
     ],

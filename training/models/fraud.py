@@ -5,12 +5,12 @@ for its last verdicts to arrive, a week to be judged on, from which customers ar
 handbook's own weeks are ``asof train fraud --test-start 2018-08-08``.
 """
 
-from training.model import Decision, Fit, Metric, Model, Rows, Split, Suspicion
+from training.model import Decision, Fit, LabelledRows, Metric, Model, Split, Suspicion
 
 fraud = Model(
     name="fraud",
     service="fraud_v1",
-    rows=Rows(
+    rows=LabelledRows(
         table="transactions",
         event_time="tx_datetime",
         id="transaction_id",
