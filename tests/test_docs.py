@@ -131,7 +131,7 @@ def test_every_tag_of_tables_is_documented() -> None:
     assert f"Types: {', '.join(f'`{name}`' for name in schema.TYPES)}." in page.read_text()
 
 
-@pytest.mark.parametrize("name", ["Model", "Rows", "Split", "Fit", "Metric", "Decision", "Suspicion"])
+@pytest.mark.parametrize("name", ["Model", "LabelledRows", "Split", "Fit", "Metric", "Decision", "Suspicion"])
 def test_every_field_of_model_declarations_is_documented(name: str) -> None:
     """docs/configuration.md has a table for each part of a model declaration, with all of its fields."""
     declared = [f.name for f in fields(getattr(model, name))]
