@@ -1,1 +1,1 @@
-"""The border to Feast: the only package that imports it. Compiler, provider, stores, compute engine, apply and plan."""
+"""The integration with Feast: compiler, provider, stores, compute engine, apply and plan. No other package imports Feast."""

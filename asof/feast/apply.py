@@ -1,10 +1,10 @@
 """What applying the repo's definitions would change, and which trained models the change would break.
 
-The registry's side comes from Feast's own comparison and from comparing compiled views, because Feast does not see every
-change of a stream view (its comparison leaves out windows and tiling). The models' side compares each bundle's contract
-with the declared one, feature by feature: a model is broken by what changes a value that it was trained on, and by nothing else.
+Changes of the registry come from Feast's own comparison and from comparing compiled views, because Feast's comparison leaves out
+windows and tiling of stream views. For the models, each bundle's contract is compared with the declared one, feature by feature: a
+model is broken only by a change of a value that it was trained on.
 
-:func:`apply` is Feast's apply. What Feast leaves as it was although it changed is then registered anew.
+:func:`apply` runs Feast's apply, then registers the changed views that Feast left unchanged.
 """
 
 from __future__ import annotations
@@ -34,12 +34,12 @@ Action = Literal["add", "change", "remove"]
 
 _VIEW_KINDS = frozenset({"feature view", "stream feature view"})
 _VIEW_WORDS = frozenset({"description", "tags", "owner", "org", "online", "offline", "version"})
-"""What Feast says of a changed view and compiled views do not; of the rest Feast names fields that are equal (its sources)."""
+"""Properties of a view that only Feast's comparison reports; for the others Feast also names fields that are equal."""
 
 
 @dataclass(frozen=True)
 class RegistryChange:
-    """One object that applying would add, change or remove, and what of it."""
+    """One registry object that applying adds, changes or removes, with details."""
 
     action: Action
     kind: str
@@ -68,12 +68,12 @@ class BrokenModel:
 
 @dataclass(frozen=True)
 class ApplyPlan:
-    """What applying would do.
+    """What ``asof apply`` changes or would change.
 
     Attributes:
         changes: Objects of the registry.
         broken: Models that do not fit what is declared.
-        models: Number of model versions that were looked at.
+        models: Number of model versions checked.
     """
 
     changes: tuple[RegistryChange, ...]
@@ -87,7 +87,7 @@ class ApplyPlan:
 
 @dataclass
 class Declared:
-    """The repo's definitions as its files declare them now, compiled."""
+    """The repo's current definitions, compiled."""
 
     contents: RepoContents
     views: dict[str, View]
@@ -95,7 +95,7 @@ class Declared:
 
 
 def plan(repo: Repo) -> ApplyPlan:
-    """Compare the definitions with the registry and with the trained models; nothing is changed.
+    """Compare the definitions with the registry and with the trained models; changes nothing.
 
     Raises:
         SettingsError: A definition is wrong.
@@ -106,11 +106,11 @@ def plan(repo: Repo) -> ApplyPlan:
         return _plan(repo)
     finally:
         if registry is not None and new:
-            registry.unlink(missing_ok=True)  # Feast makes an empty one when it is asked
+            registry.unlink(missing_ok=True)  # Feast creates an empty registry when it reads one
 
 
 def apply(repo: Repo) -> ApplyPlan:
-    """Register the definitions, through Feast's own apply, and say what it changed.
+    """Register the definitions through Feast's own apply; returns what it changed.
 
     Raises:
         SettingsError: A definition is wrong; nothing was changed.
@@ -130,7 +130,7 @@ def apply(repo: Repo) -> ApplyPlan:
 
 
 def broken_models(models: Path, services: Mapping[str, Contract]) -> tuple[tuple[BrokenModel, ...], int]:
-    """The trained models that do not fit ``services`` (name -> declared contract), and how many were looked at.
+    """The trained models that do not fit ``services`` (name -> declared contract), and the number of versions checked.
 
     A bundle that cannot be read is listed as broken.
     """
@@ -161,7 +161,7 @@ def _compare(repo: Repo) -> tuple[Declared, tuple[RegistryChange, ...]]:
 
 
 def _parse(repo: Repo) -> RepoContents:
-    """The definitions as the files have them now, whatever this process imported before (another repo, an older text)."""
+    """The definitions in the repo's files, imported anew even if this process imported another version before."""
     from feast.project import Project
     from feast.repo_operations import get_repo_files, parse_repo, py_path_to_module
 
@@ -177,7 +177,7 @@ def _parse(repo: Repo) -> RepoContents:
 
 @contextmanager
 def _inside(folder: Path) -> Iterator[None]:
-    """Feast resolves definitions from the working directory."""
+    """Run in ``folder``, because Feast resolves definitions from the working directory."""
     before, written = Path.cwd(), sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     os.chdir(folder)
@@ -203,7 +203,7 @@ def _compile(repo: Repo, contents: RepoContents) -> Declared:
 
 
 def _applied_views(repo: Repo) -> dict[str, View | None]:
-    """Registered views by name; None for one that this asof cannot compile."""
+    """Registered views by name; None for a view that this version of asof cannot compile."""
     from asof.feast.compiler import compile_view
 
     found: dict[str, View | None] = {}
@@ -261,7 +261,7 @@ def _broken(path: Path, services: Mapping[str, Contract]) -> tuple[str, dict[str
 
 
 def _register_left_out(repo: Repo, contents: RepoContents) -> None:
-    """Register anew what Feast took for unchanged: it compares stream views without tiling and sources."""
+    """Register views again that changed although Feast took them for unchanged: it ignores tiling and sources of stream views."""
     from asof.feast.compiler import compile_view
 
     registry, project, applied = repo.store.registry, repo.settings.project, _applied_views(repo)
@@ -272,5 +272,5 @@ def _register_left_out(repo: Repo, contents: RepoContents) -> None:
 
 
 def _remember(repo: Repo) -> None:
-    """Keep what the next `asof ingest` needs, while Feast is there."""
+    """Fill the cache of declarations that ``asof ingest`` reads, while Feast is loaded."""
     declarations(Repo.open(repo.path))

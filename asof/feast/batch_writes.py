@@ -1,4 +1,4 @@
-"""Rows into the files behind a source: appended whole or not at all."""
+"""Appends rows to the files of a batch source, atomically."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ if TYPE_CHECKING:
 def append(table: pa.Table, source: FileSource, repo: Path, *, events: bool = False) -> None:
     """Append rows to the files of a source.
 
-    Into a Delta table an event is added once, as it counts once online: a row whose id (tag ``asof.id``) the table has
-    already is left out, and so is one that it has already as a whole where rows are events without an id.
+    A Delta table keeps each event once, because it counts once online: rows whose id (tag ``asof.id``) the table already has are
+    left out; where events have no id, rows that the table already has as a whole are left out.
 
     Args:
         table: Rows with the columns of the source, in any order, in types that can be cast to it without loss.
-        source: Delta table, Parquet file or folder of Parquet files; one that does not exist is made.
-        repo: Folder that its path starts at.
+        source: Delta table, Parquet file or folder of Parquet files; it is created if it does not exist.
+        repo: Folder that relative paths start at.
         events: Whether a windowed view reads from the source.
 
     Raises:
@@ -52,7 +52,7 @@ def persist(table: pa.Table, source: FileSource, repo: Path, *, allow_overwrite:
     """Write a table as the whole content of a source.
 
     Raises:
-        SavedDatasetLocationAlreadyExists: There is something already, and it may not be overwritten.
+        SavedDatasetLocationAlreadyExists: The files exist and must not be overwritten.
     """
     from feast.errors import SavedDatasetLocationAlreadyExists
 
@@ -72,7 +72,7 @@ def persist(table: pa.Table, source: FileSource, repo: Path, *, allow_overwrite:
 
 
 def add_file(table: pa.Table, folder: Path, partition_by: Sequence[str]) -> None:
-    """Add the rows to a folder as new Parquet files, each of which appears whole."""
+    """Add rows to a folder as new Parquet files; each file appears atomically."""
     names = list(partition_by)
     if not names:
         write_file(table, folder / f"part-{uuid.uuid4().hex}.parquet")
@@ -96,10 +96,10 @@ def add_file(table: pa.Table, folder: Path, partition_by: Sequence[str]) -> None
 
 
 def write_file(table: pa.Table, path: Path) -> None:
-    """Write one Parquet file; it appears whole or not at all.
+    """Write one Parquet file atomically.
 
     Raises:
-        TableError: It cannot be written.
+        TableError: The file cannot be written.
     """
     work = path.with_name(f".writing-{uuid.uuid4().hex}")
     try:

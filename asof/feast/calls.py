@@ -1,4 +1,4 @@
-"""Calling Feast: its chatter kept off standard output, its exceptions turned into one line that says what to do."""
+"""Calls into Feast: its output is suppressed, and its exceptions become one line that says what to do."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import click
 from asof.errors import AsofError, SettingsError, SourceError
 
 REPO_FAULTS = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, KeyError)
-"""What a mistake in a definition raises."""
+"""Exceptions that a mistake in a definition raises."""
 
 
 @contextmanager
@@ -24,7 +24,7 @@ def feast_call(doing: str, *, repo: Path | None = None) -> Iterator[None]:
     """Run calls into Feast.
 
     Args:
-        doing: What is being done, for the message ("reading the definitions").
+        doing: The current action, for the message ("reading the definitions").
         repo: The feature repo; an exception that comes out of one of its files names file and line.
 
     Raises:
@@ -62,7 +62,7 @@ def _translated(error: Exception, doing: str, repo: Path | None) -> AsofError:
 
 
 def _place(error: Exception, repo: Path | None) -> str:
-    """The last place inside the repo's own files that the exception passed, as ``file:line``."""
+    """The innermost line of the repo's own files in the traceback, as ``file:line``."""
     if repo is None:
         return ""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(repo):

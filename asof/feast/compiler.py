@@ -1,8 +1,8 @@
-"""From Feast definitions to contracts: the only module that reads Feast objects for their meaning.
+"""Compiles Feast definitions into contracts.
 
-:func:`compile_view` answers every question about one feature view, :func:`compile_service` about a feature service. Both
-take objects as the registry returns them (types inferred, sources resolved). What Feast accepts but asof cannot keep
-its law for (a window without length, an unknown function, a source that is not a file) is refused here, once, by name.
+:func:`compile_view` compiles one feature view, :func:`compile_service` a feature service. Both
+take objects as the registry returns them (types inferred, sources resolved). What Feast accepts but asof
+does not support (a window without length, an unknown function, a source that is not a file) is refused here, by name.
 """
 
 from __future__ import annotations
@@ -47,18 +47,18 @@ DEFAULT_HOP = 5 * 60 * 1_000_000
 """Bucket width of a tiled view that names none: Feast's default of five minutes."""
 
 _NO_MODULE = frozenset({"__main__", "feast_udf_rehydrate"})
-"""What Feast calls the module of a decorated function, and of one that it made from the source text in the registry."""
+"""Feast's module name for a decorated function, and for one that it made from the source text in the registry."""
 
 
 def compile_view(view: FeatureView, projection: FeatureViewProjection | None = None) -> View:
-    """The plain data of one feature view.
+    """The compiled feature view.
 
     Args:
         view: A feature view as the registry returns it.
         projection: The projection to read alias and join key map from; by default the view's own.
 
     Raises:
-        SettingsError: The view declares something that asof cannot keep its law for.
+        SettingsError: The view declares what asof does not support.
     """
     used = projection if projection is not None else view.projection
     aggregations = _aggregations(view)
@@ -86,7 +86,7 @@ def compile_on_demand(
     aliases: Mapping[str, str],
     projection: FeatureViewProjection | None = None,
 ) -> OnDemandView:
-    """The plain data of one on-demand feature view.
+    """The compiled on-demand feature view.
 
     Args:
         view: An on-demand feature view as the registry returns it.
@@ -201,7 +201,7 @@ def _definitions(tree: ast.Module) -> dict[str, ast.stmt]:
 
 
 def _module_names(function: Callable[..., Any], repo: Path | None) -> list[str]:
-    """Where to look for ``function``: Feast keeps its module's name for none that was decorated, and no file for registered ones."""
+    """Modules that may define ``function``: Feast drops the module name of decorated functions and the file of registered ones."""
     names = [] if function.__module__ in _NO_MODULE else [function.__module__]
     if repo is not None:
         files = list(_defining(repo, function.__name__))
@@ -215,7 +215,7 @@ def _module_names(function: Callable[..., Any], repo: Path | None) -> list[str]:
 
 
 def _defining(repo: Path, function: str) -> Iterator[Path]:
-    """Files with a ``def`` of ``function``, without what is hidden or written (``data`` holds bundles with copies of modules)."""
+    """Files with a ``def`` of ``function``, without hidden and generated ones (``data`` holds bundles with copies of modules)."""
     head = re.compile(rf"^def {re.escape(function)}\(", re.MULTILINE)
     for folder, inner, files in os.walk(repo):
         inner[:] = sorted(i for i in inner if not i.startswith(".") and not (i == "data" and Path(folder) == repo))
@@ -234,7 +234,7 @@ def _import(name: str, repo: Path | None) -> ModuleType | None:
 
 
 def _forget_namesake(name: str, repo: Path) -> None:
-    """A module of this name that came from another repo of this process must not answer for this one's."""
+    """Unload a module of this name that this process imported from another repo."""
     expected = repo.joinpath(*name.split(".")).with_suffix(".py")
     loaded = getattr(sys.modules.get(name), "__file__", None)
     if loaded is not None and expected.is_file() and Path(loaded).resolve() != expected.resolve():

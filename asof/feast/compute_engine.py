@@ -1,10 +1,10 @@
-"""Feast's compute engine: materialization from DuckDB to Redis, column by column.
+"""Feast's compute engine: materialization from source files, which DuckDB reads and orders, to the online store.
 
-A run takes what became known in its interval: a row counts from the moment it is known, max(event time, knowledge time), so
-that data which arrived late is taken by the next run although its event time is long past. For a windowed view it takes
-every event that can still be in a window at the end of the interval, and the newest event of each key.
+A run takes the rows that became known in its interval. A row is known from max(event time, knowledge time), so the next run takes
+data that arrived late although its event time is long past. For a windowed view a run takes every event that can still be in a
+window at the end of the interval, and the newest event of each key.
 
-Writing is idempotent, so a run that crashed is simply run again. Feast records an interval only once its run has ended.
+Writing is idempotent, so a crashed run can be run again. Feast records an interval only once its run has ended.
 """
 
 from __future__ import annotations
@@ -36,16 +36,16 @@ from asof.offline.sources import Files, open_files
 from asof.online.writer import Writer
 
 BATCH = 20_000
-"""Rows that are read and written at a time."""
+"""Rows per read and write."""
 WRITERS = 2
-"""Portions that are written at the same time."""
+"""Concurrent writes."""
 
 _CHOSEN = "asof_chosen_rows"
 
 
 @dataclass(frozen=True, slots=True)
 class Interval:
-    """What a run takes: rows that became known from ``start`` to ``end``, microseconds UTC, both included."""
+    """The interval of a run: rows that became known from ``start`` to ``end``, microseconds UTC, both included."""
 
     start: int
     end: int
@@ -65,24 +65,24 @@ class DuckDBMaterializationJob(MaterializationJob):
         return MaterializationJobStatus.ERROR if self.failure else MaterializationJobStatus.SUCCEEDED
 
     def error(self) -> BaseException | None:
-        """What ended the run early."""
+        """The error that ended the run; None where it succeeded."""
         return self.failure
 
     def should_be_retried(self) -> bool:
-        """Whoever started the run decides."""
+        """False: the caller decides whether to run again."""
         return False
 
     def job_id(self) -> str:
-        """A name of its own for each run."""
+        """The unique name of the run."""
         return self.name
 
     def url(self) -> str | None:
-        """There is nothing to visit."""
+        """None: a run has no page."""
         return None
 
 
 class DuckDBComputeEngine(ComputeEngine):
-    """Materializes plain and windowed views; retrieval is the offline store's."""
+    """Materializes plain and windowed views; retrieval is done by the offline store."""
 
     def update(
         self,
@@ -103,7 +103,7 @@ class DuckDBComputeEngine(ComputeEngine):
         job = DuckDBMaterializationJob(task)
         try:
             job.written = self._run(task)
-        except Exception as error:  # noqa: BLE001 - a job carries its error to whoever started it
+        except Exception as error:  # noqa: BLE001 - the job reports its error to the caller
             job.failure = error
         return job
 
@@ -130,11 +130,11 @@ def materialize(
         view: The view.
         writer: Where to write.
         repo: Feature repo; relative source paths start there.
-        interval: What to take.
-        progress: Called with the number of rows; what it returns is told with ``update(n)`` and closed with ``close()``.
+        interval: The rows to take.
+        progress: Called with the number of rows; returns a bar that gets ``update(n)`` for each batch and ``close()`` at the end.
 
     Returns:
-        How many rows were news to the store.
+        Number of rows that changed the store.
 
     Raises:
         SourceError: The source cannot be read.
@@ -157,15 +157,15 @@ def materialize(
 
 
 def _write(view: View, writer: Writer, portions: Iterator[pa.Table], progress: Callable[[int], Any] | None) -> int:
-    """Write the portions, two at a time: one is packed while Redis takes the other. No two share a key."""
+    """Write the portions, two at a time: one is encoded while Redis stores the other. No two portions share a key."""
     written, under_way = 0, deque[tuple[int, Future[int]]]()
 
     def finish() -> int:
         rows, future = under_way.popleft()
-        news = future.result()
+        changed = future.result()
         if progress:
             progress(rows)
-        return news
+        return changed
 
     with ThreadPoolExecutor(WRITERS) as pool:
         for table in portions:
@@ -178,9 +178,9 @@ def _write(view: View, writer: Writer, portions: Iterator[pa.Table], progress: C
 
 
 def _chosen(view: View, connection: DuckDBPyConnection, files: Files, interval: Interval) -> tuple[str, int]:
-    """The rows to write, as something to select from, and how many they are.
+    """SQL to select the rows to write from, and the number of rows.
 
-    Where every key of a plain view has one row, nothing has to be chosen: rows are written while the files are still read.
+    If each key of a plain view has one row, no selection is needed, and rows are written while the files are still being read.
     """
     if not view.windowed:
         keys = f" GROUP BY {_keys(view, raw=True)}" if view.join_keys else ""
@@ -200,7 +200,7 @@ def _query(view: View, schema: pa.Schema, table: str) -> str:
 
 
 def _selection(view: View, scan: str, schema: pa.Schema, interval: Interval) -> str:
-    """The rows to write, as SQL: of a plain view the newest row of each key, of a windowed one its events."""
+    """SQL for the rows to write: the newest row of each key of a plain view, the events of a windowed one."""
     ts, kt = _moments(view.source.timestamp_field), view.source.created_timestamp_column
     columns = ", ".join(quoted(raw) for raw in _columns(view, schema))
     partition = f"PARTITION BY {_keys(view, raw=True)} " if view.join_keys else ""
@@ -210,7 +210,7 @@ def _selection(view: View, scan: str, schema: pa.Schema, interval: Interval) -> 
 
 
 def _wanted(view: View, interval: Interval) -> str:
-    """The condition that a row has a key and became known in the interval; of events, by its end."""
+    """SQL condition: the row has a key and became known in the interval; events need only be known by its end."""
     ts, kt = _moments(view.source.timestamp_field), view.source.created_timestamp_column
     arrival = f"greatest({ts}, coalesce({_moments(kt)}, {ts}))" if kt else ts
     since = f" AND {arrival} >= {interval.start}" if not view.windowed else ""
@@ -219,7 +219,7 @@ def _wanted(view: View, interval: Interval) -> str:
 
 
 def _columns(view: View, schema: pa.Schema) -> dict[str, str]:
-    """Source column -> its name in the view. Events without an id are known by their whole row, so all columns are read."""
+    """Source column -> its name in the view. Events without an id are identified by the whole row, so all columns are read."""
     source = view.source
     names = [k.column for k in view.join_keys]
     if view.windowed and source.event_id is None:
@@ -239,7 +239,7 @@ def _moments(column: str) -> str:
 
 
 def _portions(view: View, reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
-    """The batches as tables; the events of one key stay together, so that equal rows are told apart within one write."""
+    """The batches as tables; the events of one key stay in one table, so that one write can number equal rows."""
     if not view.windowed:
         yield from (pa.Table.from_batches([batch]) for batch in reader)
         return

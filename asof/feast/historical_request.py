@@ -1,4 +1,4 @@
-"""Feast's way of asking, in asof's words: references and feature views become a contract, anything tabular becomes Arrow."""
+"""Compiles a historical request of Feast: feature references become a contract, entity rows an Arrow table."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ def compile_request(
     *,
     full_feature_names: bool,
 ) -> tuple[Contract, list[OnDemandFeatureView]]:
-    """The contract of a list of references, and the on-demand views that only Feast itself can compute.
+    """The contract of a list of feature references, and the on-demand views that Feast has to compute itself.
 
-    The latter are those whose function has no name to import it by (a lambda, a notebook cell).
+    Feast computes the on-demand views whose function cannot be imported by name (a lambda, a notebook cell).
 
     Raises:
         NotFoundError: A reference names no feature of the views.
-        SettingsError: A view declares something that asof cannot keep its law for.
+        SettingsError: A view declares what asof does not support.
     """
     stored = [compile_view(v) for v in views]
     computed, left = _compile_on_demand(on_demand, stored, repo)
@@ -78,10 +78,10 @@ def _compile_on_demand(
 
 
 def entity_table(rows: Any) -> pa.Table:
-    """Entity rows as Arrow: from pandas, Arrow or polars (also lazy).
+    """Entity rows as an Arrow table, from pandas, Arrow or polars (also lazy frames).
 
     Raises:
-        SchemaError: The rows are of none of these kinds, or a column mixes types.
+        SchemaError: The rows are of another type, or a column mixes types.
     """
     if isinstance(rows, pa.Table):
         return rows
@@ -103,7 +103,7 @@ def entity_table(rows: Any) -> pa.Table:
 
 
 def queried_table(query: str, engine: DuckDBPyConnection) -> pa.Table:
-    """Entity rows as the text of an SQL query says.
+    """The result of an SQL query as entity rows.
 
     Raises:
         UsageError: The query fails.
@@ -118,7 +118,7 @@ def queried_table(query: str, engine: DuckDBPyConnection) -> pa.Table:
 
 
 def event_time(schema: pa.Schema) -> str:
-    """The column of the rows' moments: ``event_timestamp``, or the only column that holds moments.
+    """The name of the column of moments: ``event_timestamp``, or the only column that holds moments.
 
     Raises:
         SchemaError: There is no such column, or more than one.

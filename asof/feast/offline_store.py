@@ -1,4 +1,4 @@
-"""Feast's ``OfflineStore`` on the engine of this package.
+"""Feast's ``OfflineStore`` on :mod:`asof.offline`.
 
 In ``feature_store.yaml``::
 
@@ -18,7 +18,7 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import duckdb  # noqa: F401  it takes longer to import than to answer a small question; Feast loads this module once
+import duckdb  # noqa: F401  imported here, because importing it takes longer than a small retrieval
 import pyarrow as pa
 import pyarrow.dataset as ds
 from feast.infra.offline_stores.offline_store import OfflineStore
@@ -69,7 +69,12 @@ class DuckDBOfflineStoreConfig(FeastConfigBaseModel):
 
 
 class DuckDBOfflineStore(OfflineStore):
-    """Point-in-time-correct retrieval over Parquet and Delta, in which DuckDB reads and the window kernel decides."""
+    """Point-in-time-correct retrieval from Parquet and Delta.
+
+    The numpy kernel of :mod:`asof.windows` decides every value. Plain Parquet columns are read by polars or pyarrow; DuckDB runs
+    entity queries, filters, reads what these readers cannot, spills what is larger than memory, and pulls rows for
+    materialization.
+    """
 
     supports_filter_by_created_timestamp = True
 
@@ -87,9 +92,9 @@ class DuckDBOfflineStore(OfflineStore):
         end_date: datetime | None = None,
         filter_by_created_timestamp: bool = False,
     ) -> DuckDBRetrievalJob:
-        """Features as of each entity row's moment; without entity rows, as of every moment of the span that has a row.
+        """A job for the features as of each entity row's moment; without entity rows, as of each moment between the dates that has a row.
 
-        Sources and entity rows are checked here, before any work; the work is done when the job's result is asked for.
+        Sources and entity rows are checked here; the retrieval runs when the job's result is requested.
         """
         repo, settings = _place(config)
         on_demand = OnDemandFeatureView.get_requested_odfvs(feature_refs, project, registry)
@@ -121,7 +126,7 @@ class DuckDBOfflineStore(OfflineStore):
         start_date: datetime,
         end_date: datetime,
     ) -> DuckDBRetrievalJob:
-        """Per key the latest row of the span."""
+        """A job for the latest row of each key between the dates."""
         repo, settings = _place(config)
         source = _source(data_source, timestamp_field, created_timestamp_column)
         columns = _columns(join_key_columns, feature_name_columns, source)
@@ -140,7 +145,7 @@ class DuckDBOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
     ) -> DuckDBRetrievalJob:
-        """All rows of the span, in source order."""
+        """A job for all rows between the dates, in source order."""
         repo, settings = _place(config)
         source = _source(data_source, timestamp_field, created_timestamp_column)
         columns = _columns(join_key_columns, feature_name_columns, source)
@@ -179,7 +184,7 @@ class DuckDBOfflineStore(OfflineStore):
         """Check that a source's files, where there are any yet, can be read and have its timestamp columns.
 
         Raises:
-            SourceError: They cannot, or do not.
+            SourceError: The files cannot be read or lack a column.
         """
         source = _source(data_source, data_source.timestamp_field, data_source.created_timestamp_column)
         try:

@@ -1,7 +1,7 @@
-"""The online store behind Feast's interface: everything that Feast's API, CLI and feature server do with it.
+"""Feast's ``OnlineStore`` on Redis: what Feast's API, command line and feature server call.
 
 Reading goes through the same plans as :class:`asof.online.Reader`, all views of a request in one round trip; values become
-protobuf only at the border to Feast. "Now" is this machine's clock, for Feast's requests carry no time.
+protobuf only where Feast asks for protobuf. "Now" is this machine's clock, because Feast's requests carry no time.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from asof.errors import SchemaError
 from asof.feast import protobuf
 from asof.feast.compiler import compile_view
 from asof.feast.raw_events import accept_raw_events, declared_view
-from asof.feast.response import LazyResponse, RequestCache
+from asof.feast.response import FilledResponse, LazyResponse, RequestCache
 from asof.online.read_plan import ReadPlan, Vectors, Wanted
 from asof.online.reader import read, read_async
 from asof.online.redis.store import RedisStore
@@ -48,7 +48,7 @@ Found = tuple[datetime | None, dict[str, Value] | None]
 Filled = dict[str, list[Any] | None]
 
 _FILLED: ContextVar[Filled] = ContextVar("filled")
-"""What was filled into the response that Feast is making: Feast calls our steps, and hands nothing from one to the next."""
+"""The columns that asof filled into the response of the current request; Feast passes nothing from one step to the next."""
 
 accept_raw_events()
 
@@ -60,25 +60,25 @@ class RedisOnlineStoreConfig(FeastConfigBaseModel):
     """Selects this store."""
 
     connection_string: StrictStr = EMBEDDED
-    """``embedded`` for a redis-server of the repo's own, or ``host:port[,host:port...][,key=value...]``."""
+    """``embedded`` for a redis-server that asof runs for this repo, or ``host:port[,host:port...][,key=value...]``."""
 
     redis_type: Literal["redis", "redis_sentinel", "redis_cluster"] = "redis"
-    """What the address leads to."""
+    """A single server, a Sentinel or a cluster."""
 
     sentinel_master: StrictStr = "mymaster"
     """Name of the master that Sentinel watches."""
 
     key_ttl_seconds: int | None = Field(default=None, ge=1)
-    """Seconds after its last write after which Redis may forget a key; by default never."""
+    """Seconds after the last write of a key until Redis deletes it; by default never."""
 
     connect_timeout: float = Field(default=2.0, gt=0)
     """Seconds to wait for a connection."""
 
     read_timeout: float = Field(default=5.0, gt=0)
-    """Seconds to wait for an answer."""
+    """Seconds to wait for a reply."""
 
     retries: int = Field(default=2, ge=0)
-    """How often a command that lost its connection is tried again."""
+    """How often a command whose connection broke is tried again."""
 
 
 def settings_of(config: RepoConfig) -> OnlineSettings:
@@ -112,7 +112,7 @@ class RedisOnlineStore(OnlineStore):
         return SupportedAsyncMethods(read=True, write=True)
 
     def writer(self, config: RepoConfig) -> Writer:
-        """A writer to the project's store, on this store's connections."""
+        """A writer for the project that uses this store's connections."""
         store = self._store(config)
         writer = Writer(config.project, store)
         writer.live = store.settings.key_ttl_seconds
@@ -210,7 +210,7 @@ class RedisOnlineStore(OnlineStore):
         entities_to_keep: Sequence[Entity],
         partial: bool,
     ) -> None:
-        """Register the views that are applied, delete what is stored of those that are gone."""
+        """Register the applied views and delete the values of removed ones."""
         writer = self.writer(config)
         for table in tables_to_delete:
             writer.drop(table.name)
@@ -226,7 +226,7 @@ class RedisOnlineStore(OnlineStore):
         await self._async_store(config).ping()
 
     async def close(self) -> None:
-        """Give back all connections."""
+        """Close all connections."""
         for store in self._async.values():
             await store.close()
         for _, plain in self._stores.values():
@@ -258,7 +258,7 @@ class RedisOnlineStore(OnlineStore):
         )
 
     def _is_versioned_read_supported(self) -> bool:
-        """Feast's answer imports a dozen stores to find out."""
+        """False; Feast's own check imports a dozen stores."""
         return False
 
     def _wanted(self, table: FeatureView, names: Sequence[str] | None) -> tuple[View, tuple[str, ...]]:
@@ -307,7 +307,7 @@ class RedisOnlineStore(OnlineStore):
 
 
 def _start() -> Filled:
-    """A place for what is filled in while Feast answers one request."""
+    """A new, empty record of the columns filled in for one request."""
     filled: Filled = {}
     _FILLED.set(filled)
     return filled
@@ -321,16 +321,16 @@ def _fill(
 
 
 def _answer(response: OnlineResponse, filled: Filled) -> OnlineResponse:
-    return protobuf.Answer(response, {name: values for name, values in filled.items() if values is not None}, filled)
+    return FilledResponse(response, {name: values for name, values in filled.items() if values is not None}, filled)
 
 
 def _in_order(view: View, names: Sequence[str]) -> Wanted:
-    """Features in the order in which they are stored (Feast has them in the order of a set), so that they are copied together."""
+    """The features in stored order (Feast gives them in the order of a set), so that they are copied together."""
     return Wanted(view, tuple(f.name for f in view.features if f.name in set(names)))
 
 
 def _identity(table: FeatureView, names: Sequence[str]) -> tuple[Any, ...]:
-    """What a plan depends on: a view that is applied again gets a new time stamp."""
+    """The key of a cached plan; applying a view again changes its time stamp."""
     projection = table.projection
     renamed = tuple(sorted((projection.join_key_map or {}).items()))
     return table.name, projection.name_to_use(), renamed, str(table.last_updated_timestamp), tuple(names)

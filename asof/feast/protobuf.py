@@ -1,14 +1,13 @@
-"""Between Feast's protobuf messages and asof's columns."""
+"""Conversion between Feast's protobuf messages and Python or Arrow columns."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
 from feast import FeatureView
-from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
 from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
 from feast.protos.feast.types.EntityKey_pb2 import EntityKey
 from feast.protos.feast.types.Value_pb2 import Value
@@ -35,14 +34,14 @@ SLOTS = {
     "int32": "int32_val", "int64": "int64_val", "float32": "float_val", "float64": "double_val", "bool": "bool_val",
     "string": "string_val", "bytes": "bytes_val",
 }  # fmt: skip
-"""Where protobuf holds values of these types, as exactly these Python values."""
+"""The protobuf field of each type whose values protobuf returns as the Python values that went in."""
 _PYTHON: dict[str, Callable[[float], Any]] = {"int32": int, "int64": int, "bool": bool}
 _SCALARS = frozenset({*SLOTS.values(), "json_val"})
 _NULL = Value()
 
 
 def python_value(value: Value) -> Any:
-    """The Python value of a protobuf one, None for a null."""
+    """The Python value of a protobuf value; None for a null."""
     slot = value.WhichOneof("val")
     if slot is None or slot == "null_val":
         return None
@@ -64,7 +63,7 @@ def proto_values(dtype: str, feast_type: Any, values: Sequence[Any]) -> list[Val
 
 
 def keys_of_request(plan: ReadPlan, given: Mapping[str, Sequence[Value]]) -> tuple[dict[str, list[Any]], int]:
-    """Python key columns from protobuf ones, and how many rows there are."""
+    """Python key columns from protobuf ones, and the number of rows."""
     needed = {k.request for w in plan.wanted for k in w.view.join_keys}
     rows = len(next(iter(given.values()), ()))
     return {name: [python_value(v) for v in values] for name, values in given.items() if name in needed}, rows
@@ -82,7 +81,7 @@ def keys_of_entities(view: View, entities: Sequence[EntityKey]) -> dict[str, lis
 
 
 def table_of(view: View, data: Sequence[Any]) -> pa.Table:
-    """Rows of a plain view as Feast hands them to an online store, as the table that a writer takes."""
+    """The Arrow table that a writer takes, from the rows that Feast passes to an online store."""
     keys = keys_of_entities(view, [entity for entity, _, _, _ in data])
     columns: dict[str, Any] = {k.column: pa.array(keys[k.request], COLUMN_TYPES.get(k.dtype)) for k in view.join_keys}
     for feature in view.features:
@@ -113,7 +112,7 @@ def python_values(vectors: Vectors, alias: str, name: str, dtype: str) -> list[A
 
 
 def numbers(values: list[float], dtype: str, *, complete: bool) -> list[Any]:
-    """Floats as the Python values of a numeric type; None for NaN, of which there is none if they are ``complete``."""
+    """Floats as Python values of a numeric type, None for NaN; ``complete`` says that there is no NaN."""
     convert = _PYTHON.get(dtype)
     if complete:
         return values if convert is None else list(map(convert, values))
@@ -123,7 +122,7 @@ def numbers(values: list[float], dtype: str, *, complete: bool) -> list[Any]:
 def found_rows(
     table: FeatureView, names: Sequence[str], vectors: Vectors
 ) -> list[tuple[datetime | None, dict[str, Value] | None]]:
-    """What Feast's ``online_read`` returns."""
+    """Each row's event time and values, as Feast's ``online_read`` returns them; (None, None) for a key without a row."""
     types, alias = {f.name: f.dtype for f in table.features}, vectors.views[0]
     kinds = {n: str(types[n]).lower() for n in names}
     columns = [proto_values(kinds[n], types[n], python_values(vectors, alias, n, kinds[n])) for n in names]
@@ -165,47 +164,6 @@ def fill(
         filled[f"{alias}__{name}" if full_names else name] = column if dtype in SLOTS else None
     response.metadata.feature_names.val.extend(filled)
     return filled
-
-
-class Answer(OnlineResponse):
-    """Feast's response, with what asof read kept as Python values: nobody has to take them out of protobuf again.
-
-    Args:
-        response: What Feast made.
-        known: Feature -> n values, for features whose protobuf holds exactly these.
-        filled: Names of all features that asof filled; the others are keys, request fields and on-demand features.
-    """
-
-    def __init__(self, response: OnlineResponse, known: Mapping[str, list[Any]], filled: Collection[str]) -> None:
-        super().__init__(response.proto, response._feature_types)  # noqa: SLF001 - there is no other way to them
-        self._known = known
-        for name, vector in zip(self.proto.metadata.feature_names.val, self.proto.results, strict=True):
-            if name not in filled:
-                _mark_nulls(vector)
-
-    def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
-        """As Feast's: feature -> n Python values."""
-        result: dict[str, Any] = {}
-        for name, vector in zip(self.proto.metadata.feature_names.val, self.proto.results, strict=True):
-            kept, kind = self._known.get(name), self._feature_types.get(name)
-            result[name] = (
-                [feast_value_type_to_python_type(v, kind) for v in vector.values] if kept is None else [*kept]
-            )
-            if include_event_timestamps:
-                result[name + TIMESTAMP_POSTFIX] = [ts.seconds for ts in vector.event_timestamps]
-        return result
-
-
-def _mark_nulls(vector: GetOnlineFeaturesResponse.FeatureVector) -> None:
-    """Feast marks every on-demand value PRESENT, also those that are missing."""
-    for position, (value, status) in enumerate(zip(vector.values, vector.statuses, strict=True)):
-        if status == FieldStatus.PRESENT and _missing(value):
-            vector.statuses[position] = FieldStatus.NULL_VALUE
-
-
-def _missing(value: Value) -> bool:
-    slot = value.WhichOneof("val")
-    return slot is None or (slot in ("double_val", "float_val") and getattr(value, slot) != getattr(value, slot))
 
 
 def _timestamps(micros: Sequence[int]) -> list[Timestamp]:

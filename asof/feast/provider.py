@@ -1,4 +1,4 @@
-"""Feast's provider: where Feast's API and CLI enter asof."""
+"""Feast's provider: receives the rows that Feast's API and command line push."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from asof.feast.raw_events import declared_view
 
 
 class AsofProvider(PassthroughProvider):
-    """Feast's pass-through provider, with rows that are pushed written in bulk, raw events of windowed views included."""
+    """Feast's pass-through provider, with pushed rows and raw events of windowed views written in bulk."""
 
     def ingest_df(self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None) -> None:
         """Write pushed rows online: rows of a plain view, or raw events of a windowed one.
@@ -43,7 +43,7 @@ class AsofProvider(PassthroughProvider):
     async def ingest_df_async(
         self, feature_view: Any, df: pd.DataFrame, field_mapping: dict[str, str] | None = None
     ) -> None:
-        """As :meth:`ingest_df`, in a thread."""
+        """Like :meth:`ingest_df`, in a thread."""
         await asyncio.to_thread(self.ingest_df, feature_view, df, field_mapping)
 
 

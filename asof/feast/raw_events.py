@@ -1,10 +1,10 @@
-"""Raw events through Feast's ``push``: the one place where asof changes how Feast itself behaves.
+"""Lets Feast's ``push`` accept raw events of windowed views; the only place where asof patches Feast.
 
 ``FeatureStore.write_to_online_store`` (behind ``push``, ``push_async`` and the feature server's ``/push``) selects a view's
 feature columns from the pushed rows before any plug-in is asked. The features of a windowed view are aggregates, so raw
-events do not have them and Feast raises ``KeyError``. The step before that selection looks the view up; here its answer
-for a windowed view becomes a copy without features, so that nothing is selected, which remembers the view it stands for.
-All other views, and everything else about Feast, stay as they are.
+events do not have them and Feast raises ``KeyError``. The step before the selection looks the view up. The patch returns a copy
+without features for a windowed view, so that Feast selects nothing; the copy refers to the original view. Nothing else about
+Feast changes.
 """
 
 from __future__ import annotations

@@ -1,12 +1,13 @@
-"""Feast's response without protobuf: made from columns, and turned into messages only when somebody wants messages.
+"""Feast's responses to reads of online features.
 
-What a request means (views, features, types) is worked out once for as long as Feast's cached registry stays the same.
-Requests that need more than stored features of entities take Feast's own way.
+A request for stored features of entities is answered by :class:`LazyResponse`, which holds columns and makes protobuf messages
+only when ``proto`` is read. All other requests (on-demand features, views without entities) go through Feast's own code and are
+answered by :class:`FilledResponse`. A request is compiled once, for as long as Feast's cached registry stays the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -15,7 +16,8 @@ from feast import FeatureService, FeatureView, ValueType, metrics, utils
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
-from feast.protos.feast.serving.ServingService_pb2 import GetOnlineFeaturesResponse
+from feast.protos.feast.serving.ServingService_pb2 import FieldStatus, GetOnlineFeaturesResponse
+from feast.protos.feast.types.Value_pb2 import Value
 from feast.type_map import feast_value_type_to_python_type, python_values_to_proto_values
 
 from asof.feast import protobuf
@@ -23,8 +25,8 @@ from asof.instants import SECOND
 from asof.online.read_plan import Vectors
 from asof.online.status import PRESENT
 
-REMEMBERED = 256
-"""Requests that are remembered at a time."""
+CACHED = 256
+"""Compiled requests in the cache; a full cache is emptied."""
 _LIMITS = {ValueType.INT32: 2**31, ValueType.INT64: 2**63}
 
 
@@ -41,13 +43,13 @@ class ResponseColumn:
 
 @dataclass(frozen=True, slots=True)
 class FeatureRequest:
-    """What Feast made of a request's features, and what we make of that.
+    """A request for stored features, compiled.
 
     Attributes:
-        context: Feast's own cached resolution; while it is the same object, so is the registry.
+        context: Feast's cached resolution of the request; a new registry gives a new object.
         grouped: (view, features), as Feast's online stores get them.
         columns: The features in the order of the response.
-        feature_types: What Feast tells its responses.
+        feature_types: Feature types, as Feast's responses take them.
     """
 
     context: tuple[Any, ...]
@@ -56,7 +58,7 @@ class FeatureRequest:
     feature_types: Mapping[str, ValueType]
 
     def keys(self, rows: Any) -> dict[str, list[Any]] | None:
-        """The key columns of a request whose values are what protobuf would give back; None for any other."""
+        """The key columns of a request; None where protobuf would change a value or Feast would refuse the rows."""
         columns, types, known = _columns(rows), self.context[3], self.context[4]
         if not columns or len({len(values) for values in columns.values()}) != 1:
             return None
@@ -67,7 +69,7 @@ class FeatureRequest:
 
 
 class RequestCache:
-    """Remembers what requests mean."""
+    """Compiled requests, cached by Feast's own resolution of them."""
 
     def __init__(self) -> None:
         self._known: dict[tuple[int, bool], FeatureRequest | None] = {}
@@ -76,15 +78,15 @@ class RequestCache:
     def compiled(
         self, features: list[str] | FeatureService, registry: BaseRegistry, project: str, full_names: bool
     ) -> FeatureRequest | None:
-        """What a request means; None where it needs more than stored features of entities."""
+        """The compiled request; None where it needs more than stored features of entities."""
         if metrics._config.online_features or getattr(features, "precompute_online", False):  # noqa: SLF001 - Feast's way to ask
             return None
         context = utils._get_cached_request_context(registry, project, features, full_names)  # noqa: SLF001 - as Feast does
         identity = (id(context), full_names)
         if identity not in self._known:
-            if len(self._contexts) == REMEMBERED:
+            if len(self._contexts) == CACHED:
                 self._known, self._contexts = {}, []
-            self._contexts.append(context)  # so that no other gets its id
+            self._contexts.append(context)  # kept alive, so that its id is not used again
             self._known[identity] = _compiled(context, full_names)
         return self._known[identity]
 
@@ -94,8 +96,8 @@ class LazyResponse(OnlineResponse):
 
     Args:
         request: The request.
-        keys: Its key columns.
-        vectors: What was read.
+        keys: Key column -> n values.
+        vectors: The values read.
         full_names: Whether features carry their view's name.
     """
 
@@ -148,6 +150,47 @@ class LazyResponse(OnlineResponse):
         return values
 
 
+class FilledResponse(OnlineResponse):
+    """The response that Feast made, with the values that asof read kept as Python values, so that they are not decoded again.
+
+    Args:
+        response: What Feast made.
+        known: Feature -> n values, for features whose protobuf holds exactly these.
+        filled: Names of all features that asof filled; the others are keys, request fields and on-demand features.
+    """
+
+    def __init__(self, response: OnlineResponse, known: Mapping[str, list[Any]], filled: Collection[str]) -> None:
+        super().__init__(response.proto, response._feature_types)  # noqa: SLF001 - there is no other way to them
+        self._known = known
+        for name, vector in zip(self.proto.metadata.feature_names.val, self.proto.results, strict=True):
+            if name not in filled:
+                _mark_nulls(vector)
+
+    def to_dict(self, include_event_timestamps: bool = False) -> dict[str, Any]:
+        """As Feast's: feature -> n Python values."""
+        result: dict[str, Any] = {}
+        for name, vector in zip(self.proto.metadata.feature_names.val, self.proto.results, strict=True):
+            kept, kind = self._known.get(name), self._feature_types.get(name)
+            result[name] = (
+                [feast_value_type_to_python_type(v, kind) for v in vector.values] if kept is None else [*kept]
+            )
+            if include_event_timestamps:
+                result[name + TIMESTAMP_POSTFIX] = [ts.seconds for ts in vector.event_timestamps]
+        return result
+
+
+def _mark_nulls(vector: GetOnlineFeaturesResponse.FeatureVector) -> None:
+    """Feast marks every on-demand value PRESENT, also those that are missing."""
+    for position, (value, status) in enumerate(zip(vector.values, vector.statuses, strict=True)):
+        if status == FieldStatus.PRESENT and _missing(value):
+            vector.statuses[position] = FieldStatus.NULL_VALUE
+
+
+def _missing(value: Value) -> bool:
+    slot = value.WhichOneof("val")
+    return slot is None or (slot in ("double_val", "float_val") and getattr(value, slot) != getattr(value, slot))
+
+
 def _compiled(context: tuple[Any, ...], full_names: bool) -> FeatureRequest | None:
     _, on_demand, _, _, _, grouped, _, request_data, without_entities = context
     versions = (getattr(table.projection, "version_tag", None) for table, _ in grouped)
@@ -164,7 +207,7 @@ def _compiled(context: tuple[Any, ...], full_names: bool) -> FeatureRequest | No
 
 
 def _columns(rows: Any) -> dict[str, list[Any]] | None:
-    """The columns of a request, given as rows or as columns; None where Feast has something to say about it."""
+    """The columns of a request given as rows or as columns; None where Feast refuses the request."""
     if isinstance(rows, list):
         names = list(rows[0]) if rows else []
         if not names or {len(row) for row in rows} != {len(names)}:
@@ -179,7 +222,7 @@ def _columns(rows: Any) -> dict[str, list[Any]] | None:
 
 
 def _native(values: Sequence[Any], kind: ValueType) -> bool:
-    """Whether values of this type come back from protobuf as they are."""
+    """Whether protobuf returns values of this type unchanged."""
     given = set(map(type, values))
     if given == {int}:
         limit = _LIMITS.get(ValueType.INT64 if kind is ValueType.UNKNOWN else kind, 0)

@@ -1,4 +1,4 @@
-"""What Feast gets back when it asks the offline store: work that is done when its result is wanted."""
+"""Feast's ``RetrievalJob``: a checked retrieval that runs when its result is requested."""
 
 from __future__ import annotations
 
