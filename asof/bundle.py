@@ -1,17 +1,17 @@
-"""The model bundle: everything that a prediction needs and everything that explains it, in one folder.
+"""The model bundle: one folder with everything that a prediction needs and everything that explains it.
 
 ``<models>/<model>/<version>/`` holds::
 
     model.txt        the LightGBM booster, as text
     contract.json    the contract it was trained under
-    reference.json   frozen-edge histograms of features and scores at training time (asof.statistics.histograms)
+    reference.json   frozen-edge histograms of features and scores at training time (asof.statistics.reference)
     profile.bin      the whylogs profile of the same rows
     code/            the repo's modules that on-demand functions live in
     metadata.json    metrics, parameters, table versions, code revision, lock hash, feature order, decision threshold
     manifest.json    SHA-256 of every other file; written last, so that a folder without it is not a bundle
 
-Training writes bundles, serving and monitoring read them; none of them imports another. A bundle never changes: a new
-training run makes a new version. Nothing in it is a pickle.
+Training writes bundles, serving and monitoring read them. A bundle never changes: a new training run makes a new version. A bundle
+holds no pickle.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ class Bundle:
         """The bundle at ``path``.
 
         Raises:
-            BundleError: It is unfinished, or a file is missing or was changed.
+            BundleError: The bundle is unfinished, or a file is missing or was changed.
         """
         try:
             manifest = json.loads((path / MANIFEST).read_text())
@@ -93,7 +93,7 @@ class Bundle:
 
     @cached_property
     def metadata(self) -> dict[str, Any]:
-        """What is known about the model: metrics, parameters, data, code."""
+        """Metrics, parameters, data versions and code revision of the model."""
         loaded: dict[str, Any] = json.loads((self.path / "metadata.json").read_text())
         return loaded
 
@@ -127,7 +127,7 @@ def versions(models: Path, model: str) -> list[str]:
 
 @contextmanager
 def writing(models: Path, model: str, version: str) -> Iterator[Path]:
-    """A folder to fill; it becomes the bundle ``model``/``version`` at the end, whole or not at all.
+    """A folder to fill; on exit it becomes the bundle ``model``/``version``, atomically.
 
     Raises:
         BundleError: The version exists already.

@@ -1,8 +1,8 @@
-"""From stored values and a request to the vector that a model sees: one way for serving, training and the skew check.
+"""Assembles feature vectors from stored values and a request, for serving, training and the skew check alike.
 
 Numeric features are ``float64`` arrays in which NaN is missing, all others are lists in which None is missing.
 On-demand functions get plain Python values of the declared types (an ``int64`` feature arrives as ``int``, a moment as
-aware ``datetime``), so that what they compute cannot depend on who called them.
+aware ``datetime``), so that their results do not depend on the caller.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def assemble(contract: Contract, stored: Stored, request: Mapping[str, Sequence[
         Feature name -> ``float64[n]`` for numeric features, list of n Python values for others.
 
     Raises:
-        ContractError: An on-demand function failed, or returned what its feature's type cannot hold.
+        ContractError: An on-demand function failed, or returned a value that its feature's type cannot hold.
         SchemaError: A stored feature or a request field is not among the given ones.
     """
     computed: dict[tuple[str, str], Sequence[Any]] = {}
@@ -75,7 +75,7 @@ def matrix(
 
 
 def as_column(field: Field, values: Sequence[Any] | NDArray[Any]) -> Column:
-    """``values`` in the form that :func:`assemble` gives a feature of this type; ``float64`` arrays have it already.
+    """``values`` in the form that :func:`assemble` returns for a feature of this type; ``float64`` arrays are returned as they are.
 
     Raises:
         ContractError: The type cannot hold a value.

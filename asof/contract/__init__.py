@@ -1,4 +1,4 @@
-"""What a feature service promises: the contract as plain data, on-demand functions, and a cache of compiled contracts."""
+"""The contract of a feature service: its classes, its diff, on-demand functions, Arrow types, and the cache of compiled contracts."""
 
 from asof.contract.definitions import (
     EVENT_ID_TAG,

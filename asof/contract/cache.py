@@ -1,8 +1,8 @@
-"""Contracts that were compiled before, so that a command which only needs a contract starts without Feast.
+"""Cache of compiled contracts, so that a command that needs only a contract starts without Feast.
 
-``data/contracts.json`` holds them beside a SHA-256 over everything that they follow from: the registry file, the Python
-files of the repo (on-demand functions), the project and the version of asof. Another digest means compiling again. A registry
-that is no local file is never remembered.
+``data/contracts.json`` holds the contracts and a SHA-256 over their inputs: the registry file, the Python files of the repo
+(on-demand functions), the project and the version of asof. When the digest changes, contracts are compiled again. Contracts of a
+registry that is not a local file are not cached.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ FILE = "contracts.json"
 
 
 def recall(settings: RepoSettings, service: str) -> Contract | None:
-    """The contract of ``service``, if nothing that it follows from has changed; else None."""
+    """The cached contract of ``service``; None if there is none or an input of it has changed."""
     key = _key(settings)
     contracts = _read(settings.data / FILE, key) if key else {}
     try:
@@ -36,7 +36,7 @@ def recall(settings: RepoSettings, service: str) -> Contract | None:
 
 
 def remember(settings: RepoSettings, contract: Contract) -> None:
-    """Keep ``contract`` for the next process; a repo that cannot be written to is no error."""
+    """Cache ``contract``; a repo that cannot be written to is no error."""
     key = _key(settings)
     if key is not None:
         kept = {**_read(settings.data / FILE, key), contract.service: contract.to_json()}
@@ -60,7 +60,7 @@ def digest(settings: RepoSettings, registry: Path) -> str:
 
 
 def write_whole(path: Path, payload: Any) -> None:
-    """``payload`` as JSON in a file that appears whole or not at all; a folder that cannot be written to is no error."""
+    """Write ``payload`` as JSON, atomically; a folder that cannot be written to is no error."""
     try:
         handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
         with os.fdopen(handle, "w") as file:
@@ -81,7 +81,7 @@ def _key(settings: RepoSettings) -> str | None:
 
 
 def _sources(repo: Path) -> Iterator[Path]:
-    """The repo's Python files, without what is hidden or written."""
+    """The repo's Python files, without hidden and generated ones."""
     for folder, inner, files in os.walk(repo):
         inner[:] = sorted(
             i for i in inner if not i.startswith((".", "__")) and not (i == "data" and Path(folder) == repo)

@@ -1,9 +1,8 @@
-"""The contract: what a feature service promises, as plain data.
+"""The contract of a feature service, as plain data.
 
-Feast is where features are declared; a contract is what remains of a declaration once every question about it has been
-answered. It holds no Feast object, needs no import of Feast, travels as JSON in the model bundle, and its fingerprint
-changes exactly when a value that the service returns could change. Everything that computes values (the offline store, the
-online store, the service, the skew check) works on the classes of this module and on nothing else.
+Features are declared in Feast; a contract is the compiled declaration. It holds no Feast object, needs no import of Feast, travels
+as JSON in the model bundle, and its fingerprint changes exactly when a value that the service returns could change. All code
+that computes values (the offline store, the online store, the service, the skew check) works on the classes of this module.
 
 :mod:`asof.feast.compiler` makes contracts from Feast definitions. Times are microseconds, see :mod:`asof.instants`.
 """
@@ -20,7 +19,7 @@ from typing import Any, Literal, Self
 from asof.errors import BundleError, NotFoundError
 
 FORMAT = 2
-"""Version of the JSON layout; a reader refuses layouts that it does not know."""
+"""Version of the JSON layout; a reader refuses unknown layouts."""
 
 WindowFunction = Literal["count", "sum", "mean", "min", "max", "std", "var", "last", "count_distinct"]
 WINDOW_FUNCTIONS: tuple[WindowFunction, ...] = (
@@ -33,7 +32,7 @@ EVENT_ID_TAG = "asof.id"
 """Tag of a Feast data source: the column that identifies an event."""
 
 KEY_TYPES = ("bool", "bytes", "int32", "int64", "string", "timeuuid", "unixtimestamp", "uuid")
-"""Types of join keys: those whose values are equal exactly where they are written alike."""
+"""Types of join keys: equal values have equal texts, and different values have different texts."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Aggregation:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Where a view's rows lie.
+    """The files that hold a view's rows.
 
     Attributes:
         name: Name of the Feast data source (for a push source, of its batch source).
@@ -107,10 +106,10 @@ class View:
         join_keys: Key columns, in the order of the view's entities; empty for a view without entities.
         features: All features of the view, in declared order (not only those a service asks for).
         ttl: Greatest age in microseconds, 0 for no limit.
-        source: Where the rows lie.
+        source: The files that hold the rows.
         aggregations: Windows; empty for a plain view.
         hop: Bucket width in microseconds; 1 where the view declares no tiling.
-        online: Whether the view is served online.
+        online: Whether the view is stored online.
     """
 
     name: str
@@ -135,7 +134,7 @@ class View:
 
     @property
     def horizon(self) -> int:
-        """Microseconds after its event time until an event can no longer be in any window (hop included)."""
+        """Microseconds after its event time during which an event can be in a window (hop included)."""
         return max((a.window for a in self.aggregations), default=0) + self.hop
 
     def feature(self, name: str) -> Field:
@@ -207,7 +206,7 @@ class Feature:
 
 @dataclass(frozen=True)
 class Contract:
-    """What a feature service promises.
+    """The contract of a feature service.
 
     Attributes:
         project: Feast project.
@@ -238,7 +237,7 @@ class Contract:
 
     @cached_property
     def request_fields(self) -> tuple[Field, ...]:
-        """The fields beside the keys that a request must carry, in order of first use."""
+        """The fields that a request must carry in addition to the keys, in order of first use."""
         found: dict[str, Field] = {}
         for view in self.on_demand:
             for request_field in view.request:
@@ -249,7 +248,7 @@ class Contract:
         """The stored view with this alias.
 
         Raises:
-            NotFoundError: No view has it.
+            NotFoundError: There is no such view.
         """
         for candidate in self.views:
             if candidate.alias == alias:
@@ -283,7 +282,7 @@ class Contract:
         return {"format": FORMAT, **asdict(self)}
 
     def to_json(self) -> str:
-        """The contract as JSON text, indented, with its fingerprint for people to read."""
+        """The contract as indented JSON text, with its fingerprint."""
         return json.dumps({**self.to_dict(), "fingerprint": self.fingerprint}, indent=1)
 
     @classmethod
@@ -291,7 +290,7 @@ class Contract:
         """The contract that :meth:`to_json` wrote.
 
         Raises:
-            BundleError: The text is damaged, of another layout, or its fingerprint does not fit.
+            BundleError: The text is damaged, has another layout, or does not match its fingerprint.
         """
         try:
             payload = json.loads(text)

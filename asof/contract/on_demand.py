@@ -1,7 +1,7 @@
-"""On-demand features: the one place where their functions are called, for training, serving and the skew check alike.
+"""Calls on-demand functions, for training, serving and the skew check alike.
 
-A function is found by the name in the contract and called with plain Python values, whatever the caller holds: lists with
-None for missing in mode ``python``, a DataFrame in mode ``pandas``. So the same object sees the same input everywhere.
+A function is imported by the name in the contract and called with plain Python values, whatever the caller holds: lists with
+None for missing in mode ``python``, a DataFrame in mode ``pandas``. So the same function sees the same input everywhere.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ def compute(contract: Contract, columns: Columns) -> dict[str, list[Any]]:
         Feature name -> list of n values, None for missing.
 
     Raises:
-        ContractError: A function cannot be imported, failed, or returned another number of rows or not its features.
+        ContractError: A function cannot be imported, failed, or returned another number of rows or lacks a feature.
     """
     computed: dict[str, list[Any]] = {}
     for view in contract.on_demand:

@@ -1,1 +1,1 @@
-"""Statistics of columns: frozen-edge histograms, design effects, whylogs profiles."""
+"""Statistics: frozen-edge histograms and the model's reference, design effects, ranking metrics, bootstrap intervals, whylogs profiles."""

@@ -1,8 +1,8 @@
-"""How much a row is worth when rows of one key resemble each other.
+"""Design effects: the effective number of independent rows when rows of one key resemble each other.
 
-A test that takes 14 rows of one key for 14 independent looks at the world finds drift everywhere: with features
-that stay with the key, two samples of the same process differ "significantly" nearly always. The design effect of a column is the
-factor by which clusters inflate the variance of its cell shares; n rows are worth n / design effect independent ones.
+A test that takes 14 rows of one key for 14 independent observations finds drift everywhere: with features that are constant
+per key, two samples of the same process nearly always differ "significantly". The design effect of a column is the factor by which
+clusters inflate the variance of its cell shares; n rows have an effective size of n / design effect.
 
 The inflation differs from direction to direction: with p the k cell shares, D = diag(p) and V the covariance of the shares between
 clusters, it has the k - 1 eigenvalues of n D^-1 V. Their mean is the design effect and their squared coefficient of variation the spread;
@@ -29,14 +29,14 @@ SAMPLE = 300_000
 """Rows that a :class:`Sample` holds at most, for each key."""
 
 LEAST_CLUSTERS = 50
-"""Keys below which what clusters do cannot be measured: a handful of keys is a fixed panel, not a sample."""
+"""Least number of keys from which design effects are measured: a handful of keys is a fixed panel, not a sample."""
 
 Codes = Mapping[str, npt.NDArray[np.int32]]
 
 
 @dataclass(frozen=True, slots=True)
 class DesignEffect:
-    """What clusters do to the shares of a column's cells.
+    """The design effect of clusters on the shares of a column's cells.
 
     Attributes:
         effect: Mean inflation of the variance, 1 or more.
@@ -49,7 +49,7 @@ class DesignEffect:
 
 @dataclass(frozen=True, slots=True)
 class ColumnEffects:
-    """The designs of one column: of its values where present, and of its being present at all."""
+    """The design effects of one column: of its present values, and of the share that is missing."""
 
     values: DesignEffect = DesignEffect()
     missing: DesignEffect = DesignEffect()
@@ -60,15 +60,15 @@ class ColumnEffects:
 
     @classmethod
     def from_list(cls, listed: Sequence[Sequence[float]]) -> Self:
-        """What :meth:`to_list` made."""
+        """The effects that :meth:`to_list` wrote."""
         return cls(*(DesignEffect(*pair) for pair in listed))
 
 
 def design_effect(clusters: npt.NDArray[np.int64], cells: npt.NDArray[np.int64]) -> DesignEffect:
-    """The design of n rows in cells.
+    """The design effect of n rows in cells.
 
-    Rows that all lie in one cell show nothing of what clusters do to it, so they count as one row for each cluster, the least that
-    they can be worth.
+    If all rows are in one cell, the effect cannot be measured, and the rows count as one row per cluster, the least effective size
+    that they can have.
 
     Args:
         clusters: int64[n], dense codes of the cluster of each row.
@@ -143,7 +143,7 @@ class Sample:
     _codes: list[dict[str, npt.NDArray[np.int32]]] = field(default_factory=list)
 
     def add(self, key: histograms.Values, codes: Codes) -> None:
-        """Take the rows of the sampled keys from a batch of n rows."""
+        """Add the rows of the sampled keys from a batch of n rows."""
         hashed = hashes(key)
         kept = hashed % np.uint64(self._share) == 0
         self._keys.append(hashed[kept])
@@ -160,7 +160,7 @@ class Sample:
         return dense(np.concatenate(self._keys)), {n: np.concatenate([part[n] for part in self._codes]) for n in names}
 
     def clusters(self, sampled: int) -> int:
-        """About how many keys the stream has, given that ``sampled`` are in the sample."""
+        """Estimated number of keys of the stream, given that ``sampled`` are in the sample."""
         return sampled * self._share
 
     def _thin(self) -> None:
@@ -171,7 +171,7 @@ class Sample:
 
 
 def hashes(key: histograms.Values) -> npt.NDArray[np.uint64]:
-    """uint64[n] that are equal for equal keys, evenly spread, and the same in every process."""
+    """uint64[n] hashes: equal for equal keys, evenly spread, and the same in every process."""
     encoded = histograms.arrow("key", key)
     encoded = encoded if pa.types.is_dictionary(encoded.type) else pc.dictionary_encode(encoded, null_encoding="encode")
     values = encoded.dictionary

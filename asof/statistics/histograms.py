@@ -1,11 +1,11 @@
-"""Frozen-edge histograms: what a column looked like at training time, in cells that never move again.
+"""Frozen-edge histograms: counts of a column in cells that are fixed at training time.
 
-Two samples can be compared exactly, and counted in pieces on different days and machines, when their cells are the same. So the
+Two samples can be compared exactly, and counted in parts on different days and machines, if their cells are the same. So the
 cells are fixed once, from the training rows (:func:`build`), and every later sample is counted into them (:func:`count`);
-counts of pieces add up exactly (:func:`merge`). Everything is plain JSON data.
+counts of parts add up exactly (:func:`merge`). Everything is plain JSON data.
 
-A numeric column gets about ``bins`` cells of equal share. Real columns are full of ties (zeros, small counts, capped values), so a
-value that holds at least one share alone gets a cell of its own, and a column with no more than ``bins`` distinct values gets one
+A numeric column gets about ``bins`` cells of equal share. Real columns have many ties (zeros, small counts, capped values), so a
+value that alone holds at least one share gets its own cell, and a column with no more than ``bins`` distinct values gets one
 cell for each; the gaps between such points are cells too, empty at training, so that a value never seen before is noticed.
 Points and ends are widened by 1e-9 relative, the tolerance of asof's parity law, so that rounding moves nothing across an edge;
 other edges lie half-way between two neighbouring values. What lies outside the training range is counted below and above.
@@ -36,10 +36,10 @@ BINS = 20
 """Cells of equal share for a numeric column: 5 % of the training rows each."""
 
 LEAST_CELLS = 5
-"""Cells for the values that do not repeat, however few they are: where most rows are zero, the others are what matters."""
+"""Least number of cells for values without a cell of their own: where most rows are zero, the others matter."""
 
 CATEGORIES = 50
-"""Values of a categorical column that get a cell of their own."""
+"""Values of a categorical column that get their own cell."""
 
 TOLERANCE = 1e-9
 """Relative distance within which two floats are the same value (the parity law's)."""
@@ -72,7 +72,7 @@ def build(
         columns: Name -> n values (array, list or Arrow); None and NaN are missing.
         kinds: Name -> kind; where a name is absent, the values decide.
         bins: Cells of equal share for a numeric column.
-        categories: Values of a categorical column that get a cell of their own.
+        categories: Values of a categorical column that get their own cell.
 
     Raises:
         SchemaError: The columns differ in length, or values do not fit their kind.
@@ -123,7 +123,7 @@ def tally(frozen: Histogram, coded: Mapping[str, npt.NDArray[np.int32]]) -> Hist
 
 
 def empty(frozen: Histogram) -> Histogram:
-    """The cells of ``frozen`` with nothing counted: what :func:`merge` starts from."""
+    """The cells of ``frozen`` with nothing counted: the start of a :func:`merge`."""
     _check(frozen)
     zero = {
         name: _with_cells(column, np.zeros(len(cells(column)), np.int64)) for name, column in frozen["columns"].items()
@@ -158,7 +158,7 @@ def cells(column: Mapping[str, Any]) -> npt.NDArray[np.int64]:
 
 
 def labels(column: Mapping[str, Any]) -> list[str]:
-    """A text for every entry of :func:`cells`, for people."""
+    """A readable label for every entry of :func:`cells`."""
     if column["kind"] == "categorical":
         return [*column["categories"], "(other)", "(missing)"]
     if not column["edges"]:

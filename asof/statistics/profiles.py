@@ -1,13 +1,13 @@
-"""whylogs profiles of Arrow data: a small, mergeable memory of what a column looked like, for later eyes.
+"""whylogs profiles of Arrow data: small, mergeable summaries of columns.
 
-whylogs is a good notebook and a bad judge (its drift tests are unsound at scale), so asof keeps its profiles and takes verdicts from
-:mod:`asof.statistics.histograms`. Four things about whylogs 1.6 are dealt with here, and nowhere else:
+asof keeps whylogs profiles for exploration; verdicts on drift come from :mod:`asof.statistics.histograms`, because the drift tests
+of whylogs are unsound at scale. This module deals with four properties of whylogs 1.6:
 
 - its type mapper uses names that numpy 2 removed, and fails on strings and moments: types are stated, from the contract;
 - tracking row by row costs a millisecond a row: only whole batches are tracked;
-- a profile that two threads write loses counts without a word: a profile lives inside one call of :func:`profile`, and what several
-  calls made is merged (:func:`merge`);
-- it reports usage over the network unless told otherwise before its import: it is told.
+- a profile that two threads write silently loses counts: each call of :func:`profile` makes its own profile, and profiles are merged
+  (:func:`merge`);
+- it reports usage over the network unless this is switched off before its import: it is switched off.
 
 Numbers are profiled as they are, moments as microseconds, booleans as 0 and 1, lists and bytes by their length, others as text. A view is
 whylogs' own protobuf format, so any whylogs reads it; nothing is pickled. whylogs and pandas are imported on use.
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from whylogs.core import DatasetProfileView
 
 BATCH = 131_072
-"""Rows that are handed to whylogs at once."""
+"""Rows that whylogs gets at a time."""
 
 Batches: TypeAlias = pa.Table | pa.RecordBatch | Iterable[pa.Table | pa.RecordBatch]
 
@@ -56,8 +56,8 @@ def profile(
         data: A table, or batches of one; columns that are not asked for are left out.
         contract: Names and types of the features.
         extra: More columns to profile, name -> type as a contract writes it ("float64" for a score).
-        moment: What moment the data stands for, in microseconds; now by default. whylogs keeps milliseconds.
-        metadata: Words to keep in the view, such as the model's version.
+        moment: The moment that the data belongs to, in microseconds; now by default. whylogs keeps milliseconds.
+        metadata: Texts to keep in the view, such as the model's version.
 
     Raises:
         SchemaError: A column is missing.
