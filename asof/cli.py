@@ -1,6 +1,6 @@
-"""``asof``: thin verbs over the packages. It may import from every package, and does so only when a verb is used.
+"""The command line ``asof``. The module of a command is imported when the command is used.
 
-Exit codes: 0 done, 1 a check said no, 2 wrong use, 3 something failed. Errors are one line on standard error.
+Exit codes: 0 done, 1 a check failed, 2 wrong use, 3 something failed. An error is one line on standard error.
 """
 
 from __future__ import annotations
@@ -48,22 +48,22 @@ COMMANDS = {
     "tables": "asof.commands.tables:tables",
     "train": "training.commands:train",
 }
-"""Verb -> ``module:command``; a verb's module is imported when the verb is used."""
+"""Command -> ``module:attribute``."""
 
 PLUGINS = "asof.commands"
-"""The entry point group in which other packages declare verbs: name of the verb -> its click command."""
+"""The entry point group in which other packages declare commands: name -> click command."""
 
 
 @cache
 def _declared() -> list[EntryPoint]:
-    """All verbs that installed packages declare. Looked up only where no built-in verb is meant: it takes some milliseconds."""
+    """All commands that installed packages declare. Not called for built-in commands, because it takes some milliseconds."""
     from importlib.metadata import entry_points
 
     return sorted(entry_points(group=PLUGINS), key=lambda point: (point.name, _package(point), point.value))
 
 
 def plugins() -> dict[str, EntryPoint]:
-    """The verbs that installed packages add, by name; see :data:`PLUGINS`. Built-in verbs win, then the first package by name."""
+    """The commands that installed packages add, by name. A built-in command of the same name wins, then the first package by name."""
     found: dict[str, EntryPoint] = {}
     for point in _declared():
         if point.name not in COMMANDS:
@@ -72,14 +72,14 @@ def plugins() -> dict[str, EntryPoint]:
 
 
 def clashes() -> list[str]:
-    """One line for each verb of an installed package that is hidden by another verb of its name."""
+    """One line for each command of an installed package that another command of the same name hides."""
     shown, lines = plugins(), []
     for point in _declared():
         winner = shown.get(point.name)
         if winner is not point:
-            other = "is built in" if winner is None else f"is the one of {_package(winner)}"
+            other = "is built in" if winner is None else f"comes from {_package(winner)}"
             lines.append(
-                f"the verb {point.name!r} of {_package(point)} ({point.value}) is ignored: {point.name!r} {other}"
+                f"the command {point.name!r} of {_package(point)} ({point.value}) is ignored: {point.name!r} {other}"
             )
     return lines
 
@@ -89,12 +89,12 @@ def _package(point: EntryPoint) -> str:
 
 
 def _load(point: EntryPoint) -> click.Command:
-    """The command of a plug-in, or one that says why there is none, so that a broken plug-in breaks no other verb."""
+    """The command of a plug-in; if it cannot be loaded, a command that fails with the reason, so that other commands still work."""
     try:
         command = point.load()
         if not isinstance(command, click.Command):
             raise TypeError(f"got {type(command).__name__}, expected a click command")
-    except Exception as error:  # noqa: BLE001 - whatever a plug-in raises, the other verbs work
+    except Exception as error:  # noqa: BLE001 - whatever a plug-in raises, the other commands work
         return _broken(point, error)
     return _with_json(command)
 
@@ -104,7 +104,7 @@ def _broken(point: EntryPoint, cause: Exception) -> click.Command:
 
     def fail() -> None:
         raise AsofError(
-            f"the verb {point.name!r} of {_package(point)} ({point.value}) cannot be loaded: {reason}; "
+            f"the command {point.name!r} of {_package(point)} ({point.value}) cannot be loaded: {reason}; "
             f"repair or uninstall {_package(point)}"
         ) from cause
 
@@ -114,16 +114,16 @@ def _broken(point: EntryPoint, cause: Exception) -> click.Command:
 
 
 class LazyGroup(click.Group):
-    """A group whose commands are imported on use, so that ``asof --help`` and each verb pay only for themselves."""
+    """A group that imports each command only when it is used."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
-        """All verbs, sorted, those of installed packages included; names the ones that are hidden on standard error."""
+        """All commands, sorted, including those of installed packages. Hidden ones are reported on standard error."""
         for line in clashes():
             click.echo(f"asof: {line}", err=True)
         return sorted([*COMMANDS, *plugins()])
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
-        """The verb's command with the shared options added, or None."""
+        """The command with the shared options added, or None."""
         if cmd_name not in COMMANDS:
             point = plugins().get(cmd_name)
             return None if point is None else _load(point)
@@ -134,7 +134,7 @@ class LazyGroup(click.Group):
     def resolve_command(
         self, ctx: click.Context, args: list[str]
     ) -> tuple[str | None, click.Command | None, list[str]]:
-        """As click does, with the closest verb named for a mistyped one."""
+        """As in click, but the error for an unknown command names the closest one."""
         from asof.errors import NotFoundError
 
         if args and not args[0].startswith("-") and args[0] not in COMMANDS and args[0] not in plugins():
@@ -143,13 +143,17 @@ class LazyGroup(click.Group):
 
 
 def _with_json(command: click.Command) -> click.Command:
-    """``--json`` is accepted behind every verb as well as before it."""
+    """``command`` with an option ``--json``, so that it can be given after the command as well as before."""
     for inner in getattr(command, "commands", {}).values():
         _with_json(inner)
     if not any(p.name == "as_json" for p in command.params) and not isinstance(command, click.Group):
         command.params.append(
             click.Option(
-                ["--json", "as_json"], is_flag=True, expose_value=False, callback=_set_json, help="Answer in JSON."
+                ["--json", "as_json"],
+                is_flag=True,
+                expose_value=False,
+                callback=_set_json,
+                help="Print the result as JSON.",
             )
         )
     return command
@@ -162,18 +166,18 @@ def _set_json(ctx: click.Context, _param: click.Parameter, value: bool) -> None:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.option("--repo", metavar="PATH", help="Feature repo; default $ASOF_REPO, then . or ./feature_repo.")
-@click.option("--json", "as_json", is_flag=True, help="Answer in JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 @click.version_option(__version__, prog_name="asof")
 @click.pass_context
 def cli(ctx: click.Context, repo: str | None, as_json: bool) -> None:
-    """Time-true features from Feast definitions: the same value in training, serving and monitoring."""
-    if given := os.environ.get("ASOF_REPO"):  # what a verb starts may run in another folder
+    """Features from Feast definitions, with the same values in training, serving and monitoring."""
+    if given := os.environ.get("ASOF_REPO"):  # a command may start processes in another folder
         os.environ["ASOF_REPO"] = str(Path(given).resolve())
     ctx.obj = {"repo": repo, "json": as_json}
 
 
 def main() -> None:
-    """Entry point of the ``asof`` console script; ``ASOF_DEBUG=1`` shows the traceback of what failed unexpectedly."""
+    """Entry point of the ``asof`` console script; ``ASOF_DEBUG=1`` shows the traceback of an unexpected error."""
     arguments = sys.argv[1:]
     _quiet()
     try:
@@ -186,7 +190,7 @@ def main() -> None:
     except AsofError as error:
         sys.exit(_fail(str(error), error.exit_code, arguments))
     except BrokenPipeError:
-        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the reader left; nothing more can be said to it
+        sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the reader of the pipe has closed it
         sys.exit(0)
     except Exception as error:
         if os.environ.get("ASOF_DEBUG") == "1":
@@ -196,7 +200,7 @@ def main() -> None:
 
 
 def _quiet() -> None:
-    """Keep the warnings of libraries, which resist filters, from the user's terminal; ``ASOF_DEBUG=1`` and ``-W`` let them through."""
+    """Hide the warnings of libraries; ``ASOF_DEBUG=1`` and ``-W`` show them."""
     if not sys.warnoptions and os.environ.get("ASOF_DEBUG") != "1":
         logging.captureWarnings(True)
         logging.getLogger("py.warnings").addHandler(logging.NullHandler())
@@ -216,7 +220,7 @@ def _fail(message: str, code: int, arguments: list[str]) -> int:
 
 
 def repo_option(ctx: click.Context) -> Any:
-    """The ``--repo`` that the command line was given, or None."""
+    """The value of ``--repo``, or None."""
     return ctx.find_root().obj.get("repo")
 
 

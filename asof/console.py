@@ -1,7 +1,7 @@
-"""What a command says: text for people, JSON for programs, progress for the impatient.
+"""Output of commands: results as text or JSON, text tables, and progress lines.
 
-Standard output carries the answer and nothing else; progress and errors go to standard error. With ``--json`` the answer
-is one JSON document. Progress is drawn only on a terminal, and only once a piece of work has taken a second.
+Standard output carries only the result; progress and errors go to standard error. With ``--json`` the result is one JSON
+document. Progress is shown only on a terminal, and only for work that takes longer than a second.
 """
 
 from __future__ import annotations
@@ -16,17 +16,17 @@ from typing import Any
 
 import click
 
-PATIENCE = 1.0
-"""Seconds that work may take before its progress is drawn."""
+SHOW_AFTER = 1.0
+"""Seconds that work must take before its progress is shown."""
 
 
 @dataclass(slots=True)
-class Progress:
-    """A progress line on standard error; silent where that is no terminal.
+class ProgressLine:
+    """A progress line on standard error; prints nothing if that is not a terminal.
 
     Args:
-        label: What is being done.
-        total: How many steps there are; None where that is unknown.
+        label: Name of the work.
+        total: Number of steps; None if it is unknown.
     """
 
     label: str
@@ -39,7 +39,7 @@ class Progress:
         """Record ``steps`` more steps as done."""
         self.done += steps
         now = time.monotonic()
-        if sys.stderr.isatty() and now - self.started > PATIENCE and now - self.drawn > 0.1:
+        if sys.stderr.isatty() and now - self.started > SHOW_AFTER and now - self.drawn > 0.1:
             self.drawn = now
             sys.stderr.write(f"\r\033[K{self.label}: {self._state()}")
             sys.stderr.flush()
@@ -61,9 +61,9 @@ class Progress:
 
 
 @contextmanager
-def progress(label: str, total: int | None = None) -> Iterator[Progress]:
-    """A :class:`Progress` that is erased at the end, also after an error."""
-    line = Progress(label, total)
+def progress(label: str, total: int | None = None) -> Iterator[ProgressLine]:
+    """A :class:`ProgressLine` that is erased at the end of the block, also after an error."""
+    line = ProgressLine(label, total)
     try:
         yield line
     finally:
@@ -71,14 +71,14 @@ def progress(label: str, total: int | None = None) -> Iterator[Progress]:
 
 
 def emit(payload: Mapping[str, Any], text: str) -> None:
-    """Print ``payload`` as JSON where the command was given ``--json``, else ``text``."""
+    """Print ``payload`` as JSON if the command was called with ``--json``, else ``text``."""
     context = click.get_current_context(silent=True)
     as_json = bool(context and context.find_root().obj and context.find_root().obj.get("json"))
     click.echo(json.dumps(payload, default=str, indent=1) if as_json else text)
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as aligned text columns; numbers to the right, floats with four significant digits."""
+    """Rows as aligned text columns; numbers are right-aligned, floats have four significant digits."""
     cells = [[_cell(value) for value in row] for row in rows]
     widths = [max([len(h), *(len(r[i][0]) for r in cells)]) for i, h in enumerate(header)]
     numeric = [bool(cells) and all(r[i][1] for r in cells) for i in range(len(header))]

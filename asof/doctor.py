@@ -1,7 +1,7 @@
-"""What ``asof doctor`` looks at: an installation from the bottom up, each finding with what to do about it.
+"""The checks of ``asof doctor``, each with advice on what to do.
 
-A check never raises and changes nothing but what it names: it starts a Redis in a temporary folder of its own, and the
-repo's embedded Redis if that does not run yet. Checks of a repo run only where there is one.
+A check never raises. The checks start a Redis in a temporary folder, and the repo's embedded Redis if it does not run; they
+change nothing else. Checks of a repo run only if there is one.
 """
 
 from __future__ import annotations
@@ -41,12 +41,12 @@ PLUG_INS = {
     "online_store": "asof.online.RedisOnlineStore",
     "batch_engine": "asof.engine.DuckDBComputeEngine",
 }
-"""Key of ``feature_store.yaml`` -> what it must name for values to be time-true."""
+"""Key of ``feature_store.yaml`` -> the plug-in it must name for values to be point-in-time correct."""
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
-    """What one check found: whether it is in order, what there is, and what to do where it is not."""
+class CheckResult:
+    """The result of one check: whether it passed, what was found, and what to do if it did not pass."""
 
     check: str
     fine: bool
@@ -54,22 +54,22 @@ class Finding:
     advice: str = ""
 
     def to_dict(self) -> dict[str, Any]:
-        """The finding as JSON-ready data."""
+        """The result as JSON-ready data."""
         return asdict(self)
 
 
-def examine(repo: str | Path | None = None) -> Iterator[Finding]:
-    """All findings, in the order in which one would repair them.
+def examine(repo: str | Path | None = None) -> Iterator[CheckResult]:
+    """The results of all checks, in the order in which problems should be fixed.
 
     Args:
-        repo: Feature repo; None looks where every verb looks, and checks the installation alone where none is found.
+        repo: Feature repo; None uses the one that every command would use, or checks only the installation if there is none.
     """
     for name, check in INSTALLATION.items():
         yield from _guarded(name, check)
     try:
         settings = RepoSettings.load(repo)
     except AsofError as error:
-        yield Finding(
+        yield CheckResult(
             "feature repo",
             fine=repo is None and not os.environ.get("ASOF_REPO"),
             found=str(error),
@@ -80,14 +80,14 @@ def examine(repo: str | Path | None = None) -> Iterator[Finding]:
         yield from _guarded(name, partial(repo_check, Repo(settings)))
 
 
-def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+def _guarded(name: str, check: Callable[[], Iterator[CheckResult]]) -> Iterator[CheckResult]:
     try:
         yield from check()
     except AsofError as error:
-        yield Finding(name, fine=False, found=str(error), advice="see the message")
-    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything; the doctor reports it
+        yield CheckResult(name, fine=False, found=str(error), advice="see the message")
+    except Exception as error:  # noqa: BLE001 - a broken installation may raise anything
         said = " ".join(str(error).split())
-        yield Finding(
+        yield CheckResult(
             name,
             fine=False,
             found=f"{type(error).__name__}: {said}",
@@ -95,15 +95,15 @@ def _guarded(name: str, check: Callable[[], Iterator[Finding]]) -> Iterator[Find
         )
 
 
-def _python() -> Iterator[Finding]:
+def _python() -> Iterator[CheckResult]:
     version = ".".join(map(str, sys.version_info[:3]))
     fine = (3, 11) <= sys.version_info[:2] < (3, 13)
-    yield Finding(
+    yield CheckResult(
         "Python", fine, version, "" if fine else "install Python 3.11 or 3.12 and set the environment up again"
     )
 
 
-def _packages() -> Iterator[Finding]:
+def _packages() -> Iterator[CheckResult]:
     wanted = _locked() or _declared()
     wrong = [
         f"{name} {_installed(name) or 'is missing'} ({asked})"
@@ -115,11 +115,13 @@ def _packages() -> Iterator[Finding]:
         if not wrong
         else ", ".join(wrong[:5]) + (f" and {len(wrong) - 5} more" if wrong[5:] else "")
     )
-    yield Finding("packages", not wrong, found, "pip install --require-hashes -r requirements.lock" if wrong else "")
+    yield CheckResult(
+        "packages", not wrong, found, "pip install --require-hashes -r requirements.lock" if wrong else ""
+    )
 
 
 def lock_file() -> Path | None:
-    """``requirements.lock`` of the checkout that this asof runs from; None for an installed wheel."""
+    """``requirements.lock`` of the checkout that asof runs from; None for an installed wheel."""
     candidate = Path(__file__).resolve().parents[1] / "requirements.lock"
     return candidate if candidate.is_file() else None
 
@@ -159,65 +161,65 @@ def _installed(name: str) -> str | None:
         return None
 
 
-def _native() -> Iterator[Finding]:
-    """LightGBM's library needs the system's OpenMP, which slim containers lack."""
+def _native() -> Iterator[CheckResult]:
+    """LightGBM needs the system's OpenMP library, which slim container images lack."""
     spec = importlib.util.find_spec("lightgbm")
     folders = list(spec.submodule_search_locations or ()) if spec else []
     library = next((p for f in folders for p in Path(f).rglob("lib_lightgbm.*")), None)
     if library is None:
-        yield Finding("LightGBM", fine=False, found="its library is missing", advice="pip install lightgbm")
+        yield CheckResult("LightGBM", fine=False, found="its library is missing", advice="pip install lightgbm")
         return
     try:
         ctypes.CDLL(str(library))
     except OSError as error:
-        yield Finding(
+        yield CheckResult(
             "LightGBM", fine=False, found=str(error), advice="install OpenMP (Debian: apt-get install libgomp1)"
         )
     else:
-        yield Finding("LightGBM", fine=True, found="its library loads")
+        yield CheckResult("LightGBM", fine=True, found="its library loads")
 
 
-def _redis_server() -> Iterator[Finding]:
+def _redis_server() -> Iterator[CheckResult]:
     binary = find_server()
     said = subprocess.run([binary, "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
-    yield Finding("redis-server", fine=True, found=f"{said.partition(' sha=')[0].strip()} at {binary}")
+    yield CheckResult("redis-server", fine=True, found=f"{said.partition(' sha=')[0].strip()} at {binary}")
     with tempfile.TemporaryDirectory(prefix="asof-doctor-") as folder:
         server = EmbeddedRedis(Path(folder))
         try:
             server.start()
-            yield Finding("redis-server starts", fine=True, found="it started, answered and stopped")
+            yield CheckResult("redis-server starts", fine=True, found="it started, answered and stopped")
         finally:
             server.stop()
 
 
-def _feature_store(repo: Repo) -> Iterator[Finding]:
+def _feature_store(repo: Repo) -> Iterator[CheckResult]:
     import yaml
 
     path = repo.path / "feature_store.yaml"
     payload = yaml.safe_load(os.path.expandvars(path.read_text()))
     other = {k: _named(payload.get(k)) for k, v in PLUG_INS.items() if _named(payload.get(k)) != v}
-    text = ", ".join(f"{k} is {v!r}" for k, v in other.items()) or f"{path} names asof's four plug-ins"
+    text = ", ".join(f"{k} is {v!r}" for k, v in other.items()) or f"{path} names the four plug-ins of asof"
     advice = "; ".join(f"set {k} to {PLUG_INS[k]}" for k in other)
-    yield Finding("feature_store.yaml", not other, text, advice)
+    yield CheckResult("feature_store.yaml", not other, text, advice)
 
 
 def _named(section: Any) -> Any:
     return section.get("type") if isinstance(section, dict) else section
 
 
-def _writable(repo: Repo) -> Iterator[Finding]:
+def _writable(repo: Repo) -> Iterator[CheckResult]:
     folder = repo.settings.data
     parent = folder if folder.is_dir() else repo.path
     try:
         with tempfile.NamedTemporaryFile(dir=parent):
             pass
     except OSError as error:
-        yield Finding("write access", fine=False, found=str(error), advice=f"make {parent} writable for this user")
+        yield CheckResult("write access", fine=False, found=str(error), advice=f"make {parent} writable for this user")
         return
     free = shutil.disk_usage(parent).free
     enough = free >= LEAST_DISK
-    yield Finding("write access", fine=True, found=f"{parent} can be written")
-    yield Finding(
+    yield CheckResult("write access", fine=True, found=f"{parent} can be written")
+    yield CheckResult(
         "disk space",
         enough,
         f"{free / (1 << 30):.1f} GiB free",
@@ -225,49 +227,49 @@ def _writable(repo: Repo) -> Iterator[Finding]:
     )
 
 
-def _online(repo: Repo) -> Iterator[Finding]:
+def _online(repo: Repo) -> Iterator[CheckResult]:
     from asof.online import connect
 
     settings = repo.settings.online
     if settings.embedded:
         socket = EmbeddedRedis(settings.folder).socket
-        yield Finding("socket path", fine=True, found=f"{socket} ({len(os.fsencode(socket))} of at most 107 bytes)")
+        yield CheckResult("socket path", fine=True, found=f"{socket} ({len(os.fsencode(socket))} of at most 107 bytes)")
     client = connect(settings)
     before = time.time()
     seconds, micros = client.time()
     apart = seconds + micros / 1e6 - (before + time.time()) / 2
-    yield Finding("Redis", fine=True, found=f"{settings.address} answers in {(time.time() - before) * 1e3:.1f} ms")
+    yield CheckResult("Redis", fine=True, found=f"{settings.address} answers in {(time.time() - before) * 1e3:.1f} ms")
     fine = abs(apart) <= GREATEST_CLOCK_ERROR
     advice = "" if fine else "synchronise both clocks (NTP): freshness is judged by them"
-    yield Finding("clock and Redis", fine, f"{apart:+.3f} s apart", advice)
+    yield CheckResult("clock and Redis", fine, f"{apart:+.3f} s apart", advice)
 
 
-def _registry(repo: Repo) -> Iterator[Finding]:
+def _registry(repo: Repo) -> Iterator[CheckResult]:
     services = repo.services()
     found = f"{len(repo.views())} views, services: {', '.join(services)}" if services else "nothing is applied"
-    yield Finding("registry", bool(services), found, "" if services else "asof apply")
+    yield CheckResult("registry", bool(services), found, "" if services else "asof apply")
 
 
-def _contracts(repo: Repo) -> Iterator[Finding]:
+def _contracts(repo: Repo) -> Iterator[CheckResult]:
     from asof.online import Reader
 
     for service in repo.services():
         contract = repo.contract(service)
         differing = Reader(contract, repo.settings.online).check()
         found = "; ".join(differing[:3]) or f"{contract.fingerprint} fits what is in the online store"
-        yield Finding(
+        yield CheckResult(
             f"contract {service}", not differing, found, "asof apply, then asof materialize" if differing else ""
         )
 
 
-def _bundles(repo: Repo) -> Iterator[Finding]:
+def _bundles(repo: Repo) -> Iterator[CheckResult]:
     models = repo.settings.models
     for model in sorted(p.name for p in models.iterdir()) if models.is_dir() else ():
         for version in versions(models, model):
             yield from _guarded(f"model {model} {version}", partial(_bundle, repo, models / model / version))
 
 
-def _bundle(repo: Repo, folder: Path) -> Iterator[Finding]:
+def _bundle(repo: Repo, folder: Path) -> Iterator[CheckResult]:
     bundle = Bundle.open(folder)
     name, contract = f"model {bundle.model} {bundle.version}", bundle.contract
     try:
@@ -275,22 +277,22 @@ def _bundle(repo: Repo, folder: Path) -> Iterator[Finding]:
     except NotFoundError as error:
         differing = [str(error)]
     found = f"needs {differing[0]}" if differing else f"unchanged, fits service {contract.service}"
-    yield Finding(name, not differing, found, f"asof train {bundle.model}" if differing else "")
+    yield CheckResult(name, not differing, found, f"asof train {bundle.model}" if differing else "")
     created = parse_moment(str(bundle.metadata["created"])) / 1e6
     if created > time.time() + 60:
-        yield Finding(
+        yield CheckResult(
             "clock", fine=False, found=f"{name} was made in the future", advice="set this machine's clock (NTP)"
         )
 
 
-INSTALLATION: dict[str, Callable[[], Iterator[Finding]]] = {
+INSTALLATION: dict[str, Callable[[], Iterator[CheckResult]]] = {
     "Python": _python,
     "packages": _packages,
     "LightGBM": _native,
     "redis-server": _redis_server,
 }
 
-REPO: dict[str, Callable[[Repo], Iterator[Finding]]] = {
+REPO: dict[str, Callable[[Repo], Iterator[CheckResult]]] = {
     "feature_store.yaml": _feature_store,
     "write access": _writable,
     "Redis": _online,

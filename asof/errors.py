@@ -1,18 +1,18 @@
-"""Every error that asof raises on purpose.
+"""The exceptions that asof raises.
 
-One root, so that callers can catch everything of ours at once, and one branch for each thing a caller can do about it:
+All have one root, so that callers can catch every error of asof at once:
 
     AsofError                      something failed (exit code 3)
-    ├── UsageError                 the caller asked for something that cannot be (exit code 2)
-    │   ├── NotFoundError          a name that nobody declared
+    ├── UsageError                 the request makes no sense (exit code 2)
+    │   ├── NotFoundError          a name that is not declared
     │   ├── SettingsError          a setting, a declaration or a file of settings is wrong
     │   ├── SchemaError            data does not have the columns or types that were declared
     │   └── RequestError           one row of a request is wrong; names the row and the field
-    ├── CheckFailedError           a check was run and said no (exit code 1)
-    ├── SourceError                data that was declared cannot be read
+    ├── CheckFailedError           a check failed (exit code 1)
+    ├── SourceError                a declared source cannot be read
     ├── TableError                 a table cannot be written
-    ├── OnlineStoreError           Redis is down, full, or answers nonsense
-    ├── ContractError              a contract does not fit what is in the store
+    ├── OnlineStoreError           Redis is down, full, or gave an invalid reply
+    ├── ContractError              a contract does not fit the online store
     ├── BundleError                a model bundle is missing, damaged or from another version
     └── ServiceError               a prediction service does not answer, or not as it should
 
@@ -27,19 +27,19 @@ from typing import ClassVar
 
 
 class AsofError(Exception):
-    """Root of all errors raised on purpose; ``exit_code`` is what the command line ends with."""
+    """Root of all errors of asof; ``exit_code`` is the exit code of the command line."""
 
     exit_code: ClassVar[int] = 3
 
 
 class UsageError(AsofError):
-    """The caller asked for something that cannot be."""
+    """The request makes no sense as it is; the caller must change it."""
 
     exit_code: ClassVar[int] = 2
 
 
 class NotFoundError(UsageError):
-    """A name that nobody declared.
+    """A name that is not declared.
 
     Args:
         kind: What was looked for, in the singular ("feature service").
@@ -79,13 +79,13 @@ class RequestError(UsageError):
 
 
 class CheckFailedError(AsofError):
-    """A check was run and said no."""
+    """A check ran and failed."""
 
     exit_code: ClassVar[int] = 1
 
 
 class SourceError(AsofError):
-    """Data that was declared cannot be read."""
+    """A declared source cannot be read."""
 
 
 class TableError(AsofError):
@@ -93,11 +93,11 @@ class TableError(AsofError):
 
 
 class OnlineStoreError(AsofError):
-    """Redis is down, full, or answers nonsense."""
+    """Redis is down, full, or gave an invalid reply."""
 
 
 class ContractError(AsofError):
-    """A contract does not fit what is in the store."""
+    """A contract does not fit the online store."""
 
 
 class BundleError(AsofError):

@@ -1,7 +1,7 @@
-"""Moments and spans of time, as asof counts them: whole microseconds, UTC.
+"""Converts moments and spans of time to and from whole microseconds, UTC.
 
-A moment is an ``int`` of microseconds since 1970-01-01T00:00:00Z, a span an ``int`` of microseconds. Integers compare,
-subtract and travel exactly; ``datetime`` appears only where people or other libraries meet them. A naive time means UTC.
+A moment is an ``int`` of microseconds since 1970-01-01T00:00:00Z, a span is an ``int`` of microseconds. Integers compare and
+subtract exactly; ``datetime`` is used only at the border to people and other libraries. A naive time means UTC.
 """
 
 from __future__ import annotations
@@ -70,7 +70,7 @@ def parse_span(text: str) -> int:
 
 
 def format_moment(micros: int) -> str:
-    """ISO 8601 with a trailing Z, microseconds only when there are any."""
+    """ISO 8601 with a trailing Z; microseconds only if they are not zero."""
     return from_micros(micros).isoformat().replace("+00:00", "Z")
 
 

@@ -1,21 +1,22 @@
-"""The prediction log: what was asked, seen and answered, in Parquet by model and hour.
+"""Writes and reads the prediction log: requests, features and predictions, in Parquet files by model and hour.
 
-Serving writes it, monitoring reads it. Files are ``<predictions>/<model>/hour=<YYYY-MM-DDTHH>/part-<id>.parquet``, the
-hour being the UTC hour of the row's own moment ``at`` (in a replay long ago, in live traffic now). A file appears whole
-by rename and never changes, so a reader needs no lock and a crash leaves nothing half-written. A row has::
+Serving writes the log, monitoring reads it. Files are ``<predictions>/<model>/hour=<YYYY-MM-DDTHH>/part-<id>.parquet``; the
+hour is the UTC hour of the row's moment ``at`` (in a replay, a moment of the past). A file is written under another name and
+renamed when it is complete, and never changes after that, so readers need no lock and a crash leaves no partial file. The
+columns are::
 
     request_id, row          the request and the 0-based position in it
     model, model_version     the bundle, and the fingerprint of its contract
     fingerprint
-    served_at                when the answer was made, by the server's clock
+    served_at                when the prediction was made, by the server's clock
     at                       the moment that the features were read for
-    as_of                    the moment whose values they are: ``at``, or the watermark of a stream where it was earlier
-    score, decision          what was answered
+    as_of                    the moment of the values: ``at``, or the watermark of a stream if that was earlier
+    score, decision          the prediction
     key.<name>               the entity keys                              as declared
     request.<name>           the request fields                           as declared
     feature.<name>           the vector, null for missing                 as declared
     status.<name>            uint8 of each feature: PRESENT 0, NULL 1, OUTSIDE_MAX_AGE 2, NOT_FOUND 3
-    event_time.<view alias>  newest event or row of the view that was known at ``at``; null where there was none
+    event_time.<view alias>  newest event or row of the view that was known at ``at``; null if there was none
 """
 
 from __future__ import annotations
@@ -65,13 +66,13 @@ class Entry:
     """The n rows of one answered request.
 
     Attributes:
-        request_id: As given or made.
+        request_id: As given, or generated.
         served_at: Microseconds, wall clock.
         at: ``int64[n]`` microseconds, the moment of each row.
         as_of: ``int64[n]`` microseconds, the moment whose stored features were seen, see :class:`asof.online.Vectors`.
         keys: Key -> n values.
         request: Request field -> n values.
-        vector: ``float64[n, F]``, one column for each feature of the service; NaN for missing, and where not numeric.
+        vector: ``float64[n, F]``, one column for each feature of the service; NaN for missing and for non-numeric features.
         objects: Non-numeric feature -> n values.
         statuses: ``uint8[n, F]``.
         event_times: ``int64[n, V]`` microseconds, a column for each view; -1 for none.
@@ -94,7 +95,7 @@ class Entry:
 
 
 def arrow_type(dtype: str) -> pa.DataType:
-    """The log's type for a feature type; types without one of their own are kept as text."""
+    """The log's Arrow type for a feature type; unknown types are stored as text."""
     if dtype.startswith("array(") and dtype.endswith(")"):
         return pa.list_(arrow_type(dtype[6:-1]))
     return pa.string() if dtype in _AS_TEXT else COLUMN_TYPES.get(dtype, pa.string())
@@ -112,7 +113,7 @@ def schema(contract: Contract) -> pa.Schema:
 
 
 def to_table(contract: Contract, model: str, version: str, entries: Sequence[Entry]) -> pa.Table:
-    """The entries as rows of the log, in their order."""
+    """The rows of the entries as a table of the log, in their order."""
     counts = [len(e.at) for e in entries]
     ids = [e.request_id.encode() for e, n in zip(entries, counts, strict=True) for _ in range(n)]
     served = np.repeat(np.array([e.served_at for e in entries], dtype=np.int64), counts)
@@ -139,9 +140,9 @@ def hour_name(at: int) -> str:
 
 
 def write(predictions: Path, model: str, table: pa.Table) -> list[Path]:
-    """Add ``table`` to the log of ``model``: one new file for each hour that its rows belong to, each appearing whole.
+    """Add ``table`` to the log of ``model``: one new file for each hour of its rows.
 
-    All files are complete before the first appears, so that a full disk leaves none of them.
+    All files are complete before the first is renamed, so that a full disk leaves none of them.
 
     Raises:
         OSError: The disk is full or not writable.
@@ -179,7 +180,7 @@ def scan(
         start: First moment, microseconds.
         end: Moment after the last, microseconds.
         columns: Columns to read; by default all that a file has.
-        report: Called with one line for each file that cannot be used (truncated, foreign, without a column asked for).
+        report: Called with one line for each file that cannot be used (truncated, not a log, or without a requested column).
 
     Yields:
         One table for each file that has such rows; files of other model versions may have other features.
@@ -203,7 +204,7 @@ def files(predictions: Path, model: str, start: int, end: int) -> list[Path]:
 
 
 def remove_leftovers(predictions: Path, model: str, older_than: timedelta = timedelta(hours=1)) -> int:
-    """Delete what killed writers left behind; files younger than ``older_than`` may still be being written."""
+    """Delete unfinished files of killed writers; files younger than ``older_than`` may still be in use. Returns their number."""
     limit, removed = time.time() - older_than.total_seconds(), 0
     for path in (predictions / model).glob("hour=*/.part-*.tmp"):
         try:
@@ -276,8 +277,8 @@ def _listed(parts: Iterable[Sequence[Any]], dtype: str) -> pa.Array:
     return _texts([b"" if v is None else v if isinstance(v, bytes) else str(v).encode() for v in values], kind, missing)
 
 
-# pa.array() and to_numpy() import pandas, to ask whether it was given or asked for. A serving worker has no other use for
-# pandas, and the second that the import takes would be a second in the way of answers. So columns are made of buffers.
+# pa.array() and to_numpy() import pandas to check for its types. A serving worker does not need pandas, whose import takes a
+# second, so columns are built from buffers.
 
 
 def _integers(moments: pa.ChunkedArray) -> NDArray[np.int64]:

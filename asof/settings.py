@@ -1,8 +1,8 @@
-"""What a feature repo is configured to use, read without Feast.
+"""The settings of a feature repo, read from ``feature_store.yaml`` without Feast.
 
-``feature_store.yaml`` stays the one place of configuration. Feast reads it for Feast; this module reads the few values
-that a process needs which must not import Feast (a serving worker, the embedded Redis), with the same rules: environment
-variables are expanded, relative paths start at the repo. Nothing is read at import.
+Feast reads the same file. This module reads the values needed by processes that must not import Feast, such as a serving
+worker, with Feast's rules: environment variables are expanded, and relative paths start at the repo. Nothing is read at
+import.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from typing import Any, Self
 from asof.errors import SettingsError
 
 EMBEDDED = "embedded"
-"""The ``connection_string`` that means: a redis-server of the repo's own."""
+"""The ``connection_string`` for a redis-server that belongs to the repo."""
 
 _ONLINE_KEYS = {
     "type", "connection_string", "redis_type", "sentinel_master", "key_ttl_seconds", "connect_timeout", "read_timeout", "retries",
@@ -36,13 +36,13 @@ class OnlineSettings:
 
     Attributes:
         connection_string: ``embedded``, or an address as Feast writes it (``host:port,key=value,...``).
-        folder: Where an embedded Redis keeps its socket and its data.
+        folder: Folder of an embedded Redis's socket and data.
         connect_timeout: Seconds to wait for a connection.
         read_timeout: Seconds to wait for an answer.
-        retries: How often a command that lost its connection is tried again.
+        retries: How often a command is repeated after its connection was lost.
         redis_type: ``redis``, ``redis_sentinel`` or ``redis_cluster``, as Feast names them.
         sentinel_master: Name of the master that Sentinel watches.
-        key_ttl_seconds: Seconds after its last write after which Redis may forget a key, 0 for never.
+        key_ttl_seconds: Seconds after its last write until Redis deletes a key; 0 for never.
     """
 
     connection_string: str = field(repr=False)
@@ -62,7 +62,7 @@ class OnlineSettings:
 
     @property
     def embedded(self) -> bool:
-        """Whether the repo owns its redis-server."""
+        """Whether the repo uses an embedded redis-server."""
         return self.connection_string == EMBEDDED
 
     @property
@@ -73,7 +73,7 @@ class OnlineSettings:
 
 @dataclass(frozen=True, slots=True)
 class RepoSettings:
-    """A feature repo and where its parts lie. Everything that asof itself writes lies below :attr:`data`."""
+    """A feature repo and its folders. Everything that asof writes is below :attr:`data`."""
 
     path: Path
     project: str
@@ -81,7 +81,7 @@ class RepoSettings:
 
     @property
     def data(self) -> Path:
-        """Folder of everything that is written, ``data`` in the repo."""
+        """The folder ``data`` in the repo, which holds everything that asof writes."""
         return self.path / "data"
 
     @property
@@ -109,7 +109,7 @@ class RepoSettings:
         """The settings of the repo at ``path``; without one, of ``$ASOF_REPO``, ``.`` or ``./feature_repo``.
 
         Raises:
-            SettingsError: There is no ``feature_store.yaml``, or it is not what asof or Feast understands.
+            SettingsError: There is no ``feature_store.yaml``, or it is invalid.
         """
         root = find_repo(path)
         text = (root / "feature_store.yaml").read_text()

@@ -51,7 +51,7 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
 
     When stopped, a worker reports that it is not ready, answers the remaining requests and writes its prediction log. When
     killed (kill -9), it loses the rows of the last 2 seconds and of the file that it was writing. Environment variables set
-    these times and the limits on requests: see docs/serving.md.
+    these times and the limits on requests: see docs/configuration.md.
 
     Example: asof serve fraud --port 3000
     """

@@ -236,9 +236,9 @@ def test_built_in_verbs_win(installed: Path) -> None:
     """A package cannot replace a verb: the help names each verb that is ignored, and why."""
     listed = _asof("--help", cwd=installed)
 
-    assert "asof: the verb 'ingest' of first (greeting:greet) is ignored: 'ingest' is built in\n" in listed.stderr
+    assert "asof: the command 'ingest' of first (greeting:greet) is ignored: 'ingest' is built in\n" in listed.stderr
     assert (
-        "asof: the verb 'greet' of second (elsewhere:greet) is ignored: 'greet' is the one of first\n" in listed.stderr
+        "asof: the command 'greet' of second (elsewhere:greet) is ignored: 'greet' comes from first\n" in listed.stderr
     )
     assert "Add the rows of Parquet or CSV files" in _asof("ingest", "--help", cwd=installed).stdout
 

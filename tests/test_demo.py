@@ -1,4 +1,4 @@
-"""The stage of the demo: it clears only what is its own, stops what it started, and reports what happened."""
+"""The workspace of a demo: it deletes only its own files, stops what it started, and reports each step."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import pytest
 from click.testing import CliRunner
 
 from asof import cli as roof
-from asof.demo import MARKER, Script, Stage, prepare, service
+from asof.commands.demo_workspace import MARKER, DemoConfig, DemoWorkspace, prepare, service
 from asof.errors import AsofError, SettingsError, UsageError
 
 SERVER = """
@@ -47,10 +47,10 @@ def _gone(pid: int) -> bool:
 
 def test_demo_copies_definitions_and_no_data(tmp_path: Path, source: Path) -> None:
     """The demo's feature repo has the definitions and what Feast must ignore, and none of the data."""
-    stage, again = prepare(tmp_path / "demo", source)
+    workspace, again = prepare(tmp_path / "demo", source)
 
     assert not again
-    assert sorted(p.name for p in stage.repo.iterdir()) == [".feastignore", "feature_store.yaml", "views.py"]
+    assert sorted(p.name for p in workspace.repo.iterdir()) == [".feastignore", "feature_store.yaml", "views.py"]
 
 
 def test_demo_refuses_a_folder_that_is_not_its_own(tmp_path: Path, source: Path) -> None:
@@ -58,7 +58,7 @@ def test_demo_refuses_a_folder_that_is_not_its_own(tmp_path: Path, source: Path)
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.txt").write_text("years of work")
 
-    with pytest.raises(UsageError, match="holds files that are not a demo's"):
+    with pytest.raises(UsageError, match="holds files and is not the folder of a demo"):
         prepare(tmp_path / "mine", source)
 
     assert (tmp_path / "mine" / "thesis.txt").read_text() == "years of work"
@@ -124,12 +124,12 @@ def test_failed_verb_stops_the_demo(tmp_path: Path) -> None:
     (tmp_path / "feature_repo").mkdir()
 
     with pytest.raises(AsofError, match=r"stopped at `asof tables` \(exit code 2\): no feature_store.yaml"):
-        Stage(tmp_path, total=1).asof("tables")
+        DemoWorkspace(tmp_path, total=1).asof("tables")
 
 
-def test_example_has_a_script(root: Path) -> None:
+def test_example_has_a_demo_file(root: Path) -> None:
     """The example's demo.yaml names its model, its tables and how to make data for them."""
-    script = Script.load(root / "feature_repo")
+    script = DemoConfig.load(root / "feature_repo")
 
     assert (script.model, script.tables, script.test_start) == (
         "fraud",
@@ -138,18 +138,18 @@ def test_example_has_a_script(root: Path) -> None:
     )
 
 
-def test_script_with_unknown_keys_is_refused(tmp_path: Path) -> None:
+def test_a_demo_file_with_unknown_keys_is_refused(tmp_path: Path) -> None:
     """A demo.yaml that is not what is expected is named, with the keys that it should have."""
     (tmp_path / "demo.yaml").write_text("model: m\ntables: [t]\ntest_start: 2020-01-01\ncolour: red\n")
 
     with pytest.raises(SettingsError, match=r"demo.yaml: expected the keys model, tables, .*colour"):
-        Script.load(tmp_path)
+        DemoConfig.load(tmp_path)
 
 
-def test_repo_without_a_script_has_no_demo(tmp_path: Path) -> None:
+def test_repo_without_a_demo_file_has_no_demo(tmp_path: Path) -> None:
     """A feature repo without demo.yaml is told to be none."""
     with pytest.raises(SettingsError, match=r"has no demo.yaml"):
-        Script.load(tmp_path)
+        DemoConfig.load(tmp_path)
 
 
 def test_missing_data_file_is_wrong_use(tmp_path: Path, root: Path) -> None:
@@ -172,12 +172,12 @@ def test_missing_data_file_is_wrong_use(tmp_path: Path, root: Path) -> None:
 
 def test_table_has_every_step_and_the_total(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The final table names each step, what happened and its seconds; what was not expected stands out."""
-    stage = Stage(tmp_path, total=2)
-    with stage.step("first") as step:
+    workspace = DemoWorkspace(tmp_path, total=2)
+    with workspace.step("first") as step:
         step.happened = "went well"
-    with stage.step("second") as step:
+    with workspace.step("second") as step:
         step.happened, step.fine = "3 mismatches", False
-    lines = stage.table().splitlines()
+    lines = workspace.table().splitlines()
 
     assert [line.split("  ")[0] for line in lines] == ["step", "------", "first", "second", "total"]
     assert "UNEXPECTED: 3 mismatches" in lines[3]

@@ -34,7 +34,7 @@ def repo(tmp_path: Path) -> Repo:
     return Repo(RepoSettings.load(tmp_path))
 
 
-def _only(findings: Iterator[doctor.Finding], check: str) -> doctor.Finding:
+def _only(findings: Iterator[doctor.CheckResult], check: str) -> doctor.CheckResult:
     return next(f for f in findings if f.check == check)
 
 

@@ -14,7 +14,7 @@ import click
 
 from asof.bundle import Bundle, versions
 from asof.cli import repo_option
-from asof.console import PATIENCE, emit, table
+from asof.console import SHOW_AFTER, emit, table
 from asof.errors import BundleError, NotFoundError
 from asof.instants import parse_moment
 from asof.repo import Repo
@@ -191,7 +191,7 @@ def _status() -> Iterator[Callable[[str], None]]:
     started, shown = time.monotonic(), sys.stderr.isatty()
 
     def say(what: str) -> None:
-        if shown and time.monotonic() - started > PATIENCE:
+        if shown and time.monotonic() - started > SHOW_AFTER:
             sys.stderr.write(f"\r\033[K{what} ...")
             sys.stderr.flush()
 

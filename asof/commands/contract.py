@@ -1,4 +1,4 @@
-"""``asof plan`` and ``asof apply``: from definitions to the registry."""
+"""``asof plan`` and ``asof apply``: compare the repo's definitions with the registry, and register them."""
 
 from __future__ import annotations
 
@@ -17,9 +17,9 @@ _SIGNS = {"add": "+", "change": "~", "remove": "-"}
 @click.command()
 @click.pass_context
 def plan(ctx: click.Context) -> None:
-    """Show what `asof apply` would change, and which trained models the change would break.
+    """Show what `asof apply` would change and which trained models that would break.
 
-    Nothing is changed; the exit code is 0 whatever the answer is.
+    Changes nothing. The exit code is 0 even if models would break.
 
     Example: asof plan
     """
@@ -30,7 +30,9 @@ def plan(ctx: click.Context) -> None:
 @click.command()
 @click.pass_context
 def apply(ctx: click.Context) -> None:
-    """Register the repo's definitions and prepare the online store, as `feast apply` does, and say what changed.
+    """Register the repo's definitions and show what changed.
+
+    Does what `feast apply` does, which also prepares the online store.
 
     Example: asof apply
     """

@@ -1,4 +1,4 @@
-"""``asof demo``: the whole loop once, every step a verb of the command line. The second module that may reach every room."""
+"""``asof demo``: runs the whole loop once. Each step is a command that runs in a process of its own."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from typing import Any
 
 import click
 
-from asof import demo as stages
 from asof.cli import repo_option
+from asof.commands import demo_workspace as workspaces
+from asof.commands.demo_workspace import DemoConfig, DemoWorkspace
 from asof.console import emit
-from asof.demo import Script, Stage
 from asof.errors import SettingsError, UsageError
 from asof.instants import DAY, parse_moment
 from asof.settings import find_repo
@@ -25,31 +25,31 @@ TOTAL = 13
 """Steps of a demo."""
 
 NAMED = 4
-"""Drifted columns that the table names."""
+"""Most drifted columns that the table names."""
 
 
 @dataclass
-class Play:
-    """A demo under way.
+class DemoRun:
+    """The state of one demo.
 
     Attributes:
-        stage: Where it plays.
-        script: What the feature repo says about it.
+        workspace: Its folder and the steps so far.
+        config: The repo's ``demo.yaml``.
         data: The file of rows.
-        options: Options of ``asof simulate``; None where the file was given.
-        small: Whether the simulated data is too small for the model's thresholds to mean anything.
-        span: First moment of the replayed span and the one after the last, ISO 8601; known once a model was trained.
+        options: Options of ``asof simulate``; None if the file was given.
+        small: Whether the simulated data is too small for the model's thresholds to be meaningful.
+        span: Start (included) and end (excluded) of the replayed span, ISO 8601; set when the model is trained.
     """
 
-    stage: Stage
-    script: Script
+    workspace: DemoWorkspace
+    config: DemoConfig
     data: Path
     options: dict[str, Any] | None
     small: bool = False
     span: tuple[str, str] = ("", "")
 
 
-Act = Callable[[Play, stages.Step], None]
+StepFunction = Callable[[DemoRun, workspaces.DemoStep], None]
 
 
 @click.command()
@@ -67,37 +67,40 @@ Act = Callable[[Play, stages.Step], None]
     default="demo",
     show_default=True,
     type=click.Path(path_type=Path),
-    help="Folder to play in; an earlier demo there is cleared away.",
+    help="Folder of the demo; an earlier demo in it is deleted.",
 )
 @click.pass_context
 def demo(ctx: click.Context, data: Path | None, small: bool, into: Path) -> None:
     """Run the whole loop once: data, apply, ingest, train, build, serve, replay a week, profile, drift, skew.
 
-    Works on a copy of the feature repo in DIR and touches nothing else. Exit code 1 when something is not as it must be:
-    a served value that differs from the recomputed one, a model below its thresholds, drift that goes unnoticed.
+    Works on a copy of the feature repo in DIR and changes nothing else. Exit code 1 if a served value differs from the
+    recomputed one, the model misses a threshold, or drift is not detected.
 
     Example: asof demo --data rows.parquet
     """
     source = _source(repo_option(ctx))
-    script = Script.load(source)
+    config = DemoConfig.load(source)
     if data is not None and not data.exists():
         raise UsageError(f"there is no file {data}; name a Parquet or CSV file, or leave --data out to simulate one")
-    stage, again = stages.prepare(into.resolve(), source)
-    stage.total = TOTAL
-    click.echo(f"{'Cleared the last demo away; playing' if again else 'Playing'} in {into}", err=True)
-    options = None if data else dict(script.simulate_small if small else script.simulate)
-    play = Play(stage, script, data.resolve() if data else stage.folder / "data.parquet", options, small)
+    workspace, again = workspaces.prepare(into.resolve(), source)
+    workspace.total = TOTAL
+    click.echo(f"{'Deleted the last demo; running' if again else 'Running'} in {into}", err=True)
+    options = None if data else dict(config.simulate_small if small else config.simulate)
+    run = DemoRun(workspace, config, data.resolve() if data else workspace.folder / "data.parquet", options, small)
     try:
-        _run(play)
+        _run(run)
     finally:
-        stages.stop_redis(stage.repo)
-    fine = all(step.fine for step in stage.steps)
-    emit({"fine": fine, "steps": [s.to_dict() for s in stage.steps]}, f"\n{stage.table()}\n\n{_what_next(play, into)}")
+        workspaces.stop_redis(workspace.repo)
+    fine = all(step.fine for step in workspace.steps)
+    emit(
+        {"fine": fine, "steps": [s.to_dict() for s in workspace.steps]},
+        f"\n{workspace.table()}\n\n{_what_next(run, into)}",
+    )
     ctx.exit(0 if fine else 1)
 
 
 def _source(given: str | None) -> Path:
-    """The feature repo to copy: as every verb finds it, else the one of the checkout."""
+    """The feature repo to copy: the one that every command would use, else the one of the source checkout."""
     try:
         return find_repo(given)
     except SettingsError:
@@ -107,9 +110,9 @@ def _source(given: str | None) -> Path:
         return own
 
 
-def _run(play: Play) -> None:
-    _acts(
-        play,
+def _run(run: DemoRun) -> None:
+    _steps(
+        run,
         {
             "data": _data,
             "apply": _apply,
@@ -119,9 +122,9 @@ def _run(play: Play) -> None:
             "materialize": _materialize,
         },
     )
-    _serve_and_replay(play)
-    _acts(
-        play,
+    _serve_and_replay(run)
+    _steps(
+        run,
         {
             "profile": _profile,
             "drift": _drift,
@@ -132,31 +135,31 @@ def _run(play: Play) -> None:
     )
 
 
-def _acts(play: Play, acts: dict[str, Act]) -> None:
-    for name, act in acts.items():
-        with play.stage.step(name) as step:
-            act(play, step)
+def _steps(run: DemoRun, functions: dict[str, StepFunction]) -> None:
+    for name, function in functions.items():
+        with run.workspace.step(name) as step:
+            function(run, step)
 
 
-def _data(play: Play, step: stages.Step) -> None:
-    if play.options is None:
-        step.happened = f"{play.data.name}, {play.data.stat().st_size / 1e6:.0f} MB"
+def _data(run: DemoRun, step: workspaces.DemoStep) -> None:
+    if run.options is None:
+        step.happened = f"{run.data.name}, {run.data.stat().st_size / 1e6:.0f} MB"
         return
-    options = [text for name, value in play.options.items() for text in (f"--{name}", str(value))]
-    answer = play.stage.asof("simulate", *options, "-o", str(play.data))
-    step.happened = f"simulated {answer['rows']:,} rows ({', '.join(f'{n} {v}' for n, v in play.options.items())})"
+    options = [text for name, value in run.options.items() for text in (f"--{name}", str(value))]
+    answer = run.workspace.asof("simulate", *options, "-o", str(run.data))
+    step.happened = f"simulated {answer['rows']:,} rows ({', '.join(f'{n} {v}' for n, v in run.options.items())})"
 
 
-def _apply(play: Play, step: stages.Step) -> None:
-    changes = play.stage.asof("apply")["changes"]
+def _apply(run: DemoRun, step: workspaces.DemoStep) -> None:
+    changes = run.workspace.asof("apply")["changes"]
     kinds = [c["kind"] for c in changes if c["action"] == "add"]
     step.happened = ", ".join(f"{kinds.count(k)} x {k}" for k in dict.fromkeys(kinds))
 
 
-def _ingest(play: Play, step: stages.Step) -> None:
+def _ingest(run: DemoRun, step: workspaces.DemoStep) -> None:
     told = []
-    for table in play.script.tables:
-        answer = play.stage.asof("ingest", table, str(play.data))
+    for table in run.config.tables:
+        answer = run.workspace.asof("ingest", table, str(run.data))
         told.append(f"{table} {answer['rows_added']:,} rows")
         step.fine &= answer["rows_added"] > 0
         if answer["quarantined"]:
@@ -164,15 +167,15 @@ def _ingest(play: Play, step: stages.Step) -> None:
     step.happened = ", ".join(told)
 
 
-def _train(play: Play, step: stages.Step) -> None:
-    """Train on the declared span if the data reaches it; a model that misses a threshold is served, and not called fine.
+def _train(run: DemoRun, step: workspaces.DemoStep) -> None:
+    """Train on the declared span if the data covers it. A model that misses a threshold is still served, but the step is not fine.
 
-    A small simulation is too easy in parts and too noisy in others, so its thresholds are reported and not judged.
+    With a small simulation the thresholds are only reported, because its metrics are too noisy to judge.
     """
-    start = ("--test-start", play.script.test_start) if _reaches(play) else ()
-    answer = play.stage.asof("train", play.script.model, *start, "--force")
+    start = ("--test-start", run.config.test_start) if _reaches(run) else ()
+    answer = run.workspace.asof("train", run.config.model, *start, "--force")
     split = answer["split"]
-    play.span = (split["test_start"], split["test_end"])
+    run.span = (split["test_start"], split["test_end"])
     figures = ", ".join(f"{name} {figure['value']:.3f}" for name, figure in answer["metrics"].items())
     learned, judged = (
         f"{split[f'{part}_rows']:,} rows ({split[f'{part}_positives']:,} positive)" for part in ("train", "test")
@@ -180,14 +183,14 @@ def _train(play: Play, step: stages.Step) -> None:
     step.happened = f"learned from {learned}, judged on {judged}: {figures}"
     if answer["missed"]:
         step.happened += f"; below its threshold: {', '.join(answer['missed'])}"
-    step.fine = not answer["leaks"] and (play.small or not answer["missed"])
+    step.fine = not answer["leaks"] and (run.small or not answer["missed"])
 
 
-def _reaches(play: Play) -> bool:
-    """Whether the tables hold rows beyond the declared test start's week, and before it."""
-    states = {s["table"]: s for s in play.stage.asof("tables")["tables"]}
-    first, last = (states[play.script.tables[0]][name] for name in ("first", "last"))
-    start = parse_moment(play.script.test_start)
+def _reaches(run: DemoRun) -> bool:
+    """Whether the tables hold rows before the declared test start and for the week after it."""
+    states = {s["table"]: s for s in run.workspace.asof("tables")["tables"]}
+    first, last = (states[run.config.tables[0]][name] for name in ("first", "last"))
+    start = parse_moment(run.config.test_start)
     return _micros(first) <= start - 14 * DAY and start + 7 * DAY <= _micros(last) + DAY
 
 
@@ -195,24 +198,24 @@ def _micros(moment: Any) -> int:
     return moment if isinstance(moment, int) else parse_moment(str(moment))
 
 
-def _build(play: Play, step: stages.Step) -> None:
-    step.happened = str(play.stage.asof("build", play.script.model)["tag"])
+def _build(run: DemoRun, step: workspaces.DemoStep) -> None:
+    step.happened = str(run.workspace.asof("build", run.config.model)["tag"])
 
 
-def _materialize(play: Play, step: stages.Step) -> None:
-    views = play.stage.asof("materialize", "--to", play.span[0])["views"]
-    step.happened = f"{', '.join(v['view'] for v in views)}, as known on {play.span[0]}"
+def _materialize(run: DemoRun, step: workspaces.DemoStep) -> None:
+    views = run.workspace.asof("materialize", "--to", run.span[0])["views"]
+    step.happened = f"{', '.join(v['view'] for v in views)}, as known on {run.span[0]}"
 
 
-def _serve_and_replay(play: Play) -> None:
-    stage, model = play.stage, play.script.model
-    command = [sys.executable, "-m", "asof", "--repo", str(stage.repo), "serve", model, "--port", "{port}"]
+def _serve_and_replay(run: DemoRun) -> None:
+    workspace, model = run.workspace, run.config.model
+    command = [sys.executable, "-m", "asof", "--repo", str(workspace.repo), "serve", model, "--port", "{port}"]
     with ExitStack() as running:
-        with stage.step("serve") as step:
-            address = running.enter_context(stages.service(command, stage.folder / "service.log"))
+        with workspace.step("serve") as step:
+            address = running.enter_context(workspaces.service(command, workspace.folder / "service.log"))
             step.happened = f"ready at {address}"
-        with stage.step("replay") as step:
-            answer = stage.asof("replay", model, "--from", play.span[0], "--to", play.span[1], "--url", address)
+        with workspace.step("replay") as step:
+            answer = workspace.asof("replay", model, "--from", run.span[0], "--to", run.span[1], "--url", address)
             latency = ", ".join(f"{name} {value:.1f} ms" for name, value in answer["latency_ms"].items())
             step.happened = (
                 f"{answer['answered']:,} requests answered, {answer['rows_per_second']:,.0f} a second; {latency}"
@@ -220,41 +223,41 @@ def _serve_and_replay(play: Play) -> None:
             step.fine = answer["answered"] > 0 and not answer["failed"]
 
 
-def _profile(play: Play, step: stages.Step) -> None:
-    profiles = play.stage.asof("profile", play.script.model, *_span(play))["profiles"]
+def _profile(run: DemoRun, step: workspaces.DemoStep) -> None:
+    profiles = run.workspace.asof("profile", run.config.model, *_span(run))["profiles"]
     step.happened = f"{len(profiles)} whylogs profiles of {sum(p['rows'] for p in profiles):,} predictions"
 
 
-def _drift(play: Play, step: stages.Step) -> None:
-    """The week as it was: what drifted in it did drift, so that no verdict is wrong; the report says what and why."""
-    step.happened = _verdict(play.stage.asof("drift", play.script.model, *_span(play)))
+def _drift(run: DemoRun, step: workspaces.DemoStep) -> None:
+    """Drift in the unchanged week. Any verdict is accepted: the data may really have drifted."""
+    step.happened = _verdict(run.workspace.asof("drift", run.config.model, *_span(run)))
 
 
-def _manipulated(play: Play, step: stages.Step) -> None:
-    """The same week with a request field in another unit; here drift must be found."""
-    copy, scales = play.stage.folder / "manipulated", []
-    for name, factor in play.script.manipulate.items():
+def _manipulated(run: DemoRun, step: workspaces.DemoStep) -> None:
+    """Drift in the same week with one request field in another unit; here drift must be found."""
+    copy, scales = run.workspace.folder / "manipulated", []
+    for name, factor in run.config.manipulate.items():
         scales += ["--scale", f"{name}={factor}"]
-    play.stage.asof("drill", play.script.model, *_span(play), *scales, "-o", str(copy))
-    page = play.stage.repo / "data" / "reports" / f"drift-{play.script.model}-manipulated.html"
-    answer = play.stage.asof("drift", play.script.model, *_span(play), "--log", str(copy), "--html", str(page))
+    run.workspace.asof("drill", run.config.model, *_span(run), *scales, "-o", str(copy))
+    page = run.workspace.repo / "data" / "reports" / f"drift-{run.config.model}-manipulated.html"
+    answer = run.workspace.asof("drift", run.config.model, *_span(run), "--log", str(copy), "--html", str(page))
     step.happened = f"{', '.join(scales[1::2]).replace('=', ' x ')}: {_verdict(answer)}"
     step.fine = bool(answer["drift"])
 
 
-def _skew(play: Play, step: stages.Step) -> None:
-    answer = play.stage.asof("skew", play.script.model, *_span(play))
+def _skew(run: DemoRun, step: workspaces.DemoStep) -> None:
+    answer = run.workspace.asof("skew", run.config.model, *_span(run))
     step.happened = str(answer["summary"])
     step.fine = answer["mismatches"] == 0 and answer["rows"] > 0
 
 
-def _performance(play: Play, step: stages.Step) -> None:
-    answer = play.stage.asof("performance", play.script.model, *_span(play))
+def _performance(run: DemoRun, step: workspaces.DemoStep) -> None:
+    answer = run.workspace.asof("performance", run.config.model, *_span(run))
     step.happened = str(answer["summary"])
 
 
-def _span(play: Play) -> tuple[str, ...]:
-    return ("--from", play.span[0], "--to", play.span[1])
+def _span(run: DemoRun) -> tuple[str, ...]:
+    return ("--from", run.span[0], "--to", run.span[1])
 
 
 def _verdict(answer: dict[str, Any]) -> str:
@@ -267,12 +270,12 @@ def _verdict(answer: dict[str, Any]) -> str:
     )
 
 
-def _what_next(play: Play, into: Path) -> str:
-    repo, model, asof = into / "feature_repo", play.script.model, _command()
+def _what_next(run: DemoRun, into: Path) -> str:
+    repo, model, asof = into / "feature_repo", run.config.model, _command()
     verbs = {
         f"drift {model}": "what changed, feature by feature",
         f"serve {model}": "answer requests at http://127.0.0.1:3000",
-        "doctor": "is everything in order?",
+        "doctor": "check the installation and the repo",
     }
     width = max(map(len, verbs))
     return "\n".join(
@@ -285,7 +288,7 @@ def _what_next(play: Play, into: Path) -> str:
 
 
 def _command() -> str:
-    """How this asof is called from here: by name where the shell finds it, else by its path in the virtual environment."""
+    """The command to call asof with: ``asof`` if it is on PATH, else its path in the virtual environment."""
     installed = Path(sys.executable).with_name("asof")
     found = shutil.which("asof")
     if found and Path(found).resolve() == installed.resolve():

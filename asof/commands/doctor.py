@@ -1,4 +1,4 @@
-"""``asof doctor``: is everything here in order, and if not, what to do."""
+"""``asof doctor``: checks the installation and the feature repo."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from asof.console import emit, table
 @click.command()
 @click.pass_context
 def doctor(ctx: click.Context) -> None:
-    """Check the installation and the feature repo; say what to do about what is wrong.
+    """Check the installation and the feature repo.
 
-    Looks at Python, the installed packages against the lock, Redis, disk, feature_store.yaml, the registry, what is in the
-    online store against every contract, and every trained model. Exit code 1 when something is wrong.
+    Checks Python, the installed packages, Redis, disk, feature_store.yaml, the registry, the online store against every
+    contract, and every trained model, and says how to fix each problem. Exit code 1 if there is a problem.
 
     \b
     Example:
@@ -27,7 +27,7 @@ def doctor(ctx: click.Context) -> None:
     wrong = [f for f in findings if not f.fine]
     rows = [("ok" if f.fine else "WRONG", f.check, f.found, f.advice) for f in findings]
     verdict = (
-        f"{len(wrong)} of {len(findings)} findings need attention" if wrong else f"all {len(findings)} checks are fine"
+        f"{len(wrong)} of {len(findings)} checks found a problem" if wrong else f"all {len(findings)} checks are fine"
     )
     payload = {"fine": not wrong, "findings": [f.to_dict() for f in findings]}
     emit(payload, table(("", "check", "found", "what to do"), rows) + f"\n\n{verdict}")

@@ -1,4 +1,4 @@
-"""``asof materialize``, ``get``, ``dataset``: feature values into the online store, out of it, and out of the past."""
+"""``asof materialize``, ``asof get`` and ``asof dataset``: write and read online values, and build datasets."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ STATUS_WORDS = ("present", "null", "outside max age", "not found")
 
 
 @dataclass(frozen=True)
-class Span:
-    """What was asked to be materialized of one view: microseconds, both ends included."""
+class MaterializeSpan:
+    """The event times to materialize of one view: microseconds, both ends included."""
 
     view: View
     start: int
@@ -41,15 +41,15 @@ class Span:
 @click.command()
 @click.argument("names", metavar="[VIEW...]", nargs=-1)
 @click.option(
-    "--from", "start", metavar="TIME", help="First event time; by default as far back as a read at --to can see."
+    "--from", "start", metavar="TIME", help="First event time; by default the earliest that a read at --to can use."
 )
 @click.option("--to", "end", metavar="TIME", help="Last event time; by default now.")
 @click.pass_context
 def materialize(ctx: click.Context, names: tuple[str, ...], start: str | None, end: str | None) -> None:
-    """Write feature values, or the events of windowed views, from the tables into the online store.
+    """Write values from the tables into the online store.
 
-    By default everything that a read at --to or later can see, rows that arrived late included: the longest window of a windowed
-    view, the ttl of another view, or everything where there is neither. Doing it again changes nothing.
+    For windowed views the events are written. By default covers everything that a read at --to or later can use, late rows
+    included: the longest window of a windowed view, else the ttl, else all rows. Repeating it changes nothing.
 
     Example: asof materialize --to 2018-08-08
     """
@@ -57,7 +57,9 @@ def materialize(ctx: click.Context, names: tuple[str, ...], start: str | None, e
     last = time.time_ns() // 1_000 if end is None else parse_moment(end)
     with feast_call("reading the registry", repo=repo.path):
         views = _chosen(repo.views(), names)
-    spans = [Span(view, _start(view, last) if start is None else parse_moment(start), last) for view in views]
+    spans = [
+        MaterializeSpan(view, _start(view, last) if start is None else parse_moment(start), last) for view in views
+    ]
     if wrong := [s for s in spans if s.start > s.end]:
         raise UsageError(
             f"--from {format_moment(wrong[0].start)} is after --to {format_moment(last)}; expected an earlier time"
@@ -71,12 +73,13 @@ def materialize(ctx: click.Context, names: tuple[str, ...], start: str | None, e
 @click.command()
 @click.argument("service", metavar="SERVICE")
 @click.argument("pairs", metavar="KEY=VALUE...", nargs=-1)
-@click.option("--at", metavar="TIME", help="The moment to read at; by default now.")
+@click.option("--at", metavar="TIME", help="Moment to read at; by default now.")
 @click.pass_context
 def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None) -> None:
-    """Show what a model would be served: value and status of every feature of a service, for one key.
+    """Show the online features of a service for one key.
 
-    The pairs name the entity keys and the request fields; a request field of a time that is left out is --at.
+    Shows value and status of every feature. The pairs give the entity keys and the request fields; a time field that is left
+    out gets the value of --at.
 
     Example: asof get ranking_v1 user_id=596 price=57.16 --at 2018-08-08T12:00:00Z
     """
@@ -108,16 +111,16 @@ def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None
     "--at", metavar="COLUMN", help="Column of the rows' moments; by default event_timestamp, or the only time column."
 )
 @click.option(
-    "--like", metavar="FILE", type=FILE, help="Make this earlier dataset again: same rows, same versions of the tables."
+    "--like", metavar="FILE", type=FILE, help="Rebuild this earlier dataset from the same rows and table versions."
 )
 @click.pass_context
 def dataset(
     ctx: click.Context, service: str | None, entities: Path | None, output: Path, at: str | None, like: Path | None
 ) -> None:
-    """Write the features of a service for many rows, each as it was known at the row's own moment.
+    """Write the features of a service for many rows.
 
-    The file has exactly the rows that were asked for, in their order, and carries what it was made from, so that --like can make
-    it again byte by byte; exit code 1 says that it could not.
+    Each row gets the values known at its own moment. The file has exactly the given rows, in their order, and records what it
+    was made from, so that --like can rebuild it byte by byte; exit code 1 if the result differs.
 
     Example: asof dataset ranking_v1 --entities labels.parquet --at clicked_at -o train.parquet
     """
@@ -265,7 +268,7 @@ def _start(view: View, end: int) -> int:
     return max(0, end - view.ttl) if view.ttl else 0
 
 
-def _materialize(repo: Repo, spans: list[Span]) -> list[tuple[Span, float]]:
+def _materialize(repo: Repo, spans: list[MaterializeSpan]) -> list[tuple[MaterializeSpan, float]]:
     done = []
     for span in spans:
         began = time.monotonic()

@@ -1,4 +1,4 @@
-"""``asof redis``: the repo's own redis-server."""
+"""``asof redis``: starts, stops and shows the repo's embedded redis-server."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ from asof.settings import RepoSettings
 
 @click.group()
 def redis() -> None:
-    """Start, stop or look at the repo's own Redis.
+    """Start, stop or inspect the embedded Redis of the repo.
 
-    Every command that needs it starts it. It keeps running until `asof redis stop`; its data stays in data/redis.
+    Commands that need it start it. It runs until `asof redis stop`; its data stays in data/redis.
 
     Example: asof redis status
     """
@@ -26,7 +26,7 @@ def redis() -> None:
 @redis.command()
 @click.pass_context
 def start(ctx: click.Context) -> None:
-    """Start the server unless it runs.
+    """Start the server if it is not running.
 
     Example: asof redis start
     """
@@ -39,7 +39,7 @@ def start(ctx: click.Context) -> None:
 @redis.command()
 @click.pass_context
 def stop(ctx: click.Context) -> None:
-    """Stop the server; its data stays.
+    """Stop the server; its data is kept.
 
     Example: asof redis stop
     """
@@ -50,7 +50,7 @@ def stop(ctx: click.Context) -> None:
 @redis.command()
 @click.pass_context
 def status(ctx: click.Context) -> None:
-    """Say whether the server runs and what it holds.
+    """Show whether the server runs, its memory and its number of keys.
 
     Example: asof redis status
     """
@@ -62,7 +62,7 @@ def _server(ctx: click.Context) -> EmbeddedRedis:
     online = RepoSettings.load(repo_option(ctx)).online
     if not online.embedded:
         raise UsageError(
-            f"this repo uses the Redis at {online.address}, not one of its own; set connection_string: embedded"
+            f"this repo uses the Redis at {online.address}, not an embedded one; set connection_string: embedded"
         )
     return EmbeddedRedis(online.folder)
 

@@ -13,8 +13,7 @@ from typing import Any
 import click
 
 from asof.cli import repo_option
-from asof.console import Progress as Line
-from asof.console import emit, progress, table
+from asof.console import ProgressLine, emit, progress, table
 from asof.errors import UsageError
 from asof.instants import parse_moment
 from asof.online.redis.connections import connect
@@ -193,7 +192,7 @@ def _metrics(crew: Crew, port: int | None, address: str) -> Iterator[None]:
         end()
 
 
-def _drawing(line: Line) -> Callable[[str, Progress], None]:
+def _drawing(line: ProgressLine) -> Callable[[str, Progress], None]:
     seen: dict[str, int] = {}
 
     def draw(name: str, now: Progress) -> None:

@@ -31,7 +31,7 @@ from asof.tables.schema import Column, TableDeclaration
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-    from asof.console import Progress
+    from asof.console import ProgressLine
 
 IN_MEMORY = "(in memory)"
 """What stands for the file name where rows come from no file."""
@@ -73,7 +73,7 @@ def ingest(
     table: str,
     source: Path | Sequence[Path] | pa.Table,
     *,
-    progress: Progress | None = None,
+    progress: ProgressLine | None = None,
     now: int | None = None,
 ) -> IngestReport:
     """Add rows to a table.
@@ -103,7 +103,7 @@ def examine(
     path: Path,
     source: Path | Sequence[Path] | pa.Table,
     now: int,
-    progress: Progress | None = None,
+    progress: ProgressLine | None = None,
 ) -> tuple[list[Checked], tuple[Column, ...]]:
     """Read and check every file; nothing is written.
 

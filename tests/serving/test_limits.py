@@ -41,8 +41,8 @@ def test_what_kubernetes_sets_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> No
 
 
 def test_the_documentation_names_every_limit_with_its_default() -> None:
-    """docs/serving.md lists exactly the variables that there are, with the values that hold without them."""
-    text = (Path(__file__).parents[2] / "docs" / "serving.md").read_text()
+    """docs/configuration.md lists exactly the variables that there are, with the values that hold without them."""
+    text = (Path(__file__).parents[2] / "docs" / "configuration.md").read_text()
     listed = dict(re.findall(r"^\| `(ASOF_SERVE_\w+)` \| (\d+) \|", text, re.MULTILINE))
     assert listed == {
         PREFIX + f.name.upper(): str(int(f.default)) for f in fields(Limits) if isinstance(f.default, int | float)

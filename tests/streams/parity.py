@@ -25,7 +25,7 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable, write_deltalake
 
 from asof import prediction_log
-from asof.demo import Script, Stage, prepare, service, stop_redis
+from asof.commands.demo_workspace import DemoConfig, DemoWorkspace, prepare, service, stop_redis
 from asof.instants import parse_moment
 from asof.settings import RepoSettings
 
@@ -47,54 +47,54 @@ def streamed(folder: Path, data: Path | None, rows: int, *, small: bool = False)
         ``replay`` and ``skew``, the answers of these verbs; ``streams``, what each consumer did; ``behind``, the number of
         served rows that saw the events up to a moment before their own.
     """
-    stage, _ = prepare(folder, ROOT / "feature_repo")
-    script = Script.load(stage.repo)
+    workspace, _ = prepare(folder, ROOT / "feature_repo")
+    config = DemoConfig.load(workspace.repo)
     try:
-        return _streamed(stage, script, data or _simulated(stage, script, small=small), rows)
+        return _streamed(workspace, config, data or _simulated(workspace, config, small=small), rows)
     finally:
-        stop_redis(stage.repo)
+        stop_redis(workspace.repo)
 
 
-def _simulated(stage: Stage, script: Script, *, small: bool) -> Path:
-    file = stage.folder / "rows.parquet"
-    options = script.simulate_small if small else script.simulate
-    stage.asof(
+def _simulated(workspace: DemoWorkspace, config: DemoConfig, *, small: bool) -> Path:
+    file = workspace.folder / "rows.parquet"
+    options = config.simulate_small if small else config.simulate
+    workspace.asof(
         "simulate", *(text for name, value in options.items() for text in (f"--{name}", str(value))), "-o", str(file)
     )
     return file
 
 
-def _streamed(stage: Stage, script: Script, data: Path, rows: int) -> dict[str, Any]:
-    stage.asof("apply")
-    for table in script.tables:
-        stage.asof("ingest", table, str(data))
+def _streamed(workspace: DemoWorkspace, config: DemoConfig, data: Path, rows: int) -> dict[str, Any]:
+    workspace.asof("apply")
+    for table in config.tables:
+        workspace.asof("ingest", table, str(data))
     last = max(
         parse_moment(str(t["last"])) if isinstance(t["last"], str) else t["last"]
-        for t in stage.asof("tables")["tables"]
+        for t in workspace.asof("tables")["tables"]
     )
-    declared = parse_moment(script.test_start) + 7 * 86_400_000_000 <= last
-    split = stage.asof("train", script.model, *(("--test-start", script.test_start) if declared else ()), "--force")[
-        "split"
-    ]
-    stage.asof("build", script.model)
+    declared = parse_moment(config.test_start) + 7 * 86_400_000_000 <= last
+    split = workspace.asof(
+        "train", config.model, *(("--test-start", config.test_start) if declared else ()), "--force"
+    )["split"]
+    workspace.asof("build", config.model)
     start, end = split["test_start"], split["test_end"]
-    for table in script.tables:
-        _forget(stage.repo / "data" / "tables" / table, start)
-    stage.asof("materialize", "--to", start)
-    command = [sys.executable, "-m", "asof", "--repo", str(stage.repo), "serve", script.model, "--port", "{port}"]
+    for table in config.tables:
+        _forget(workspace.repo / "data" / "tables" / table, start)
+    workspace.asof("materialize", "--to", start)
+    command = [sys.executable, "-m", "asof", "--repo", str(workspace.repo), "serve", config.model, "--port", "{port}"]
     span = ("--from", start, "--to", end)
     with ExitStack() as running:
-        address = running.enter_context(service(command, stage.folder / "service.log"))
-        consumer = running.enter_context(_consumer(stage, script.tables, start))
-        replayed = stage.asof(
-            "replay", script.model, *span, "--data", str(data), "--limit", str(rows), "--url", address, "--stream"
+        address = running.enter_context(service(command, workspace.folder / "service.log"))
+        consumer = running.enter_context(_consumer(workspace, config.tables, start))
+        replayed = workspace.asof(
+            "replay", config.model, *span, "--data", str(data), "--limit", str(rows), "--url", address, "--stream"
         )
-        _await_empty(stage, script.tables, consumer)
+        _await_empty(workspace, config.tables, consumer)
     return {
         "replay": replayed,
-        "streams": json.loads((stage.folder / "stream.json").read_text()),
-        "skew": stage.asof("skew", script.model, *span),
-        "behind": _behind(stage, script.model, start, end),
+        "streams": json.loads((workspace.folder / "stream.json").read_text()),
+        "skew": workspace.asof("skew", config.model, *span),
+        "behind": _behind(workspace, config.model, start, end),
     }
 
 
@@ -106,10 +106,10 @@ def _forget(path: Path, start: str) -> None:
 
 
 @contextmanager
-def _consumer(stage: Stage, tables: tuple[str, ...], start: str) -> Iterator[subprocess.Popen[bytes]]:
-    command = [sys.executable, "-m", "asof", "--repo", str(stage.repo), "stream", "run", *tables]
+def _consumer(workspace: DemoWorkspace, tables: tuple[str, ...], start: str) -> Iterator[subprocess.Popen[bytes]]:
+    command = [sys.executable, "-m", "asof", "--repo", str(workspace.repo), "stream", "run", *tables]
     options = ["--clock", "events", "--start", start, "--linger", "0.01", "--json"]
-    with (stage.folder / "stream.json").open("wb") as said, (stage.folder / "stream.log").open("wb") as log:
+    with (workspace.folder / "stream.json").open("wb") as said, (workspace.folder / "stream.log").open("wb") as log:
         process = subprocess.Popen([*command, *options], stdin=subprocess.DEVNULL, stdout=said, stderr=log)
         try:
             yield process
@@ -118,11 +118,11 @@ def _consumer(stage: Stage, tables: tuple[str, ...], start: str) -> Iterator[sub
             process.wait(60)
 
 
-def _await_empty(stage: Stage, tables: tuple[str, ...], consumer: subprocess.Popen[bytes]) -> None:
+def _await_empty(workspace: DemoWorkspace, tables: tuple[str, ...], consumer: subprocess.Popen[bytes]) -> None:
     deadline = time.monotonic() + WITHIN
-    while any(_waiting(s) for s in stage.asof("stream", "status", *tables)["streams"]):
+    while any(_waiting(s) for s in workspace.asof("stream", "status", *tables)["streams"]):
         if consumer.poll() is not None or time.monotonic() > deadline:
-            raise SystemExit(f"the streams were not emptied: {(stage.folder / 'stream.log').read_text()[-2000:]}")
+            raise SystemExit(f"the streams were not emptied: {(workspace.folder / 'stream.log').read_text()[-2000:]}")
         time.sleep(0.5)
 
 
@@ -130,8 +130,8 @@ def _waiting(stream: dict[str, Any]) -> int:
     return int(stream["lag"] or 0) + int(stream["pending"] or 0)
 
 
-def _behind(stage: Stage, model: str, start: str, end: str) -> int:
-    folder = RepoSettings.load(stage.repo).predictions
+def _behind(workspace: DemoWorkspace, model: str, start: str, end: str) -> int:
+    folder = RepoSettings.load(workspace.repo).predictions
     logged = prediction_log.scan(folder, model, parse_moment(start), parse_moment(end))
     return sum(pc.sum(pc.less(t["as_of"], t["at"])).as_py() or 0 for t in logged)
 

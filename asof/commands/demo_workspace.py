@@ -1,7 +1,7 @@
-"""The stage of ``asof demo``: a folder of its own, verbs run as processes, a service that is always stopped, one table.
+"""The folder in which ``asof demo`` runs commands and a service, and the table of its steps.
 
-Each verb runs as ``python -m asof ... --json`` on a copy of the feature repo, exactly as a user would run it; so the demo
-shows nothing that the command line cannot do. What the steps are is decided by :mod:`asof.commands.demo`.
+Each command runs as ``python -m asof ... --json`` on a copy of the feature repo, exactly as a user would run it.
+:mod:`asof.commands.demo` defines the steps.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from asof.console import table
 from asof.errors import AsofError, SettingsError, UsageError
 
 MARKER = ".asof-demo"
-"""File that says that a folder is a demo's, and may be cleared by the next one."""
+"""File that marks the folder of a demo, which the next demo may delete."""
 
 READY_WITHIN = 90.0
-"""Seconds that the service has to become ready."""
+"""Seconds within which the service must become ready."""
 
 WIDTH = 84
 """Characters of the middle column of the final table."""
@@ -41,15 +41,15 @@ _KEPT_OUT = ("data", "__pycache__", ".git", ".venv", ".*_cache")
 
 
 @dataclass(frozen=True, slots=True)
-class Script:
-    """What a feature repo says about its demo, in its ``demo.yaml``.
+class DemoConfig:
+    """The ``demo.yaml`` of a feature repo.
 
     Attributes:
         model: Model that is trained and served.
-        tables: Tables that are filled, all from the same file.
+        tables: Tables to fill, all from the same file.
         test_start: First day of the test span, which is also replayed, as ISO date.
-        simulate: Options of ``asof simulate`` where no file is given.
-        simulate_small: The same for a demo in a hurry.
+        simulate: Options of ``asof simulate`` if no file is given.
+        simulate_small: The same for ``--small``.
         manipulate: Request field -> factor, for the manipulated copy of the replayed span.
     """
 
@@ -62,10 +62,10 @@ class Script:
 
     @classmethod
     def load(cls, repo: Path) -> Self:
-        """The script of ``repo``.
+        """The ``demo.yaml`` of ``repo``.
 
         Raises:
-            SettingsError: The repo has none, or it says something else than is expected.
+            SettingsError: The repo has none, or it has other keys than expected.
         """
         import yaml
 
@@ -83,7 +83,7 @@ class Script:
 
 
 @dataclass(slots=True)
-class Step:
+class DemoStep:
     """One line of the final table."""
 
     name: str
@@ -97,18 +97,18 @@ class Step:
 
 
 @dataclass
-class Stage:
-    """Where a demo plays.
+class DemoWorkspace:
+    """The folder and the steps of a demo.
 
     Attributes:
-        folder: Everything lies below it.
-        total: How many steps there will be.
+        folder: The folder that holds everything.
+        total: Number of steps that the demo will have.
         steps: The steps so far.
     """
 
     folder: Path
     total: int
-    steps: list[Step] = field(default_factory=list)
+    steps: list[DemoStep] = field(default_factory=list)
 
     @property
     def repo(self) -> Path:
@@ -116,9 +116,9 @@ class Stage:
         return self.folder / "feature_repo"
 
     @contextmanager
-    def step(self, name: str) -> Iterator[Step]:
-        """A step: announced, timed, and recorded with what the block puts into :attr:`Step.happened`."""
-        current, started = Step(name), time.monotonic()
+    def step(self, name: str) -> Iterator[DemoStep]:
+        """A step: timed, printed and recorded with what the block writes into :attr:`DemoStep.happened`."""
+        current, started = DemoStep(name), time.monotonic()
         place = f"[{len(self.steps) + 1:>2}/{self.total}] {name:<20}"
         if sys.stderr.isatty():
             click.echo(f"{place} ...", err=True, nl=False)
@@ -130,14 +130,14 @@ class Stage:
         click.echo(f"{erase}{place} {current.seconds:6.1f} s  {sign}{current.happened}", err=True)
 
     def asof(self, *arguments: str, repo: Path | None = None) -> dict[str, Any]:
-        """The JSON answer of a verb; its exit code (0 or 1) is added as ``exit_code``.
+        """The JSON output of a command; its exit code (0 or 1) is added as ``exit_code``.
 
         Args:
-            arguments: The verb and its options.
-            repo: Another feature repo than the demo's.
+            arguments: The command and its options.
+            repo: A feature repo other than the demo's.
 
         Raises:
-            AsofError: The verb failed (exit code 2 or 3); the message is the verb's.
+            AsofError: The command failed (exit code 2 or 3); holds its message.
         """
         command = [sys.executable, "-m", "asof", "--repo", str(repo or self.repo), *arguments, "--json"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
@@ -148,7 +148,7 @@ class Stage:
         return {**answer, "exit_code": done.returncode}
 
     def table(self) -> str:
-        """The steps as text, what happened wrapped to :data:`WIDTH`."""
+        """The steps as a text table, its middle column wrapped to :data:`WIDTH`."""
         rows: list[tuple[str, str, str]] = []
         for step in self.steps:
             told = step.happened if step.fine else f"UNEXPECTED: {step.happened}"
@@ -158,29 +158,29 @@ class Stage:
         return table(("step", "what happened", "seconds"), rows)
 
 
-def prepare(folder: Path, source: Path) -> tuple[Stage, bool]:
-    """An empty stage in ``folder`` with a copy of the feature repo ``source`` (without its data).
+def prepare(folder: Path, source: Path) -> tuple[DemoWorkspace, bool]:
+    """A new workspace in ``folder`` with a copy of the feature repo ``source``, without its data.
 
     Returns:
-        The stage, and whether an earlier demo was cleared away.
+        The workspace, and whether an earlier demo was deleted.
 
     Raises:
-        UsageError: The folder holds something that is not a demo's.
+        UsageError: The folder holds files and is not the folder of a demo.
     """
     again = (folder / MARKER).is_file()
     if folder.exists() and not again and any(folder.iterdir()):
-        raise UsageError(f"{folder} holds files that are not a demo's; name an empty folder with --into DIR")
+        raise UsageError(f"{folder} holds files and is not the folder of a demo; name an empty folder with --into DIR")
     if again:
         _clear(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / MARKER).write_text("Made by `asof demo`, which clears this folder when it runs again.\n")
-    stage = Stage(folder, total=0)
-    shutil.copytree(source, stage.repo, ignore=shutil.ignore_patterns(*_KEPT_OUT))
-    return stage, again
+    (folder / MARKER).write_text("Made by `asof demo`, which deletes the contents of this folder when it runs again.\n")
+    workspace = DemoWorkspace(folder, total=0)
+    shutil.copytree(source, workspace.repo, ignore=shutil.ignore_patterns(*_KEPT_OUT))
+    return workspace, again
 
 
 def stop_redis(repo: Path) -> None:
-    """End the embedded Redis of ``repo`` if there is one."""
+    """Stop the embedded Redis of ``repo`` if it runs."""
     from asof.online.redis.server import EmbeddedRedis
 
     EmbeddedRedis(repo / "data" / "redis").stop()
@@ -199,17 +199,17 @@ def _clear(folder: Path) -> None:
 
 @contextmanager
 def service(command: Sequence[str], log: Path) -> Iterator[str]:
-    """A service that runs while the block does: started on a free port, ready, and gone afterwards whatever happens.
+    """Starts a service on a free port, waits until it is ready, and always stops it at the end of the block.
 
     Args:
         command: Command line of the service; ``{port}`` in it becomes the port.
-        log: File for all that it prints.
+        log: File for its output.
 
     Yields:
         Its address, such as ``http://127.0.0.1:40123``.
 
     Raises:
-        AsofError: It ended, or was not ready in time; the message quotes its last line.
+        AsofError: The service ended or was not ready in time; the message quotes its last line of output.
     """
     port = _free_port()
     line = [part.replace("{port}", str(port)) for part in command]
@@ -252,7 +252,7 @@ def _ready(port: int) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    """Ask the service's process group to end, insist after a while."""
+    """Send SIGTERM to the service's process group, and SIGKILL if it has not ended in time."""
     for sign in (signal.SIGTERM, signal.SIGKILL):
         try:
             os.killpg(process.pid, sign)
