@@ -1,4 +1,4 @@
-"""Who and what the features are about."""
+"""The entities that features belong to: customers and terminals."""
 
 from feast import Entity, ValueType
 

@@ -1,4 +1,4 @@
-"""What only the payment itself tells: features computed at the moment of the request.
+"""Features computed from the payment itself at the moment of the request.
 
 This module imports neither Feast nor pandas: a serving worker imports it as it is, and training calls the very same
 function. It reads no clock; the request carries its time. A missing value is None.

@@ -1,6 +1,6 @@
-"""What a model asks for.
+"""The feature service that the fraud model reads.
 
-``fraud_v1`` is everything known about a payment at the moment it is scored. Its on-demand features come from the functions
+``fraud_v1`` holds everything known about a payment at the moment it is scored. Its on-demand features come from the functions
 of :mod:`on_demand`, declared here with what they read and return.
 """
 

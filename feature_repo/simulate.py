@@ -1,4 +1,4 @@
-"""Makes card payments with fraud in them, when there is no file of real ones.
+"""Simulates card payments, some of them fraudulent.
 
 The process is the one of the *Reproducible Machine Learning for Credit Card Fraud Detection* handbook (chapter 3). Customers and
 terminals lie in a square of 100 x 100, and a customer pays only at terminals within a distance of 5. Payments a day
@@ -54,7 +54,7 @@ def simulate(
 
 
 def _payments(random: np.random.Generator, customers: int, days: int) -> tuple[np.ndarray, np.ndarray]:
-    """Who pays, and when in seconds after the start."""
+    """The customer of each payment and its time in seconds after the start."""
     count = random.poisson(random.uniform(0, 4, customers)[:, None], (customers, days))
     customer, day = (np.repeat(index.ravel(), count.ravel()) for index in np.indices(count.shape))
     time_of_day = random.normal(DAY / 2, 20_000, len(customer)).astype(np.int64)
@@ -63,7 +63,7 @@ def _payments(random: np.random.Generator, customers: int, days: int) -> tuple[n
 
 
 def _terminals(random: np.random.Generator, customer: np.ndarray, customers: int, terminals: int) -> np.ndarray:
-    """Where each payment happens, any terminal in reach being as likely; -1 where none is."""
+    """The terminal of each payment, chosen uniformly among those in reach; -1 if none is."""
     homes = cKDTree(random.uniform(0, SIDE, (customers, 2)))
     places = cKDTree(random.uniform(0, SIDE, (terminals, 2)))
     near = homes.query_ball_tree(places, REACH)

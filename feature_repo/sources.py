@@ -1,4 +1,4 @@
-"""What happens, and when it becomes known.
+"""The tables of payments and fraud reports, with their event times and knowledge times.
 
 ``transactions`` has one row for each payment. Its event time is the payment's, its knowledge time one microsecond later.
 That microsecond is how **the payment being scored stays out of its own features**: a row counts at a moment t only if the

@@ -1,4 +1,4 @@
-"""What is remembered: windows of 1, 7 and 30 days over payments and over reports.
+"""Feature views: windows of 1, 7 and 30 days over payments and over fraud reports.
 
 A window of 7 days at a moment t holds the events of (t - 7 days, t] that are known at t. The payment being scored is not among
 them: see ``sources``.

@@ -1,4 +1,4 @@
-"""``asof profile``, ``drift``, ``skew``, ``performance`` and ``drill``: what the prediction log says."""
+"""``asof profile``, ``drift``, ``skew``, ``performance`` and ``drill``: evaluate the prediction log."""
 
 from __future__ import annotations
 
@@ -20,14 +20,17 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def _shared(command: Command) -> Command:
-    """The options that every command over a log has."""
+    """The options of every command that reads a prediction log."""
     for option in reversed(
         [
             click.argument("model", metavar="MODEL"),
             click.option(
-                "--from", "start", metavar="TIME", help="First moment, by the requests' own time; by default all."
+                "--from",
+                "start",
+                metavar="TIME",
+                help="Start of the span, by the moments of the requests; by default the whole log.",
             ),
-            click.option("--to", "end", metavar="TIME", help="The moment after the last; by default all."),
+            click.option("--to", "end", metavar="TIME", help="End of the span; this moment is not included."),
             click.option(
                 "--version", "version", metavar="VERSION", help="Version of the model; by default the newest."
             ),
@@ -36,7 +39,7 @@ def _shared(command: Command) -> Command:
                 "folder",
                 metavar="DIR",
                 type=click.Path(path_type=Path),
-                help="Another folder of prediction logs.",
+                help="Folder of prediction logs; by default that of the repo.",
             ),
         ]
     ):
@@ -47,7 +50,7 @@ def _shared(command: Command) -> Command:
 @click.command()
 @_shared
 @click.option(
-    "--by", "unit", type=click.Choice(["hour", "day"]), default="day", show_default=True, help="What one profile holds."
+    "--by", "unit", type=click.Choice(["hour", "day"]), default="day", show_default=True, help="Span of one profile."
 )
 @click.pass_context
 def profile(
@@ -59,7 +62,7 @@ def profile(
     folder: Path | None,
     unit: Any,
 ) -> None:
-    """Turn the prediction log into whylogs profiles of features and scores, one file for each day or hour.
+    """Write whylogs profiles of features and scores, one file for each day or hour.
 
     Profiles merge, and any whylogs reads them. Days and hours whose log did not change are left alone.
 
@@ -80,9 +83,11 @@ def profile(
     "html",
     metavar="FILE",
     type=click.Path(path_type=Path),
-    help="Where to write the page; by default in data/reports.",
+    help="File of the HTML report; by default in data/reports.",
 )
-@click.option("--alpha", type=click.FloatRange(0, 1), help="Chance of any false alarm in the report (default 0.01).")
+@click.option(
+    "--alpha", type=click.FloatRange(0, 1), help="Chance of any false alarm in the whole report (default 0.01)."
+)
 @click.option(
     "--minimum-effect",
     type=click.FloatRange(0, 1),
@@ -100,7 +105,7 @@ def drift(
     alpha: float | None,
     minimum_effect: float | None,
 ) -> None:
-    """Compare what a model was asked and what it answered with its training rows.
+    """Compare served features and scores with the training rows.
 
     Says for every feature and for the scores whether their values, or how often they are missing, drifted, and writes the same as
     one HTML page with charts that opens offline. Exit code 1 when something drifted.
@@ -128,7 +133,7 @@ def drift(
 def skew(
     ctx: click.Context, model: str, start: str | None, end: str | None, version: str | None, folder: Path | None
 ) -> None:
-    """Recompute every served vector from the offline tables, as they were known at its moment, and count what differs.
+    """Recompute every served feature from the tables and count the differences.
 
     Integers and texts must be equal, floats within 1e-9 relative. Exit code 1 when a value differs, 3 when
     no file of the log can be read.
@@ -153,7 +158,7 @@ def skew(
 def performance(
     ctx: click.Context, model: str, start: str | None, end: str | None, version: str | None, folder: Path | None
 ) -> None:
-    """Judge served scores by the labels that are known by now, against the model's figures at training.
+    """Compare the model's metrics on labels known by now with those at training.
 
     Shows area under the ROC curve, average precision and log loss with 95 % intervals, and calibration. Exit code 1 when one of them
     is worse than at training beyond both intervals.
@@ -184,7 +189,7 @@ def performance(
 @click.option(
     "--share", type=click.FloatRange(0, 1), default=1.0, show_default=True, help="Share of the rows that are changed."
 )
-@click.option("--seed", default=0, show_default=True, help="Changes other rows.")
+@click.option("--seed", default=0, show_default=True, help="Seed that selects the rows to change.")
 @click.option(
     "-o", "--output", required=True, metavar="DIR", type=click.Path(path_type=Path), help="Folder of the copy."
 )
@@ -204,7 +209,7 @@ def drill(
     seed: int,
     output: Path,
 ) -> None:
-    """Write a copy of the prediction log as it would look after an incident, to see whether the alarm rings.
+    """Write a changed copy of the prediction log, to test whether drift is detected.
 
     On-demand features that read a changed request field are computed again, and the scores too. Then: asof drift MODEL --log DIR
 

@@ -1,4 +1,4 @@
-"""The command line as its users meet it: real processes, exit codes, one-line errors, JSON."""
+"""The command line in real processes: exit codes, one-line errors, JSON."""
 
 from __future__ import annotations
 

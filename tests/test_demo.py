@@ -109,7 +109,7 @@ def test_service_is_stopped_after_errors(tmp_path: Path, error: BaseException) -
 
 
 def test_service_that_dies_is_quoted(tmp_path: Path) -> None:
-    """A service that ends before it is ready is an error with its last words."""
+    """A service that ends before it is ready is an error with its last line of output."""
     with (
         pytest.raises(AsofError, match=r"ended with code 7; it said: no port left"),
         service([sys.executable, "-c", "print('no port left'); raise SystemExit(7)"], tmp_path / "log"),
@@ -147,7 +147,7 @@ def test_a_demo_file_with_unknown_keys_is_refused(tmp_path: Path) -> None:
 
 
 def test_repo_without_a_demo_file_has_no_demo(tmp_path: Path) -> None:
-    """A feature repo without demo.yaml is told to be none."""
+    """The error for a feature repo without demo.yaml says so."""
     with pytest.raises(SettingsError, match=r"has no demo.yaml"):
         DemoConfig.load(tmp_path)
 

@@ -28,21 +28,24 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("model")
 @click.option(
-    "--models", "folder", type=click.Path(path_type=Path), help="Folder with declarations that win over others."
+    "--models",
+    "folder",
+    type=click.Path(path_type=Path),
+    help="Folder with model declarations that override others of the same name.",
 )
 @click.option("--train-start", metavar="TIME", help="Start of the training span; the other spans follow.")
 @click.option("--test-start", metavar="TIME", help="Start of the test span; the other spans follow.")
 @click.option(
-    "--test-end", metavar="TIME", help="End of the test span; default the end of the last day with labelled rows."
+    "--test-end", metavar="TIME", help="End of the test span; by default the end of the last day with labelled rows."
 )
-@click.option("--force", is_flag=True, help="Write the bundle although a threshold was missed; exit code 0.")
-@click.option("--allow-leak", is_flag=True, help="Go on although the leak check found something.")
+@click.option("--force", is_flag=True, help="Write the bundle and exit with 0 even if a threshold was missed.")
+@click.option("--allow-leak", is_flag=True, help="Continue even if the leak check found something.")
 @click.pass_context
 def train(
     ctx: click.Context, model: str, folder: Path | None, train_start: str | None, test_start: str | None, test_end: str | None,
     force: bool, allow_leak: bool,
 ) -> None:  # fmt: skip
-    """Train a model from what was known at the time, judge it, and write its bundle.
+    """Train a model, evaluate it, and write its bundle.
 
     Exit code 1, and no bundle, when a threshold is missed (unless --force) or the leak check finds something
     (unless --allow-leak).
@@ -96,7 +99,7 @@ def models(ctx: click.Context, model: str | None) -> None:
 
 
 def _bundle_line(path: Path) -> dict[str, Any]:
-    """What a list says about a bundle; of a damaged one, what is wrong."""
+    """One row of the list for a bundle; for a damaged bundle, its error."""
     line = {"model": path.parent.name, "version": path.name, "path": str(path)}
     try:
         known = Bundle.open(path).metadata
@@ -187,7 +190,7 @@ def _ending(run: Run, bundle: Bundle | None) -> str:
 
 @contextmanager
 def _status() -> Iterator[Callable[[str], None]]:
-    """A function that says on the terminal what is being done; silent elsewhere, and in the first second."""
+    """A function that shows the current step on a terminal, after the first second."""
     started, shown = time.monotonic(), sys.stderr.isatty()
 
     def say(what: str) -> None:

@@ -1,4 +1,4 @@
-"""Disk space back from tables, and nothing lost that a model or a dataset needs."""
+"""``asof clean`` frees disk space and keeps everything that a model or a dataset needs."""
 
 import shutil
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""From definitions to served values, as a user does it. The steps ran once, in the fixture ``filled``."""
+"""The commands from definitions to served values. The steps run once, in the fixture ``filled``."""
 
 import json
 import shutil

@@ -55,7 +55,7 @@ def settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[RepoSettings]
 
 @pytest.fixture(scope="session")
 def service(settings: RepoSettings, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """A service that is ready; tests may hurt it and must leave it ready."""
+    """A service that is ready; tests may disturb it and must leave it ready."""
     log = tmp_path_factory.mktemp("service") / "log.txt"
     with serving(settings, log, ASOF_SERVE_LOG_SECONDS="0.5") as made:
         made.until_ready()
@@ -64,7 +64,7 @@ def service(settings: RepoSettings, tmp_path_factory: pytest.TempPathFactory) ->
 
 @pytest.fixture
 def folder(request: pytest.FixtureRequest, tmp_path: Path, contract: Contract, functions: str) -> Path:
-    """What a Bento of the machines model holds, and the repo it was built in; ``timeless``: its rows carry no moment."""
+    """What a Bento of the machines model holds, and the repo it was built in; ``timeless``: its rows have no moment."""
     repo = tmp_path / "repo"
     repo.mkdir()
     (repo / "feature_store.yaml").write_text("project: machines\nonline_store: {type: asof.online.RedisOnlineStore}\n")
@@ -88,7 +88,7 @@ def unreliable_store(contract: Contract, monkeypatch: pytest.MonkeyPatch) -> Unr
 
 @pytest.fixture
 def limits(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
-    """Sets limits for the services made after."""
+    """A function that sets the limits of services started after it."""
 
     def set_limits(**changed: float) -> None:
         monkeypatch.setattr(Limits, "from_environment", lambda: Limits(**changed))  # type: ignore[arg-type]

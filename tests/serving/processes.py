@@ -51,13 +51,13 @@ def free_port() -> int:
 
 
 def environment(**changed: str) -> dict[str, str]:
-    """The environment of a command, with nothing of this workplace's own settings."""
+    """The environment of a command, without variables of asof, BentoML and Prometheus."""
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("ASOF_", "BENTOML_", "PROMETHEUS_"))}
     return {**kept, **changed}
 
 
 def asof(repo: Path, *arguments: str, **changed: str) -> subprocess.CompletedProcess[str]:
-    """Run ``asof`` to its end."""
+    """Run a command of ``asof`` and wait for its end."""
     command = [sys.executable, "-m", "asof", "--repo", str(repo), *arguments]
     return subprocess.run(
         command, cwd=ROOT, env=environment(**changed), capture_output=True, text=True, timeout=120, check=False
@@ -108,7 +108,7 @@ class Service:
         settings: Its repo.
         process: What was started.
         port: Where it listens.
-        log: What it says.
+        log: Its output.
     """
 
     settings: RepoSettings
@@ -123,7 +123,7 @@ class Service:
         return f"http://127.0.0.1:{self.port}"
 
     def ask(self, path: str, payload: Any = None, timeout: float = 30.0) -> tuple[int, Any, dict[str, str]]:
-        """Status, content and headers of an answer; status 0 where there is none."""
+        """Status, content and headers of an answer; status 0 if there is none."""
         data = None if payload is None else json.dumps(payload).encode()
         request = urllib.request.Request(self.url + path, data, {"content-type": "application/json"})  # noqa: S310
         try:
@@ -151,7 +151,7 @@ class Service:
         self.until(lambda: self.ask("/readyz")[0] == status)
 
     def workers(self) -> list[psutil.Process]:
-        """The processes that answer."""
+        """The worker processes."""
         children = psutil.Process(self.process.pid).children()
         return [c for c in children if any("worker.service" in part for part in c.cmdline())]
 
@@ -168,7 +168,7 @@ class Service:
 
 @contextmanager
 def serving(settings: RepoSettings, log: Path, *arguments: str, **changed: str) -> Iterator[Service]:
-    """``asof serve`` with what was built; ends with the block."""
+    """``asof serve`` of the built model; stopped at the end of the block."""
     port = free_port()
     command = [sys.executable, "-m", "asof", "--repo", str(settings.path), "serve", "breakdown", "--port", str(port)]
     with running([*command, *arguments], settings, log, port, **changed) as service:
@@ -177,7 +177,7 @@ def serving(settings: RepoSettings, log: Path, *arguments: str, **changed: str) 
 
 @contextmanager
 def running(command: list[str], settings: RepoSettings, log: Path, port: int, **changed: str) -> Iterator[Service]:
-    """A service that some command serves."""
+    """The service that a command starts; stopped at the end of the block."""
     with log.open("wb") as output:
         process = subprocess.Popen(
             command, cwd=ROOT, env=environment(**changed), stdout=output, stderr=subprocess.STDOUT,

@@ -1,4 +1,4 @@
-"""A built service knows where it was built, carries no secret, and can be told otherwise."""
+"""A built service records where it was built, holds no secret, and can be reconfigured by the environment."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def repo(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def built(repo: Path, tmp_path: Path) -> Path:
-    """What a build of that repo remembers."""
+    """The deployment that a build of that repo records."""
     folder = tmp_path / "built"
     folder.mkdir()
     deployment.write(folder, RepoSettings.load(repo))

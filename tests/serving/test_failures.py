@@ -1,4 +1,4 @@
-"""What the service says when a request, the store, a function or the disk is not as it should be."""
+"""The errors of the service when a request, the store, a function or the disk fails."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ def test_bad_rows_are_named(folder: Path) -> None:
     ],
 )
 def test_rubbish_is_a_400_with_a_code(folder: Path, content: bytes, code: str) -> None:
-    """A body that is no request is told apart from one with wrong rows."""
+    """A body that is not a request and a request with wrong rows give different errors."""
     answer = post(folder, content=content)
     assert (answer.status_code, error(answer)["code"]) == (400, code)
 
@@ -63,7 +63,7 @@ def test_rubbish_is_a_400_with_a_code(folder: Path, content: bytes, code: str) -
     [("GET", "/nowhere", 404), ("GET", "/predict", 405), ("PUT", "/predict", 405), ("DELETE", "/readyz", 405)],
 )
 def test_errors_of_the_framework_have_our_shape(folder: Path, method: str, path: str, status: int) -> None:
-    """404 and 405 are told as everything else is."""
+    """404 and 405 have the same error shape as everything else."""
     answer = get(folder, path, method)
     assert answer.status_code == status
     assert error(answer)["code"] in {"not_found", "method_not_allowed"}
@@ -84,7 +84,7 @@ def test_large_requests_are_refused(folder: Path, limits: Callable[..., None]) -
 
 
 def test_the_store_going_away_is_a_503_and_coming_back_a_200(folder: Path, unreliable_store: UnreliableStore) -> None:
-    """While Redis is away predictions and readiness say 503 with the reason, and both recover by themselves."""
+    """While Redis is unreachable, predictions and readiness give 503 with the reason, and both recover by themselves."""
 
     async def until(client: httpx.AsyncClient, status: int) -> httpx.Response:
         for _ in range(200):
@@ -121,7 +121,7 @@ def test_a_service_starts_without_the_store(folder: Path, unreliable_store: Unre
 
 
 def test_a_store_that_does_not_fit_is_named(folder: Path, unreliable_store: UnreliableStore) -> None:
-    """When what is applied differs from the contract nothing is scored and the feature is named."""
+    """When the applied views differ from the contract, nothing is scored and the feature is named."""
     changed = machines().view("site_state")
     crew = [dataclasses.replace(f, dtype="string") if f.name == "crew" else f for f in changed.features]
     Writer("machines", unreliable_store.memory).register([dataclasses.replace(changed, features=tuple(crew))])
@@ -160,7 +160,7 @@ def test_a_slow_store_is_a_timeout_in_our_shape(
 def test_a_failing_function_is_a_500_without_values(
     folder: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """What a user's function raises is told by type; neither the answer nor the log repeats a value of the request."""
+    """An error in a user's function is reported by its type; neither the answer nor the log contains a value of the request."""
 
     def failing(_inputs: Any) -> Any:
         raise RuntimeError("load is 8.125")
@@ -175,7 +175,7 @@ def test_a_failing_function_is_a_500_without_values(
 def test_an_unforeseen_failure_is_a_500_without_values(
     folder: Path, unreliable_store: UnreliableStore, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """A bug is told as one, at once, and its message stays out of answer and log."""
+    """An unexpected error is a 500 at once, and its message appears neither in the answer nor in the log."""
     unreliable_store.failure = KeyError("north")
     answer = post(folder)
     assert (answer.status_code, error(answer)["code"]) == (500, "internal")
@@ -232,7 +232,7 @@ def test_nothing_that_is_sent_breaks_the_service(folder: Path) -> None:
 def test_a_log_that_cannot_be_written_stops_no_answer_and_is_visible(
     folder: Path, limits: Callable[..., None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    """With no place for the log, answers go on, the metrics count what failed and was dropped, and the log says so once."""
+    """If the log cannot be written, requests are still answered, the metrics count failed and dropped rows, and one line reports it."""
     limits(log_seconds=0.05, log_rows=3)
     (folder.parent / "repo" / "data").mkdir()
     (folder.parent / "repo" / "data" / "predictions").write_text("a file where the folder should be")
@@ -250,7 +250,7 @@ def test_a_log_that_cannot_be_written_stops_no_answer_and_is_visible(
 
 
 def test_a_key_that_the_store_cannot_take_is_a_wrong_row(folder: Path, unreliable_store: UnreliableStore) -> None:
-    """What only the store can tell of a row is a 400 like any other."""
+    """A row that only the store can reject is a 400 like any other."""
     unreliable_store.failure = RequestError(None, "site", "does not fit")
     answer = post(folder)
     assert (answer.status_code, error(answer)["problems"][0]["field"]) == (400, "site")

@@ -1,4 +1,4 @@
-"""Limits come from the environment, or not at all."""
+"""Limits are read from environment variables."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ def test_a_limit_that_is_no_positive_number_is_refused(monkeypatch: pytest.Monke
 
 
 def test_a_mistyped_variable_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A limit that nobody knows is an error, not a limit that silently does not hold."""
+    """An unknown limit is an error and is not ignored."""
     monkeypatch.setenv("ASOF_SERVE_MAXROWS", "7")
     with pytest.raises(SettingsError, match=r"unknown.*ASOF_SERVE_MAXROWS"):
         Limits.from_environment()
 
 
 def test_what_kubernetes_sets_is_no_limit(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A Kubernetes service called asof-serve puts variables of that name into every pod; they are not ours."""
+    """A Kubernetes service called asof-serve puts variables of that name into every pod; they are ignored."""
     monkeypatch.setenv("ASOF_SERVE_SERVICE_HOST", "10.0.0.1")
     monkeypatch.setenv("ASOF_SERVE_PORT_3000_TCP", "tcp://10.0.0.1:3000")
     assert Limits.from_environment() == Limits()

@@ -1,4 +1,4 @@
-"""Workers of one service add up, whoever used the metrics library before."""
+"""The metrics of a service, even if the metrics library was used before."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ print(metrics.text()[0].decode())
 
 
 def test_rows_are_counted_although_the_library_was_used_before(tmp_path: Path) -> None:
-    """Counters land in the service's own folder also where another one was open already, and only they are told."""
+    """Counters are stored in the service's own folder even if another one was open, and only they are reported."""
     done = subprocess.run(
         [sys.executable, "-c", PROGRAM, str(tmp_path)], capture_output=True, text=True, check=True, timeout=60
     )

@@ -1,4 +1,4 @@
-"""The prediction writer: nothing in the way of answers, nothing lost that need not be."""
+"""The prediction writer never delays a response and loses no rows without need."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ def test_stopping_writes_everything(contract: Contract, tmp_path: Path) -> None:
 
 
 def test_rows_are_written_after_their_time(contract: Contract, tmp_path: Path) -> None:
-    """A single row does not wait for company for ever."""
+    """A single row is written after ``log_seconds``."""
     made = writer(tmp_path, contract, Counted(), log_seconds=0.2)
     made.put(entry(contract, [START]))
     assert eventually(lambda: logged(tmp_path) == 1)
@@ -73,7 +73,7 @@ def test_rows_are_written_after_their_time(contract: Contract, tmp_path: Path) -
 
 
 def test_a_full_batch_is_written_at_once(contract: Contract, tmp_path: Path) -> None:
-    """Enough rows begin a file long before their time."""
+    """``log_batch`` rows start a file before ``log_seconds`` have passed."""
     made = writer(tmp_path, contract, Counted(), log_seconds=3_600.0, log_batch=10)
     for _ in range(10):
         made.put(entry(contract, [START]))

@@ -1,4 +1,4 @@
-"""Services as they run: built by ``asof build``, served by BentoML in real processes, with a real Redis."""
+"""Services built by ``asof build`` and served by BentoML in real processes, with a real Redis."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def test_a_served_row_is_scored_and_logged(service: Service) -> None:
 
 
 def test_a_key_that_redis_does_not_know_is_scored(service: Service) -> None:
-    """Unknown keys get a score, with every feature of theirs listed as missing."""
+    """Unknown keys get a score, and all their features are listed as missing."""
     _, answer, _ = service.predict({**ROW, "machine_id": 404, "site": "nowhere"})
     assert set(answer["predictions"][0]["missing"]) == {
         "load_count_1d", "load_mean_1d", "load_max_7d", "crew", "grade", "open", "ratio",
@@ -99,7 +99,7 @@ def test_bentomls_client_works(service: Service) -> None:
 
 
 def test_redis_ending_is_told_and_survived(service: Service) -> None:
-    """When the repo's Redis is killed answers are 503 with the reason, and the service gets itself a new one."""
+    """When the repo's Redis is killed, answers are 503 with the reason, and the service starts Redis again."""
     status = EmbeddedRedis(service.settings.online.folder).status()
     assert status.pid is not None
     os.kill(status.pid, signal.SIGKILL)
@@ -111,7 +111,7 @@ def test_redis_ending_is_told_and_survived(service: Service) -> None:
 
 
 def test_a_killed_worker_is_replaced(service: Service) -> None:
-    """A worker that dies is started again, and requests that meet the gap wait for it."""
+    """A worker that dies is started again, and requests in between wait for it."""
     service.predict(request_id="before")
     (worker,) = service.workers()
     service.until(lambda: "before" in service.logged()["request_id"].to_pylist())
@@ -241,6 +241,6 @@ def test_serving_what_was_not_built_says_what_to_do(tmp_path: Path) -> None:
 
 
 def test_building_an_unknown_model_names_the_known(settings: RepoSettings) -> None:
-    """A mistyped model is met with the right one."""
+    """The error for a mistyped model names the right one."""
     answer = asof(settings.path, "build", "breakdwon")
     assert (answer.returncode, "did you mean 'breakdown'" in answer.stderr) == (2, True)

@@ -1,4 +1,4 @@
-"""Replay: recorded rows through a running service, in an order that changes no value."""
+"""A replay sends recorded rows to a running service in an order that changes no value."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def replay(settings: RepoSettings, service: Service, file: Path, *arguments: str
 def test_a_replay_serves_what_was_known_and_ingests_everything(
     settings: RepoSettings, service: Service, file: Path
 ) -> None:
-    """Every served value equals brute force over what was known; run again, a replay asks and adds nothing."""
+    """Every served value equals brute force over what was known; run again, a replay scores and adds nothing."""
     service.until_ready()
     rows = pq.read_table(file).to_pylist()
     report = replay(settings, service, file, "--concurrency", "4")
@@ -120,7 +120,7 @@ def test_a_replay_against_nothing_says_so(settings: RepoSettings, file: Path) ->
 
 
 def test_a_service_of_another_version_is_refused(settings: RepoSettings, service: Service, file: Path) -> None:
-    """Answers of a model that was not asked for end the replay before anything is attributed to it."""
+    """A replay ends when the service answers with another model version."""
     service.until_ready()
     repo = Repo.open(settings.path)
     bundle = Bundle.find(settings.models, "breakdown")

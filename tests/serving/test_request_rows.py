@@ -1,4 +1,4 @@
-"""Rows of requests: what fits is read exactly, what does not is named by row and field."""
+"""Valid rows of requests are read exactly; invalid ones are named by row and field."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_every_missing_field_is_named_with_what_was_expected() -> None:
 
 
 def test_a_misspelled_field_is_met_with_the_right_one() -> None:
-    """The close match is offered."""
+    """The error for a misspelled field suggests the closest one."""
     assert "did you mean 'load'" in problem([{**GOOD, "laod": 1.0}]).message
 
 
@@ -108,12 +108,12 @@ def test_rows_must_be_a_list_of_at_least_one(rows: Any) -> None:
 
 @pytest.mark.parametrize("row", [None, [], "x", 3])
 def test_a_row_must_be_an_object(row: Any) -> None:
-    """The row that is none is named."""
+    """An element that is not a row is named by its position."""
     assert problem([GOOD, row]).problems[0].row == 1
 
 
 def test_too_many_rows_are_too_large() -> None:
-    """A batch over the limit says how many it may be."""
+    """The error for too many rows says how many are allowed."""
     found = problem([GOOD] * 51)
     assert (found.status, "at most 50" in found.message) == (413, True)
 

@@ -132,7 +132,7 @@ def test_bundles_are_read_once(folder: Path) -> None:
 def test_requests_that_wait_are_answered_together(
     folder: Path, unreliable_store: UnreliableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """While one request is read for, those that arrive share the next read, and each gets its own answer and log rows."""
+    """Requests that arrive during a read share the next read, and each gets its own answer and log rows."""
     unreliable_store.delay = 0.1
     reads: list[int] = []
     real = AsyncReader.read
@@ -165,7 +165,7 @@ def test_requests_that_wait_are_answered_together(
 def test_a_row_that_a_function_cannot_take_costs_no_other_its_answer(
     folder: Path, unreliable_store: UnreliableStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Answered together with others, a failing row fails alone."""
+    """A failing row in a batch fails only its own request."""
     unreliable_store.delay = 0.1
     compute = on_demand.compute_view
 
@@ -185,7 +185,7 @@ def test_a_row_that_a_function_cannot_take_costs_no_other_its_answer(
 
 @pytest.mark.parametrize("folder", ["timeless"], indirect=True)
 def test_rows_without_a_moment_are_scored_for_that_of_their_request(folder: Path) -> None:
-    """A model whose rows carry no moment is asked for one beside the rows, or for now."""
+    """A model whose rows have no moment takes one for the whole request, by default now."""
     then = post(folder, {"rows": [ROW], "at": "2024-05-01T13:30:00Z"}).json()["predictions"][0]
     now = post(folder, {"rows": [ROW]}).json()["predictions"][0]
     wrong = post(folder, {"rows": [ROW], "at": "soon"})
@@ -197,7 +197,7 @@ def test_rows_without_a_moment_are_scored_for_that_of_their_request(folder: Path
 
 
 def test_rows_with_a_moment_take_none_beside_them(folder: Path) -> None:
-    """Two moments for one row would be one too many."""
+    """A moment for the request is refused if rows have their own."""
     answer = post(folder, {"rows": [ROW], "at": "2024-05-01T13:30:00Z"})
     assert (answer.status_code, error(answer)["problems"][0]["field"]) == (400, "at")
 
@@ -218,7 +218,7 @@ def test_bentoml_code_gets_the_same_answer(folder: Path) -> None:
 
 
 def test_a_worker_that_does_not_end_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
-    """After its time a worker that was told to stop writes its log and goes."""
+    """A worker that does not stop in time writes its log and exits."""
     told: list[str] = []
     ended = threading.Event()
     previous = signal.signal(signal.SIGTERM, lambda *_: told.append("stop"))

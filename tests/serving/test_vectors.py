@@ -1,4 +1,4 @@
-"""Vectors: one assembly for every caller."""
+"""Feature vectors are assembled in the same way for every caller."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def test_on_demand_functions_see_stored_and_request_values(contract: Contract) -
 
 
 def test_naive_and_foreign_moments_mean_the_same_instant(contract: Contract) -> None:
-    """A naive moment is UTC, and an aware one keeps its own clock for nobody: functions get an aware datetime."""
+    """A naive moment means UTC, and functions get an aware datetime."""
     found = feature_vectors.assemble(contract, STORED, REQUEST)
     np.testing.assert_array_equal(found["hour"], [13, 13])
 
