@@ -227,7 +227,7 @@ def test_a_broken_plugin_names_itself(verb: str, reason: str, installed: Path) -
     answer, listed = _asof(verb, "--any", "thing", cwd=installed), _asof("--help", cwd=installed)
 
     assert answer.returncode == 3
-    assert answer.stderr == f"asof: the verb {verb!r} of second {reason}; repair or uninstall second\n"
+    assert answer.stderr == f"asof: the command {verb!r} of second {reason}; repair or uninstall second\n"
     assert listed.returncode == 0
     assert "Cannot be loaded from second" in listed.stdout
 
