@@ -21,7 +21,7 @@ from asof.console import table
 from asof.contract import Source
 from asof.errors import BundleError, SourceError
 from asof.offline.engine import EngineSettings, quoted
-from asof.offline.sources import Files, open_files
+from asof.offline.sources import SourceFiles, open_files
 from asof.statistics.design_effect import dense, hashes
 from asof.statistics.intervals import drawn_weights, interval
 from asof.statistics.ranking import Ranking, log_loss
@@ -92,7 +92,7 @@ class PerformanceReport:
         figures: Metrics; empty with too few labels of a kind.
         calibration: Groups of neighbouring scores, lowest first.
         left_out: Test rows that training left out of its figures; the window's figures leave out none.
-        problems: Files of the log that could not be used.
+        problems: SourceFiles of the log that could not be used.
     """
 
     model: str
@@ -280,7 +280,7 @@ def _written(name: str, data: Path) -> Source:
     return Source(name, str(folder), "delta", "")
 
 
-def _sql(rows: Mapping[str, Any], keys: tuple[str, ...], scored: Files, labels: Files) -> str:
+def _sql(rows: Mapping[str, Any], keys: tuple[str, ...], scored: SourceFiles, labels: SourceFiles) -> str:
     """One row (i, label) for each served row that has candidates; label is null where they contradict each other."""
     identity, label = quoted(rows["id"]), quoted(rows["label"])
     apart = scored.source != labels.source

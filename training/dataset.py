@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from asof.contract import Contract, Source
 from asof.errors import SchemaError, SettingsError, SourceError
 from asof.offline.engine import EngineSettings, quoted
-from asof.offline.sources import Files, open_files
+from asof.offline.sources import SourceFiles, open_files
 from training.model import Model
 
 if TYPE_CHECKING:
@@ -68,8 +68,8 @@ class Tables:
         model: The model.
         contract: The contract of its feature service.
         repo: Folder of the feature repo.
-        rows: Files of the rows' table.
-        labels: Files of the labels' table.
+        rows: SourceFiles of the rows' table.
+        labels: SourceFiles of the labels' table.
         declaration: Declaration of the labels' table.
         versions: Table -> version, for those that have versions.
     """
@@ -77,8 +77,8 @@ class Tables:
     model: Model
     contract: Contract
     repo: Path
-    rows: Files
-    labels: Files
+    rows: SourceFiles
+    labels: SourceFiles
     declaration: TableDeclaration
     versions: Mapping[str, int]
 

@@ -10,8 +10,8 @@ import click
 from asof.cli import repo_option
 from asof.console import emit, progress, table
 from asof.errors import NotFoundError
-from asof.offline.cleaning import RETENTION_HOURS, clean, versions_in_use
 from asof.offline.provenance import Provenance
+from asof.offline.vacuum import RETENTION_HOURS, clean, versions_in_use
 from asof.repo import Repo
 from asof.tables import TableState, states
 from asof.tables.delta import locked

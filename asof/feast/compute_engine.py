@@ -32,7 +32,8 @@ from asof.errors import SettingsError
 from asof.feast.compiler import compile_view
 from asof.instants import to_micros
 from asof.offline.engine import EngineSettings, quoted
-from asof.offline.sources import Files, open_files
+from asof.offline.pull import micros_sql, newest_sql
+from asof.offline.sources import SourceFiles, open_files
 from asof.online.writer import Writer
 
 BATCH = 20_000
@@ -177,7 +178,7 @@ def _write(view: View, writer: Writer, portions: Iterator[pa.Table], progress: C
     return written
 
 
-def _chosen(view: View, connection: DuckDBPyConnection, files: Files, interval: Interval) -> tuple[str, int]:
+def _chosen(view: View, connection: DuckDBPyConnection, files: SourceFiles, interval: Interval) -> tuple[str, int]:
     """SQL to select the rows to write from, and the number of rows.
 
     If each key of a plain view has one row, no selection is needed, and rows are written while the files are still being read.
@@ -201,18 +202,17 @@ def _query(view: View, schema: pa.Schema, table: str) -> str:
 
 def _selection(view: View, scan: str, schema: pa.Schema, interval: Interval) -> str:
     """SQL for the rows to write: the newest row of each key of a plain view, the events of a windowed one."""
-    ts, kt = _moments(view.source.timestamp_field), view.source.created_timestamp_column
+    ts = micros_sql(view.source.timestamp_field)
     columns = ", ".join(quoted(raw) for raw in _columns(view, schema))
-    partition = f"PARTITION BY {_keys(view, raw=True)} " if view.join_keys else ""
-    newest = f"row_number() OVER ({partition}ORDER BY {ts} DESC, {_moments(kt) if kt else ts} DESC, file_index DESC, file_row_number DESC)"
-    keep = f"{newest} = 1" if not view.windowed else f"{ts} > {interval.end - view.horizon} OR {newest} = 1"
+    newest = newest_sql(view.source, [view.source.column(k.column) for k in view.join_keys])
+    keep = newest if not view.windowed else f"{ts} > {interval.end - view.horizon} OR {newest}"
     return f"SELECT {columns}, {ts} AS _asof_ts FROM {scan} WHERE {_wanted(view, interval)} QUALIFY {keep}"
 
 
 def _wanted(view: View, interval: Interval) -> str:
     """SQL condition: the row has a key and became known in the interval; events need only be known by its end."""
-    ts, kt = _moments(view.source.timestamp_field), view.source.created_timestamp_column
-    arrival = f"greatest({ts}, coalesce({_moments(kt)}, {ts}))" if kt else ts
+    ts, kt = micros_sql(view.source.timestamp_field), view.source.created_timestamp_column
+    arrival = f"greatest({ts}, coalesce({micros_sql(kt)}, {ts}))" if kt else ts
     since = f" AND {arrival} >= {interval.start}" if not view.windowed else ""
     present = "".join(f" AND {quoted(view.source.column(k.column))} IS NOT NULL" for k in view.join_keys)
     return f"{arrival} <= {interval.end}{since}{present}"
@@ -232,10 +232,6 @@ def _columns(view: View, schema: pa.Schema) -> dict[str, str]:
 
 def _keys(view: View, *, raw: bool = False) -> str:
     return ", ".join(quoted(view.source.column(k.column) if raw else k.column) for k in view.join_keys)
-
-
-def _moments(column: str) -> str:
-    return f"epoch_us(CAST({quoted(column)} AS TIMESTAMPTZ))"
 
 
 def _portions(view: View, reader: pa.RecordBatchReader) -> Iterator[pa.Table]:

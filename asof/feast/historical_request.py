@@ -11,7 +11,7 @@ import pyarrow as pa
 from asof.contract import Contract, Feature, OnDemandView, View
 from asof.errors import NotFoundError, SchemaError, SettingsError, UsageError
 from asof.feast.compiler import compile_on_demand, compile_view
-from asof.offline.columns import is_moment
+from asof.offline.arrow_columns import is_moment
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection

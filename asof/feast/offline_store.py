@@ -30,11 +30,11 @@ from asof.contract import Source
 from asof.errors import SettingsError, SourceError
 from asof.feast.batch_writes import add_file, append
 from asof.feast.historical_request import EVENT_TIME, compile_request, entity_table, event_time, queried_table
-from asof.feast.retrieval_job import DuckDBRetrievalJob, metadata
+from asof.feast.retrieval_job import PointInTimeRetrievalJob, metadata
 from asof.instants import from_micros, to_micros
 from asof.offline import pull
 from asof.offline.engine import EngineSettings
-from asof.offline.retrieval import Question, moments, retrieve
+from asof.offline.retrieval import PreparedRetrieval, moments, retrieve
 from asof.offline.sources import locate, open_files
 
 if TYPE_CHECKING:
@@ -91,7 +91,7 @@ class DuckDBOfflineStore(OfflineStore):
         start_date: datetime | None = None,
         end_date: datetime | None = None,
         filter_by_created_timestamp: bool = False,
-    ) -> DuckDBRetrievalJob:
+    ) -> PointInTimeRetrievalJob:
         """A job for the features as of each entity row's moment; without entity rows, as of each moment between the dates that has a row.
 
         Sources and entity rows are checked here; the retrieval runs when the job's result is requested.
@@ -102,10 +102,10 @@ class DuckDBOfflineStore(OfflineStore):
             feature_views, on_demand, feature_refs, project, repo, full_feature_names=full_feature_names
         )
         rows, at = _entity_rows(contract, entity_df, repo, settings, (start_date, end_date))
-        Question.of(contract, rows.schema, at, repo)
+        PreparedRetrieval.of(contract, rows.schema, at, repo)
         times = moments(rows, at)
         first, last = (from_micros(int(times.min())), from_micros(int(times.max()))) if len(times) else (None, None)
-        return DuckDBRetrievalJob(
+        return PointInTimeRetrievalJob(
             lambda: retrieve(
                 contract, rows, at=at, repo=repo, knowledge=filter_by_created_timestamp, settings=settings
             ),
@@ -125,14 +125,16 @@ class DuckDBOfflineStore(OfflineStore):
         created_timestamp_column: str | None,
         start_date: datetime,
         end_date: datetime,
-    ) -> DuckDBRetrievalJob:
+    ) -> PointInTimeRetrievalJob:
         """A job for the latest row of each key between the dates."""
         repo, settings = _place(config)
         source = _source(data_source, timestamp_field, created_timestamp_column)
         columns = _columns(join_key_columns, feature_name_columns, source)
         span = pull.Span(to_micros(start_date), to_micros(end_date))
         pull.checked_files(source, repo, columns)
-        return DuckDBRetrievalJob(lambda: pull.latest(source, repo, join_key_columns, columns, span, settings), repo)
+        return PointInTimeRetrievalJob(
+            lambda: pull.latest(source, repo, join_key_columns, columns, span, settings), repo
+        )
 
     @staticmethod
     def pull_all_from_table_or_query(
@@ -144,14 +146,14 @@ class DuckDBOfflineStore(OfflineStore):
         created_timestamp_column: str | None = None,
         start_date: datetime | None = None,
         end_date: datetime | None = None,
-    ) -> DuckDBRetrievalJob:
+    ) -> PointInTimeRetrievalJob:
         """A job for all rows between the dates, in source order."""
         repo, settings = _place(config)
         source = _source(data_source, timestamp_field, created_timestamp_column)
         columns = _columns(join_key_columns, feature_name_columns, source)
         span = pull.Span(to_micros(start_date) if start_date else None, to_micros(end_date) if end_date else None)
         pull.checked_files(source, repo, columns)
-        return DuckDBRetrievalJob(lambda: pull.everything(source, repo, columns, span, settings), repo)
+        return PointInTimeRetrievalJob(lambda: pull.everything(source, repo, columns, span, settings), repo)
 
     @staticmethod
     def offline_write_batch(

@@ -1,4 +1,9 @@
-"""Feast's ``RetrievalJob``: a checked retrieval that runs when its result is requested."""
+"""The retrieval job that the offline store returns to Feast; it runs each time a result is requested from it.
+
+The job runs :func:`asof.offline.retrieve` or a query of :mod:`asof.offline.pull`. In a point-in-time retrieval the numpy kernel of
+:mod:`asof.windows` decides the values. polars and pyarrow read plain columns; DuckDB reads where rows are filtered one by one, and
+files that plain readers cannot read. The queries of ``pull`` run in DuckDB.
+"""
 
 from __future__ import annotations
 
@@ -21,11 +26,11 @@ if TYPE_CHECKING:
 BATCH_ROWS = 65_536
 
 
-class DuckDBRetrievalJob(RetrievalJob):
-    """A retrieval that was checked but not run.
+class PointInTimeRetrievalJob(RetrievalJob):
+    """A retrieval whose arguments were checked, and that has not run yet.
 
     Args:
-        run: Does the work; called once per result that is asked for.
+        run: Computes the result; called once for each result that is requested.
         repo: Folder that relative paths start at.
         metadata: What was asked for; None where Feast needs no such thing.
         full_feature_names: Whether features carry their view's name.

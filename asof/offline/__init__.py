@@ -14,12 +14,12 @@ _PLACES = {
     "DuckDBOfflineStore": "asof.feast.offline_store",
     "DuckDBOfflineStoreConfig": "asof.feast.offline_store",
     "EngineSettings": "asof.offline.engine",
-    "Provenance": "asof.offline.snapshots",
-    "clean": "asof.offline.cleaning",
-    "rebuild": "asof.offline.snapshots",
+    "Provenance": "asof.offline.rebuild_dataset",
+    "clean": "asof.offline.vacuum",
+    "rebuild": "asof.offline.rebuild_dataset",
     "retrieve": "asof.offline.retrieval",
     "retrieve_to": "asof.offline.out_of_core",
-    "versions_in_use": "asof.offline.cleaning",
+    "versions_in_use": "asof.offline.vacuum",
 }
 
 __all__ = sorted(_PLACES)  # noqa: PLE0605  one list of names, kept in one place

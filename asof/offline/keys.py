@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from asof.errors import SchemaError
-from asof.offline.columns import joined, plain_type
+from asof.offline.arrow_columns import joined, plain_type
 
 Ints = NDArray[np.int64]
 

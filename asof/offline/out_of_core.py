@@ -1,8 +1,8 @@
 """Datasets that may be larger than memory: written row group by row group, computed by sets of keys.
 
-Each view is answered for one set of keys after another (by hash; as many sets as the memory limit demands), and the answers
-are spilled with the numbers of the rows they belong to. DuckDB brings them back into row order, within its limit, while the
-file is written. What fits is answered in one piece. The bytes of the file depend on neither.
+Each view's values are computed for one set of keys after another (by hash; the memory limit decides how many sets), and
+spilled together with the numbers of their rows. DuckDB sorts them back into row order, within its memory limit, while the
+file is written. If everything fits, there is one set. The bytes of the file do not depend on the number of sets.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ import pyarrow.parquet as pq
 from asof.errors import SchemaError, SourceError, TableError
 from asof.offline.engine import Engine, EngineSettings, literal, quoted
 from asof.offline.provenance import KEY, EntityDigest, Provenance
-from asof.offline.retrieval import Question, answer, moments
-from asof.offline.source_rows import Asked, Part, key_sql, stored_keys
-from asof.offline.values import view_values
+from asof.offline.retrieval import PreparedRetrieval, assemble, moments
+from asof.offline.source_rows import EntityRows, KeyPartition, key_sql, stored_keys
+from asof.offline.view_values import view_values
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from asof.contract import Contract, View
-    from asof.offline.sources import Files
+    from asof.offline.sources import SourceFiles
 
 GROUP_ROWS = 131_072
 """Rows of a row group."""
@@ -62,7 +62,7 @@ def retrieve_to(
 
     Args:
         path: File to write; one that is there is replaced.
-        contract: What to answer.
+        contract: The features to return.
         entity_rows: The rows, or a Parquet file of them, which is then not read into memory as a whole.
         at: Column of the rows' moments.
         repo: Folder that relative source paths start at.
@@ -79,18 +79,18 @@ def retrieve_to(
         TableError: The file cannot be written.
     """
     chosen = settings or EngineSettings.load(repo)
-    rows = Rows.of(entity_rows)
-    question = Question.of(contract, rows.schema, at, repo, versions)
+    rows = EntityInput.of(entity_rows)
+    prepared = PreparedRetrieval.of(contract, rows.schema, at, repo, versions)
     names = list(rows.schema.names)
     with ExitStack() as stack:
         work = stack.enter_context(_work_folder(chosen, repo))
         engine = stack.enter_context(closing(Engine(chosen, repo)))
-        answers = [_answers(v, question, rows, at, engine, work, chosen.memory, knowledge) for v in contract.views]
+        answers = [_answers(v, prepared, rows, at, engine, work, chosen.memory, knowledge) for v in contract.views]
         return _write(
             path,
             rows.groups(),
             lambda digest: (
-                carried or Provenance.of(question, at, repo, knowledge=knowledge, columns=names, digest=digest)
+                carried or Provenance.of(prepared, at, repo, knowledge=knowledge, columns=names, digest=digest)
             ),
             contract,
             answers,
@@ -98,7 +98,7 @@ def retrieve_to(
 
 
 @dataclass(frozen=True)
-class Rows:
+class EntityInput:
     """Entity rows, in memory or in a Parquet file."""
 
     table: pa.Table | None
@@ -107,7 +107,7 @@ class Rows:
     count: int
 
     @classmethod
-    def of(cls, given: pa.Table | Path) -> Rows:
+    def of(cls, given: pa.Table | Path) -> EntityInput:
         """Rows from a table or a file.
 
         Raises:
@@ -132,10 +132,12 @@ class Rows:
         batches = pq.ParquetFile(self.path).iter_batches(batch_size=GROUP_ROWS)
         yield from _exactly(GROUP_ROWS, batches, self.schema)
 
-    def part(self, names: Sequence[str], hashed: str | None, part: Part, engine: DuckDBPyConnection) -> pa.Table:
+    def part(
+        self, names: Sequence[str], hashed: str | None, partition: KeyPartition, engine: DuckDBPyConnection
+    ) -> pa.Table:
         """The columns ``names`` of the rows of one set of keys, and their row numbers under :data:`_ROW`."""
         columns = ", ".join(quoted(n) for n in dict.fromkeys(names))
-        where = f" WHERE coalesce({hashed}, 0) % {part.parts} = {part.number}" if hashed else ""
+        where = f" WHERE coalesce({hashed}, 0) % {partition.partitions} = {partition.number}" if hashed else ""
         if self.table is None:
             scan = f"read_parquet({literal(str(self.path))}, hive_partitioning = false)"
             return engine.sql(
@@ -165,8 +167,8 @@ def _as_kept(table: pa.Table) -> pa.Table:
 
 def _answers(
     view: View,
-    question: Question,
-    rows: Rows,
+    prepared: PreparedRetrieval,
+    rows: EntityInput,
     at: str,
     engine: Engine,
     work: Path,
@@ -174,18 +176,24 @@ def _answers(
     knowledge: bool,
 ) -> Iterator[Mapping[str, pa.Array]]:
     """The view's features for each group of rows, in order; computed and spilled now, read as the groups are written."""
-    files, wanted = question.files[view.alias], question.contract.stored(view)
+    files, wanted = prepared.files[view.alias], prepared.contract.stored(view)
     parts = _parts(view, files, wanted, rows, memory)
     hashed = _hash_of_keys(view, files, rows, engine.connection) if parts > 1 else None
     folder = work / uuid.uuid4().hex
     folder.mkdir()
     for number in range(parts):
-        part = Part(number, parts)
-        found = rows.part([at, *(k.request for k in view.join_keys)], hashed, part, engine.connection)
+        partition = KeyPartition(number, parts)
+        found = rows.part([at, *(k.request for k in view.join_keys)], hashed, partition, engine.connection)
         if found.num_rows or not rows.count:
-            asked = Asked(found, moments(found, at))
+            entity_rows = EntityRows(found, moments(found, at))
             values = view_values(
-                view, wanted, files, asked, engine, knowledge=knowledge, part=part if parts > 1 else None
+                view,
+                wanted,
+                files,
+                entity_rows,
+                engine,
+                knowledge=knowledge,
+                partition=partition if parts > 1 else None,
             )
             _spill(pa.table({_ROW: found[_ROW], **values}), folder / f"{number}.parquet")
     return _in_row_order(folder, wanted, engine.connection, parts)
@@ -200,7 +208,7 @@ def _spill(table: pa.Table, path: Path) -> None:
         ) from None
 
 
-def _parts(view: View, files: Files, wanted: Sequence[str], rows: Rows, memory: int) -> int:
+def _parts(view: View, files: SourceFiles, wanted: Sequence[str], rows: EntityInput, memory: int) -> int:
     """How many sets of keys the view must be answered in; a view without keys has one key, so it is one set."""
     if not view.join_keys:
         return 1
@@ -210,7 +218,7 @@ def _parts(view: View, files: Files, wanted: Sequence[str], rows: Rows, memory: 
     return max(1, -(-(stored + asked) * _SHARE // memory))
 
 
-def _hash_of_keys(view: View, files: Files, rows: Rows, engine: DuckDBPyConnection) -> str:
+def _hash_of_keys(view: View, files: SourceFiles, rows: EntityInput, engine: DuckDBPyConnection) -> str:
     """SQL that hashes entity keys as the source's keys are hashed: after a cast to their types."""
     stored = key_sql(stored_keys(view, files), files, engine)
     types = engine.sql(f"SELECT {', '.join(f'typeof({s})' for s in stored)} FROM {files.scan} LIMIT 1").fetchall()[0]
@@ -263,7 +271,7 @@ def _write(
         with ExitStack() as stack:
             writer: pq.ParquetWriter | None = None
             for group in groups:
-                table = answer(
+                table = assemble(
                     contract, group, {v.alias: next(a) for v, a in zip(contract.views, answers, strict=True)}
                 )
                 writer = writer or stack.enter_context(pq.ParquetWriter(work, table.schema, compression="zstd"))

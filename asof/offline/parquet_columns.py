@@ -1,7 +1,7 @@
-"""Whole columns of Parquet files, read without an engine in between: half the cost where nothing is filtered out.
+"""Reads whole columns of Parquet files without DuckDB, which costs about half as much if no row is filtered out.
 
-Plain numbers and moments are read by polars, on all cores and into memory that the kernel hands out a page at a time; pyarrow's
-pool asks for huge pages, and waiting for those can cost more than decoding. Other columns are read by pyarrow.
+polars reads plain numbers and moments, on all cores; pyarrow reads all other columns. ``python -m benchmarks.offline.reading``
+measures the readers.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from asof.errors import SourceError
 from asof.instants import to_micros
 
 if TYPE_CHECKING:
-    from asof.offline.sources import Files
+    from asof.offline.sources import SourceFiles
 
 AT_ONCE = 24 << 20
 """Bytes of columns that are read together; more are read one set of columns after another."""
 
 
 @dataclass(frozen=True, slots=True)
-class Reach:
+class TimeBounds:
     """The moments of ``column`` that can matter, in microseconds UTC, both inclusive; None is unbounded."""
 
     column: str
@@ -37,7 +37,7 @@ class Reach:
 
 
 @dataclass(frozen=True, slots=True)
-class _Part:
+class _ParquetFile:
     """The row groups of one file that can matter; ``runs`` are (first row, number of rows) of the unbroken runs of them."""
 
     path: str
@@ -65,18 +65,18 @@ class _Part:
 
 
 @dataclass(frozen=True)
-class Rows:
-    """Rows of a source, in source order, whose columns are read when they are wanted."""
+class ParquetRows:
+    """Rows of a source, in source order; a column is read on first use."""
 
     source: str
-    parts: tuple[_Part, ...]
+    files: tuple[_ParquetFile, ...]
 
     @classmethod
-    def of(cls, files: Files, names: Sequence[str], reach: Reach) -> Rows | None:
-        """All rows, but for row groups that lie outside ``reach`` as a whole; ``names`` are the columns that may be read.
+    def of(cls, files: SourceFiles, names: Sequence[str], bounds: TimeBounds) -> ParquetRows | None:
+        """All rows, but for row groups that lie outside ``bounds`` as a whole; ``names`` are the columns that may be read.
 
         Returns:
-            None where the files need an engine: columns told by folder names, files that differ, names that are paths.
+            None if DuckDB has to read them: columns from folder names, files with different columns, column names with dots.
 
         Raises:
             SourceError: A file cannot be read.
@@ -85,7 +85,7 @@ class Rows:
             return None
         parts = []
         for path in files.paths:
-            part = _opened(files.source, path, reach)
+            part = _opened(files.source, path, bounds)
             if not _alike(part.schema, files.schema, names):
                 return None
             parts.append(part)
@@ -94,7 +94,7 @@ class Rows:
     @property
     def count(self) -> int:
         """How many rows there are."""
-        return sum(p.count for p in self.parts)
+        return sum(p.count for p in self.files)
 
     def read(self, names: Sequence[str], *, whole: bool = False) -> pa.Table:
         """The columns ``names``; ``whole`` to have numbers in one chunk.
@@ -102,13 +102,13 @@ class Rows:
         Raises:
             SourceError: A file cannot be read, or is not the one that it was.
         """
-        schema = self.parts[0].schema
-        unique = all(len(set(p.schema.names)) == len(p.schema) for p in self.parts)
+        schema = self.files[0].schema
+        unique = all(len(set(p.schema.names)) == len(p.schema) for p in self.files)
         numbers = [n for n in names if unique and _is_number(schema.field(n).type)]
         found = self._numbers(pa.schema([(n, schema.field(n).type) for n in numbers]), whole) if numbers else None
         columns = dict(zip(numbers, found.columns, strict=True)) if found is not None else {}
         if others := [n for n in names if n not in columns]:
-            tables = [_read_others(self.source, p, others) for p in self.parts]
+            tables = [_read_others(self.source, p, others) for p in self.files]
             columns |= dict(zip(others, pa.concat_tables(tables).columns, strict=True))
         self._check()
         return pa.table([columns[n] for n in names], names=list(names))
@@ -121,7 +121,7 @@ class Rows:
 
     def _numbers(self, schema: pa.Schema, whole: bool) -> pa.Table | None:
         """Columns of numbers; None where there are no rows, or polars cannot read them."""
-        parts = [p for p in self.parts if p.groups]
+        parts = [p for p in self.files if p.groups]
         if not parts:
             return None
         try:
@@ -138,12 +138,12 @@ class Rows:
 
     def _check(self) -> None:
         """Columns that were read at different times must be of the same rows."""
-        for part in self.parts:
+        for part in self.files:
             if _stamp(self.source, part.path) != part.stamp:
                 raise SourceError(f"source {self.source!r}: {part.path} was replaced while it was read; ask again")
 
 
-def _opened(source: str, path: str, reach: Reach) -> _Part:
+def _opened(source: str, path: str, bounds: TimeBounds) -> _ParquetFile:
     stamp = _stamp(source, path)
     try:
         footer = pq.read_metadata(path)
@@ -152,10 +152,10 @@ def _opened(source: str, path: str, reach: Reach) -> _Part:
     schema = footer.schema.to_arrow_schema()
     # Statistics are found by position, so columns and leaves must be the same.
     flat = footer.num_columns == len(schema.names)
-    column = schema.names.index(reach.column) if flat and reach.column in schema.names else None
+    column = schema.names.index(bounds.column) if flat and bounds.column in schema.names else None
     every = range(footer.num_row_groups)
-    groups = tuple(i for i in every if column is None or _overlaps(footer.row_group(i).column(column), reach))
-    return _Part(path, stamp, footer, schema, groups)
+    groups = tuple(i for i in every if column is None or _overlaps(footer.row_group(i).column(column), bounds))
+    return _ParquetFile(path, stamp, footer, schema, groups)
 
 
 def _stamp(source: str, path: str) -> tuple[int, int, int]:
@@ -192,7 +192,7 @@ def _scan(paths: list[str], schema: pa.Schema) -> pl.LazyFrame:
     return pl.scan_parquet(paths, glob=False, hive_partitioning=False, extra_columns="ignore").select(schema.names)
 
 
-def _read_others(source: str, part: _Part, names: Sequence[str]) -> pa.Table:
+def _read_others(source: str, part: _ParquetFile, names: Sequence[str]) -> pa.Table:
     try:
         with pq.ParquetFile(part.path, metadata=part.footer, memory_map=True, pre_buffer=False) as file:
             return file.read_row_groups(list(part.groups), columns=list(names)).select(list(names))
@@ -200,14 +200,14 @@ def _read_others(source: str, part: _Part, names: Sequence[str]) -> pa.Table:
         raise _unreadable(source, part.path, error) from None
 
 
-def _overlaps(column: Any, reach: Reach) -> bool:
+def _overlaps(column: Any, bounds: TimeBounds) -> bool:
     statistics = column.statistics
     if statistics is None or not statistics.has_min_max:
         return True
     first, last = _micros(statistics.min), _micros(statistics.max)
     if first is None or last is None:
         return True
-    return (reach.last is None or first <= reach.last) and (reach.first is None or last >= reach.first)
+    return (bounds.last is None or first <= bounds.last) and (bounds.first is None or last >= bounds.first)
 
 
 def _micros(moment: Any) -> int | None:

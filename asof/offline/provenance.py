@@ -15,12 +15,12 @@ import pyarrow.parquet as pq
 from asof import __version__
 from asof.contract import Contract
 from asof.errors import SourceError
-from asof.offline.columns import joined
+from asof.offline.arrow_columns import joined
 from asof.revision import code_revision
 
 if TYPE_CHECKING:
-    from asof.offline.retrieval import Question
-    from asof.offline.sources import Files
+    from asof.offline.retrieval import PreparedRetrieval
+    from asof.offline.sources import SourceFiles
 
 KEY = "asof.provenance"
 FORMAT = 1
@@ -62,16 +62,23 @@ class Provenance:
 
     @classmethod
     def of(
-        cls, question: Question, at: str, repo: Path, *, knowledge: bool, columns: list[str], digest: EntityDigest
+        cls,
+        prepared: PreparedRetrieval,
+        at: str,
+        repo: Path,
+        *,
+        knowledge: bool,
+        columns: list[str],
+        digest: EntityDigest,
     ) -> Self:
         """The provenance of a dataset that was just made."""
-        contract = question.contract
+        contract = prepared.contract
         return cls(
             service=contract.service,
             fingerprint=contract.fingerprint,
             contract=contract.to_json(),
-            tables=question.versions,
-            files={f.source: files_digest(f) for f in question.files.values() if f.version is None},
+            tables=prepared.versions,
+            files={f.source: files_digest(f) for f in prepared.files.values() if f.version is None},
             at=at,
             knowledge=knowledge,
             rows=digest.rows,
@@ -139,7 +146,7 @@ def _column_bytes(column: pa.ChunkedArray) -> bytes:
     return bytes(present.tobytes() + values.tobytes())
 
 
-def files_digest(files: Files) -> str:
+def files_digest(files: SourceFiles) -> str:
     """SHA-256 over names, sizes and footers of Parquet files."""
     found = hashlib.sha256()
     for path in files.paths:

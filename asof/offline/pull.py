@@ -1,4 +1,4 @@
-"""Questions to a source over a span of time, without entity rows: its latest rows, all its rows, the moments at which it has rows."""
+"""Queries over a span of event times, without entity rows: the latest row of each key, all rows, and entity rows made from them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import pyarrow as pa
 
 from asof.errors import SourceError, UsageError
 from asof.instants import DAY
-from asof.offline.columns import is_moment, sql_moment
+from asof.offline.arrow_columns import is_moment, sql_moment
 from asof.offline.engine import EngineSettings, quoted
-from asof.offline.sources import Files, open_files
+from asof.offline.sources import SourceFiles, open_files
 
 if TYPE_CHECKING:
     from asof.contract import Contract, Source
@@ -37,7 +37,7 @@ class Span:
         return " AND ".join([f"{quoted(column)} IS NOT NULL", *bounds])
 
 
-def checked_files(source: Source, repo: Path, columns: Sequence[str]) -> Files:
+def checked_files(source: Source, repo: Path, columns: Sequence[str]) -> SourceFiles:
     """The files of ``source``, known to have ``columns`` and moments in its timestamp column.
 
     Raises:
@@ -69,16 +69,34 @@ def latest(
         settings: Engine settings.
     """
     files = checked_files(source, repo, [*keys, *columns])
-    times = [source.timestamp_field, *([source.created_timestamp_column] if source.created_timestamp_column else [])]
-    newest = ", ".join([f"{quoted(t)} DESC NULLS LAST" for t in times] + ["file_index DESC", "file_row_number DESC"])
-    owners = f"PARTITION BY {', '.join(quoted(k) for k in keys)} " if keys else ""
     where = [span.where(source.timestamp_field, files.schema.field(source.timestamp_field).type)]
     where += [f"{quoted(k)} IS NOT NULL" for k in keys]
     return _query(
         f"SELECT {', '.join(quoted(c) for c in columns)} FROM {files.scan} WHERE {' AND '.join(where)} "
-        f"QUALIFY row_number() OVER ({owners}ORDER BY {newest}) = 1",
+        f"QUALIFY {newest_sql(source, keys)}",
         files, repo, settings,
     )  # fmt: skip
+
+
+def newest_sql(source: Source, keys: Sequence[str]) -> str:
+    """SQL condition of the newest row of each key: greatest event time, then knowledge time, then last in source order.
+
+    This is the rule of :func:`asof.windows.newest` for rows that are all known. It needs ``file_index`` and ``file_row_number``,
+    which :attr:`SourceFiles.scan` provides.
+
+    Args:
+        source: The source; its time columns are compared in microseconds.
+        keys: Key columns, in the source's spelling; without any, all rows have one key.
+    """
+    owners = f"PARTITION BY {', '.join(quoted(k) for k in keys)} " if keys else ""
+    ts, kt = micros_sql(source.timestamp_field), source.created_timestamp_column
+    times = f"{ts} DESC NULLS LAST, " + (f"coalesce({micros_sql(kt)}, {ts}) DESC NULLS LAST, " if kt else "")
+    return f"row_number() OVER ({owners}ORDER BY {times}file_index DESC, file_row_number DESC) = 1"
+
+
+def micros_sql(column: str) -> str:
+    """The moments of a column in microseconds UTC, as SQL."""
+    return f"epoch_us(CAST({quoted(column)} AS TIMESTAMPTZ))"
 
 
 def everything(source: Source, repo: Path, columns: Sequence[str], span: Span, settings: EngineSettings) -> pa.Table:
@@ -91,7 +109,7 @@ def everything(source: Source, repo: Path, columns: Sequence[str], span: Span, s
 
 
 def moments(contract: Contract, repo: Path, span: Span, at: str, settings: EngineSettings) -> pa.Table:
-    """Entity rows for when no one has any: every key of every view at every moment of the span at which it has a row.
+    """Entity rows made from the sources: every key of every view at every event time of the span at which it has a row.
 
     A row has the keys of its view; keys that only other views have are null. Ordered by moment, then by keys.
 
@@ -122,7 +140,7 @@ def _moments_of(contract: Contract, number: int, repo: Path, span: Span, at: str
     return f"SELECT {chosen} FROM {files.scan} WHERE {' AND '.join(where)}"
 
 
-def _query(query: str, files: Files, repo: Path, settings: EngineSettings) -> pa.Table:
+def _query(query: str, files: SourceFiles, repo: Path, settings: EngineSettings) -> pa.Table:
     import duckdb
 
     engine = settings.connect(repo)

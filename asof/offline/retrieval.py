@@ -1,4 +1,4 @@
-"""Entity rows in, entity rows and features out: same rows, same order."""
+"""Point-in-time retrieval: entity rows in, the same rows in the same order with their features out."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ import pyarrow as pa
 
 from asof.contract import on_demand
 from asof.errors import NotFoundError, SchemaError
-from asof.offline.columns import conform, micros
+from asof.offline.arrow_columns import conform, micros
 from asof.offline.engine import Engine, EngineSettings
-from asof.offline.source_rows import Asked
-from asof.offline.sources import Files, check_view, open_files
-from asof.offline.values import view_values
+from asof.offline.source_rows import EntityRows
+from asof.offline.sources import SourceFiles, check_view, open_files
+from asof.offline.view_values import view_values
 
 if TYPE_CHECKING:
     from asof.contract import Contract, View
@@ -37,7 +37,7 @@ def retrieve(
     """Every feature of the contract for every entity row, as it was known at the row's moment.
 
     Args:
-        contract: What to answer.
+        contract: The features to return.
         entity_rows: n rows with the contract's keys and request fields, and the column ``at``.
         at: Column of the rows' moments: timestamps of any unit (naive means UTC), dates, or ISO 8601 text.
         repo: Folder that relative source paths start at; on-demand functions are imported from it.
@@ -53,32 +53,32 @@ def retrieve(
         SourceError: A source is missing, empty, lacks a column or has another type.
         NotFoundError: ``versions`` names a source that the contract does not read.
     """
-    question = Question.of(contract, entity_rows.schema, at, repo, versions)
-    asked = Asked(entity_rows, moments(entity_rows, at))
+    prepared = PreparedRetrieval.of(contract, entity_rows.schema, at, repo, versions)
+    rows = EntityRows(entity_rows, moments(entity_rows, at))
     chosen = settings or EngineSettings.load(repo)
 
     def values(view: View) -> dict[str, pa.Array]:
         with closing(Engine(chosen, repo)) as engine:
             return view_values(
-                view, contract.stored(view), question.files[view.alias], asked, engine, knowledge=knowledge
+                view, contract.stored(view), prepared.files[view.alias], rows, engine, knowledge=knowledge
             )
 
     with ThreadPoolExecutor(max_workers=chosen.workers) as pool:
         stored = dict(zip((v.alias for v in contract.views), pool.map(values, contract.views), strict=True))
-    return answer(contract, entity_rows, stored)
+    return assemble(contract, entity_rows, stored)
 
 
 @dataclass(frozen=True)
-class Question:
-    """A contract whose sources were found and checked. ``files`` are by view alias."""
+class PreparedRetrieval:
+    """A contract whose sources were found and checked; ``files`` maps a view's alias to its source files."""
 
     contract: Contract
-    files: Mapping[str, Files]
+    files: Mapping[str, SourceFiles]
 
     @classmethod
     def of(
         cls, contract: Contract, schema: pa.Schema, at: str, repo: Path, versions: Mapping[str, int] | None = None
-    ) -> Question:
+    ) -> PreparedRetrieval:
         """Find and check everything that can be checked without reading data; see :func:`retrieve`."""
         check_rows(contract, schema, at)
         wanted = dict(versions or {})
@@ -102,7 +102,7 @@ def check_rows(contract: Contract, schema: pa.Schema, at: str) -> None:
     """Check the columns of entity rows.
 
     Raises:
-        SchemaError: One is missing, twice there, or has the name of a feature.
+        SchemaError: One is missing, duplicated, or has the name of a feature.
     """
     names = schema.names
     needed = [at, *(k.name for k in contract.keys), *(f.name for f in contract.request_fields)]
@@ -132,7 +132,7 @@ def moments(rows: pa.Table, at: str) -> np.ndarray[Any, np.dtype[np.int64]]:
     return found
 
 
-def answer(contract: Contract, rows: pa.Table, stored: Mapping[str, Mapping[str, pa.Array]]) -> pa.Table:
+def assemble(contract: Contract, rows: pa.Table, stored: Mapping[str, Mapping[str, pa.Array]]) -> pa.Table:
     """``rows`` with the contract's features: the ``stored`` ones (by view alias and feature) and those computed on demand."""
     computed = _on_demand(contract, rows, stored)
     columns = [computed[f.name] if f.on_demand else stored[f.view][f.feature] for f in contract.features]

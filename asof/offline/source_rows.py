@@ -1,4 +1,8 @@
-"""The rows of a source that can matter to a question, and no others, read by DuckDB."""
+"""Reads the rows of a source that can matter to entity rows, with keys coded and times as integers.
+
+Plain columns of whole files are read by :mod:`asof.offline.parquet_columns`. DuckDB reads where rows have to be filtered one by
+one (by key, or by a hash of the key), and where files differ or are partitioned.
+"""
 
 from __future__ import annotations
 
@@ -13,10 +17,10 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from asof.errors import SchemaError, SettingsError, SourceError
-from asof.offline.columns import conform, micros, plain_type, sql_moment
+from asof.offline.arrow_columns import conform, micros, plain_type, sql_moment
 from asof.offline.engine import quoted
 from asof.offline.keys import cast_like, codes
-from asof.offline.parquet_columns import AT_ONCE, Reach, Rows
+from asof.offline.parquet_columns import AT_ONCE, ParquetRows, TimeBounds
 from asof.windows import Events, Questions
 
 if TYPE_CHECKING:
@@ -24,29 +28,29 @@ if TYPE_CHECKING:
 
     from asof.contract import View
     from asof.offline.engine import Engine
-    from asof.offline.sources import Files
+    from asof.offline.sources import SourceFiles
 
 Ints = NDArray[np.int64]
 
 _MANY, _FEW = 4, 64
-"""Rows of other keys are left out while reading never below ``_MANY`` times the rows that ask, always above ``_FEW`` times."""
+"""Rows of other keys are filtered out while reading if the source has more than ``_FEW`` times the entity rows, never below ``_MANY`` times."""
 _SAMPLE = 8192
-"""Rows that are looked at in between; leaving out pays where at most one in ``_MANY`` is of a key that is asked for."""
+"""In between, so many rows are sampled; filtering saves time if at most one in ``_MANY`` has the key of an entity row."""
 _ORDER = ("file_index", "file_row_number")
-"""What DuckDB calls a row's place in the source; out of reach where a column has that name."""
+"""DuckDB's names for a row's place in the source; unusable if the source has a column of that name."""
 
 
 @dataclass(frozen=True)
-class Asked:
-    """Rows that ask: their key columns under the names of the request, and their moments in microseconds UTC."""
+class EntityRows:
+    """Entity rows: their key columns under the names of the request, and their moments in microseconds UTC."""
 
     table: pa.Table
     at: Ints
 
 
 @dataclass(frozen=True)
-class Columns:
-    """Value columns of the rows of a source, in the source's spelling, in source order; large ones are read when wanted.
+class SourceColumns:
+    """Value columns of a source, under the source's names, in source order; large ones are read on first use.
 
     Attributes:
         table: Columns that were read already.
@@ -55,7 +59,7 @@ class Columns:
     """
 
     table: pa.Table
-    rows: Rows | None
+    rows: ParquetRows | None
     kept: Ints | None
 
     def __getitem__(self, name: str) -> pa.ChunkedArray:
@@ -74,8 +78,8 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """Rows of a source beside the questions to it, on shared key codes.
+class SourceRows:
+    """Rows of a source and the questions to it, with shared key codes.
 
     Attributes:
         columns: Value columns of the rows.
@@ -83,39 +87,39 @@ class Loaded:
         questions: The entity rows.
     """
 
-    columns: Columns
+    columns: SourceColumns
     events: Events
     questions: Questions
 
 
 @dataclass(frozen=True)
-class Part:
-    """One of ``parts`` disjoint sets of keys, by hash."""
+class KeyPartition:
+    """One of ``partitions`` disjoint sets of keys, by hash."""
 
     number: int
-    parts: int
+    partitions: int
 
 
-def load(
+def read_source(
     view: View,
-    files: Files,
+    files: SourceFiles,
     columns: Sequence[str],
-    asked: Asked,
+    entity_rows: EntityRows,
     engine: Engine,
     *,
     knowledge: bool,
-    part: Part | None = None,
-) -> Loaded:
-    """Read what can matter: the columns needed, moments that are possible, keys that are asked for (where that pays).
+    partition: KeyPartition | None = None,
+) -> SourceRows:
+    """Read the columns needed, the event times that can matter, and, where it saves time, only the keys of the entity rows.
 
     Args:
         view: The view.
         files: Its source.
         columns: Value columns, in the source's spelling.
-        asked: The entity rows.
-        engine: What reads where rows have to be left out one by one; started only then.
+        entity_rows: The entity rows.
+        engine: Filters rows one by one where that is needed; started only then.
         knowledge: Whether a row is hidden until its knowledge time.
-        part: The keys to read; None for all. ``asked`` must hold no others.
+        partition: The keys to read; None for all. ``entity_rows`` must hold no others.
 
     Raises:
         SchemaError: The entity rows lack a key, or its type does not go with the source's.
@@ -123,29 +127,32 @@ def load(
     """
     keys = stored_keys(view, files)
     asked_keys = [
-        _asked_key(asked.table, k.request, stored) for k, (_, stored) in zip(view.join_keys, keys, strict=True)
+        _asked_key(entity_rows.table, k.request, stored) for k, (_, stored) in zip(view.join_keys, keys, strict=True)
     ]
     times = [view.source.timestamp_field, view.source.created_timestamp_column or view.source.timestamp_field]
     names = list(dict.fromkeys([*(n for n, _ in keys), *times, *columns]))
-    reach = _reach(view, asked.at)
+    bounds = _time_bounds(view, entity_rows.at)
     with _among(files, keys, asked_keys, engine) as among:
-        rows = None if among or part else Rows.of(files, names, reach)
+        rows = None if among or partition else ParquetRows.of(files, names, bounds)
         if rows is None:
-            filters = [*_time_filter(files, reach), *_key_filters(key_sql(keys, files, engine.connection), part, among)]
+            filters = [
+                *_time_filter(files, bounds),
+                *_key_filters(key_sql(keys, files, engine.connection), partition, among),
+            ]
             table = _read(engine.connection, files, names, filters, ordered=bool(among))
         else:
             small = rows.count * 8 * len(names) <= AT_ONCE
             table = rows.read(names if small else list(dict.fromkeys([*(n for n, _ in keys), *times])), whole=not small)
     table = _typed_partitions(view, files, table)
-    return _coded(table, rows, [n for n, _ in keys], times, columns, asked_keys, asked.at, knowledge=knowledge)
+    return code_rows(table, rows, [n for n, _ in keys], times, columns, asked_keys, entity_rows.at, knowledge=knowledge)
 
 
-def stored_keys(view: View, files: Files) -> list[tuple[str, pa.DataType]]:
+def stored_keys(view: View, files: SourceFiles) -> list[tuple[str, pa.DataType]]:
     """The view's key columns in the source's spelling, and the plain types that they are compared in."""
     return [(view.source.column(k.column), _plain(view, files, k.column, k.dtype)) for k in view.join_keys]
 
 
-def _plain(view: View, files: Files, column: str, dtype: str) -> pa.DataType:
+def _plain(view: View, files: SourceFiles, column: str, dtype: str) -> pa.DataType:
     name = view.source.column(column)
     stored = files.schema.field(name).type
     if name in files.partitions and pa.types.is_null(stored):
@@ -153,8 +160,8 @@ def _plain(view: View, files: Files, column: str, dtype: str) -> pa.DataType:
     return plain_type(stored)
 
 
-def key_sql(keys: Sequence[tuple[str, pa.DataType]], files: Files, engine: DuckDBPyConnection) -> list[str]:
-    """Key columns of the source as SQL, in their types; those that folder names tell are text to DuckDB."""
+def key_sql(keys: Sequence[tuple[str, pa.DataType]], files: SourceFiles, engine: DuckDBPyConnection) -> list[str]:
+    """Key columns of the source as SQL, in their types; DuckDB reads columns from folder names as text."""
 
     def sql(name: str, stored: pa.DataType) -> str:
         if name not in files.partitions:
@@ -171,20 +178,22 @@ def _asked_key(table: pa.Table, name: str, stored: pa.DataType) -> pa.ChunkedArr
     return cast_like(table[name], stored, name)
 
 
-def _reach(view: View, at: Ints) -> Reach:
-    """Event times that can matter to questions at ``at``: none after the last, none that even the first is too late for."""
+def _time_bounds(view: View, at: Ints) -> TimeBounds:
+    """The event times that can matter to moments ``at``: excludes rows after the last, and rows already expired at the first."""
     name = view.source.timestamp_field
     if not len(at):
-        return Reach(name, None, None)
+        return TimeBounds(name, None, None)
     first = int(at.min())
     if view.windowed:
         # With a ttl, an old event is still the difference between withheld and nothing known.
-        return Reach(name, None if view.ttl else first - view.horizon, int(at.max()))
-    return Reach(name, first - view.ttl if view.ttl else None, int(at.max()))
+        return TimeBounds(name, None if view.ttl else first - view.horizon, int(at.max()))
+    return TimeBounds(name, first - view.ttl if view.ttl else None, int(at.max()))
 
 
-def _worth_filtering(files: Files, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray]) -> bool:
-    """Whether rows of other keys should be left out while reading: surely for very few questions, else as a sample says."""
+def _worth_filtering(
+    files: SourceFiles, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray]
+) -> bool:
+    """Whether to filter out rows of other keys while reading: always for few entity rows, else if a sample says so."""
     if files.rows > _FEW * len(asked[0]):
         return True
     sample = _sample(files, [name for name, _ in keys])
@@ -196,8 +205,8 @@ def _worth_filtering(files: Files, keys: Sequence[tuple[str, pa.DataType]], aske
     return bool(hits * _MANY <= sample.num_rows)
 
 
-def _sample(files: Files, names: Sequence[str]) -> pa.Table | None:
-    """The first rows of the columns ``names``; None where the first file does not tell them."""
+def _sample(files: SourceFiles, names: Sequence[str]) -> pa.Table | None:
+    """The first rows of the columns ``names``; None if the first file does not have them."""
     try:
         with pq.ParquetFile(files.paths[0], memory_map=True, pre_buffer=False) as file:
             return pa.Table.from_batches([next(file.iter_batches(_SAMPLE, columns=list(names)))]).select(list(names))
@@ -205,26 +214,26 @@ def _sample(files: Files, names: Sequence[str]) -> pa.Table | None:
         return None
 
 
-def _time_filter(files: Files, reach: Reach) -> list[str]:
-    if reach.column in files.partitions:
+def _time_filter(files: SourceFiles, bounds: TimeBounds) -> list[str]:
+    if bounds.column in files.partitions:
         return []
-    stored = files.schema.field(reach.column).type
-    bounds = [("<=", None if reach.last is None else reach.last + 1), (">=", reach.first)]
-    constants = [(op, sql_moment(bound, stored)) for op, bound in bounds if bound is not None]
-    return [f"{quoted(reach.column)} {op} {constant}" for op, constant in constants if constant]
+    stored = files.schema.field(bounds.column).type
+    limits = [("<=", None if bounds.last is None else bounds.last + 1), (">=", bounds.first)]
+    constants = [(op, sql_moment(bound, stored)) for op, bound in limits if bound is not None]
+    return [f"{quoted(bounds.column)} {op} {constant}" for op, constant in constants if constant]
 
 
-def _key_filters(keys: Sequence[str], part: Part | None, among: str | None) -> list[str]:
+def _key_filters(keys: Sequence[str], partition: KeyPartition | None, among: str | None) -> list[str]:
     joined = ", ".join(keys)
-    parted = [f"hash({joined}) % {part.parts} = {part.number}"] if part and keys else []
+    parted = [f"hash({joined}) % {partition.partitions} = {partition.number}"] if partition and keys else []
     return [*parted, *([f"({joined}) IN (SELECT * FROM {among})"] if among else [])]
 
 
 @contextmanager
 def _among(
-    files: Files, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray], engine: Engine
+    files: SourceFiles, keys: Sequence[tuple[str, pa.DataType]], asked: Sequence[pa.ChunkedArray], engine: Engine
 ) -> Iterator[str | None]:
-    """The name of a table of the keys that are asked for; None where leaving out the others does not pay."""
+    """The name of a table of the entity rows' keys; None if filtering by them would not save time."""
     nameless = set(_ORDER) & set(files.schema.names)
     if not keys or nameless or files.rows <= _MANY * len(asked[0]) or not _worth_filtering(files, keys, asked):
         yield None
@@ -238,7 +247,7 @@ def _among(
 
 
 def _read(
-    engine: DuckDBPyConnection, files: Files, names: Sequence[str], filters: Sequence[str], *, ordered: bool
+    engine: DuckDBPyConnection, files: SourceFiles, names: Sequence[str], filters: Sequence[str], *, ordered: bool
 ) -> pa.Table:
     import duckdb
 
@@ -260,7 +269,7 @@ def _read(
     return table if (place[1:] > place[:-1]).all() else table.take(pa.array(np.argsort(place)))
 
 
-def _typed_partitions(view: View, files: Files, table: pa.Table) -> pa.Table:
+def _typed_partitions(view: View, files: SourceFiles, table: pa.Table) -> pa.Table:
     """Partition columns come as text; give them the type of the Delta table, else the declared one."""
     dtypes = {view.source.column(k.column): k.dtype for k in view.join_keys}
     dtypes |= {view.source.column(f.name): f.dtype for f in view.features}
@@ -276,15 +285,15 @@ def _typed_partitions(view: View, files: Files, table: pa.Table) -> pa.Table:
 
 
 def _told(column: pa.ChunkedArray, stored: pa.DataType) -> pa.ChunkedArray:
-    """What the names of folders tell, in the type of the Delta table; moments are written without their zone, which is UTC."""
+    """Values from folder names, in the type of the Delta table; folder names write moments without their zone, which is UTC."""
     if pa.types.is_timestamp(stored) and stored.tz:
         return column.cast(pa.timestamp(stored.unit)).cast(stored)
     return column.cast(stored)
 
 
-def _coded(
+def code_rows(
     table: pa.Table,
-    rows: Rows | None,
+    rows: ParquetRows | None,
     keys: Sequence[str],
     times: Sequence[str],
     columns: Sequence[str],
@@ -292,7 +301,8 @@ def _coded(
     at: Ints,
     *,
     knowledge: bool,
-) -> Loaded:
+) -> SourceRows:
+    """The rows of ``table`` that have a key and an event time, with keys as codes and times as integers."""
     ts, missing = micros(table[times[0]], f"column {times[0]!r}")
     kt, unknown = (ts, None) if times[1] == times[0] else micros(table[times[1]], f"column {times[1]!r}")
     if unknown is not None:
@@ -308,4 +318,8 @@ def _coded(
     late = knowledge and timed_twice and bool((kt > ts).any())
     arrival = np.maximum(ts, kt) if late else ts
     events = Events(stored_codes, ts, arrival, kt, {}, late=late, kt_differs=timed_twice)
-    return Loaded(Columns(table, rows, kept), events, Questions(asked_codes, at))
+    return SourceRows(SourceColumns(table, rows, kept), events, Questions(asked_codes, at))
+
+
+SEAMS = {"codes": "which keys are equal", "code_rows": "when a row is known"}
+"""Functions that each decide one rule alone; the laws are tested by replacing them."""

@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asof.errors import SourceError
-from asof.offline.columns import fits, is_aggregable, is_moment
+from asof.offline.arrow_columns import fits, is_aggregable, is_moment
 from asof.offline.engine import literal
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Files:
+class SourceFiles:
     """The Parquet files of one source, as they are now (or were at a version).
 
     Attributes:
@@ -60,7 +60,7 @@ class Files:
         return size * self.rows // max(int(footer.num_rows), 1)
 
 
-def open_files(source: Source, repo: Path, version: int | None = None) -> Files:
+def open_files(source: Source, repo: Path, version: int | None = None) -> SourceFiles:
     """The files of ``source``; relative paths start at ``repo``.
 
     Raises:
@@ -85,7 +85,7 @@ def locate(path: str, repo: Path) -> Path:
     return local if local.is_absolute() else repo / local
 
 
-def check_view(view: View, files: Files, wanted: Sequence[str]) -> None:
+def check_view(view: View, files: SourceFiles, wanted: Sequence[str]) -> None:
     """Check that a view's source has the columns, of the types, that a question for ``wanted`` features needs.
 
     Raises:
@@ -110,7 +110,7 @@ def check_view(view: View, files: Files, wanted: Sequence[str]) -> None:
     _check_values(view, files, wanted)
 
 
-def _check_values(view: View, files: Files, wanted: Sequence[str]) -> None:
+def _check_values(view: View, files: SourceFiles, wanted: Sequence[str]) -> None:
     types = {name: files.schema.field(name).type for name in files.schema.names}
     for aggregation in view.aggregations:
         column = view.source.column(aggregation.column)
@@ -124,14 +124,14 @@ def _check_values(view: View, files: Files, wanted: Sequence[str]) -> None:
             raise _mistyped(files, view, view.source.column(name), view.feature(name).dtype)
 
 
-def _mistyped(files: Files, view: View, column: str, expected: str) -> SourceError:
+def _mistyped(files: SourceFiles, view: View, column: str, expected: str) -> SourceError:
     given = files.schema.field(column).type
     return SourceError(
         f"column {column!r} of source {files.source!r} is {given}, but view {view.name!r} declares {expected}"
     )
 
 
-def _parquet(name: str, path: Path) -> Files:
+def _parquet(name: str, path: Path) -> SourceFiles:
     found = _data_files(name, path)
     schemas, rows = [], 0
     for file in found:
@@ -146,7 +146,7 @@ def _parquet(name: str, path: Path) -> Files:
             ) from None
     partitions = _partition_columns(path, found)
     schema = _unified(name, schemas, partitions)
-    return Files(name, tuple(str(f) for f in found), schema, rows, partitions, None)
+    return SourceFiles(name, tuple(str(f) for f in found), schema, rows, partitions, None)
 
 
 def _data_files(name: str, path: Path) -> list[Path]:
@@ -187,7 +187,7 @@ def _unified(name: str, schemas: Sequence[pa.Schema], partitions: Sequence[str])
     return schema
 
 
-def _delta(name: str, path: Path, version: int | None) -> Files:
+def _delta(name: str, path: Path, version: int | None) -> SourceFiles:
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError
 
@@ -210,7 +210,7 @@ def _delta(name: str, path: Path, version: int | None) -> Files:
             f"source {name!r}: files of version {version} of {path} were cleaned away; ask for a newer version"
         )
     partitions = tuple(table.metadata().partition_columns)
-    return Files(name, paths, pa.schema(table.schema().to_arrow()), rows, partitions, table.version())
+    return SourceFiles(name, paths, pa.schema(table.schema().to_arrow()), rows, partitions, table.version())
 
 
 def _delta_files(table: DeltaTable) -> tuple[tuple[str, ...], int]:

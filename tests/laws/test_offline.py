@@ -14,8 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 
-from asof.offline import EngineSettings, columns, plain, retrieve, source_rows, windowed
-from asof.offline import keys as key_codes
+from asof.offline import EngineSettings, retrieve, source_rows, view_values
 from asof.windows import kernel, latest, out_of_order, parallel, ranges, sorting, visibility
 from tests.laws import laws
 from tests.laws.worlds import Shape, World, random_shape, world, worlds
@@ -102,15 +101,15 @@ def _nulls_as_zero(stored: Any, asked: Any, rows: Any) -> Any:
     return left, np.maximum(right, 0)
 
 
-def _as_old_is_too_old(view: Any, loaded: Any, found: np.ndarray) -> np.ndarray:
+def _as_old_is_expired(view: Any, rows: Any, found: np.ndarray) -> np.ndarray:
     return (
-        (found >= 0) & (loaded.questions.t - loaded.events.ts[found] >= view.ttl)
+        (found >= 0) & (rows.questions.t - rows.events.ts[found] >= view.ttl)
         if view.ttl
-        else too_old(view, loaded, found)
+        else expired(view, rows, found)
     )
 
 
-def _never_too_old(view: Any, loaded: Any, found: np.ndarray) -> np.ndarray:
+def _never_expired(view: Any, rows: Any, found: np.ndarray) -> np.ndarray:
     return np.zeros(len(found), dtype=bool)
 
 
@@ -171,7 +170,12 @@ def _a_bit_less(numbers: np.ndarray) -> np.ndarray:
     return np.maximum(bit_length(numbers) - 1, 0)
 
 
-codes, too_old, event_values, coded = key_codes.codes, plain.too_old, columns.event_values, source_rows._coded
+codes, expired, event_values, coded = (
+    source_rows.codes,
+    view_values.expired,
+    view_values.event_values,
+    source_rows.code_rows,
+)
 newest_row, steps, packed, merge = latest.newest, latest.search_steps, latest.pack_steps, ranges.merge
 floored, split, seen_by = visibility.floor_to_hop, visibility.split_out_of_order, visibility.count_seen
 choice, bit_length = parallel.events_at, ranges.bit_length
@@ -191,16 +195,16 @@ MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
     (laws.check_definition, Shape(**{**WINDOWS.__dict__, "missing": 0.0}), kernel, "last_position", _last_of_all),
     (laws.check_definition, Shape(**{**BUSY.__dict__, "two_keys": True}), source_rows, "codes", _codes_by_last_key),
     (laws.check_definition, WINDOWS, kernel, "distinct_seen", _counted),
-    (laws.check_future_is_unknown, BUSY, source_rows, "_coded", _known_at_once),
+    (laws.check_future_is_unknown, BUSY, source_rows, "code_rows", _known_at_once),
     (laws.check_each_question_is_alone, WINDOWS, parallel, "into_question_order", _order_kept),
-    (laws.check_each_question_is_alone, BUSY, plain, "newest", _sorted_answers),
+    (laws.check_each_question_is_alone, BUSY, view_values, "newest", _sorted_answers),
     (laws.check_keys_are_apart, BUSY, source_rows, "codes", _one_code),
     (laws.check_ties, BUSY, latest, "time_order", _any_of_ties),
-    (laws.check_ttl, BUSY, plain, "too_old", _as_old_is_too_old),
-    (laws.check_ttl, BUSY, plain, "too_old", _never_too_old),
+    (laws.check_ttl, BUSY, view_values, "expired", _as_old_is_expired),
+    (laws.check_ttl, BUSY, view_values, "expired", _never_expired),
     (laws.check_moment_of_knowledge, BUSY, latest, "count_known", _known_too_late),
-    (laws.check_moment_of_knowledge, BUSY, source_rows, "_coded", _known_at_once),
-    (laws.check_not_a_number_is_missing, WINDOWS, windowed, "event_values", _null_as_zero),
+    (laws.check_moment_of_knowledge, BUSY, source_rows, "code_rows", _known_at_once),
+    (laws.check_not_a_number_is_missing, WINDOWS, view_values, "event_values", _null_as_zero),
     (laws.check_rows_out_are_rows_in, BUSY, source_rows, "codes", _nulls_as_zero),
     (
         laws.check_shifted_time_is_the_same_time,
@@ -224,6 +228,13 @@ def test_law_notices(
     monkeypatch.setattr(module, name, change)
     with pytest.raises(AssertionError):
         law(store, asked)
+
+
+def test_every_seam_is_registered_and_mutated() -> None:
+    """Mutations replace registered seams only, and every registered seam is replaced by one."""
+    modules = (latest, visibility, parallel, ranges, kernel, source_rows, view_values)
+    registered = {(module.__name__, name) for module in modules for name in module.SEAMS}
+    assert {(module.__name__, name) for _, _, module, name, _ in MUTATIONS} == registered
 
 
 def test_every_law_has_a_mutation() -> None:

@@ -98,8 +98,8 @@ def test_keys_of_folder_names_belong_to_one_set(tmp_path: Path, monkeypatch: pyt
 
 def test_more_sets_of_keys_for_less_memory(asks: Contract, tmp_path: Path) -> None:
     """The number of sets grows as the limit shrinks; a view without keys is one."""
-    files = out_of_core.Question.of(asks, questions(10).schema, "at", tmp_path).files
-    rows = out_of_core.Rows.of(questions(10))
+    files = out_of_core.PreparedRetrieval.of(asks, questions(10).schema, "at", tmp_path).files
+    rows = out_of_core.EntityInput.of(questions(10))
     parts = [
         [out_of_core._parts(v, files[v.alias], asks.stored(v), rows, limit) for v in asks.views]
         for limit in (10**9, 10**6)

@@ -14,7 +14,7 @@ from deltalake import write_deltalake
 from asof.contract import Aggregation, JoinKey
 from asof.errors import SourceError
 from asof.offline import EngineSettings, retrieve
-from asof.offline.columns import joined
+from asof.offline.arrow_columns import joined
 from tests.offline.conftest import DAY, contract, moments, view
 
 Write = Callable[..., Path]

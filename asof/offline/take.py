@@ -1,4 +1,4 @@
-"""Values of chosen rows, column after column; what they have in common is worked out once."""
+"""Takes the values of chosen rows from columns, like Arrow's ``take``; the order of the positions is computed once."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from asof.offline.columns import joined
+from asof.offline.arrow_columns import joined
 from asof.windows.sorting import numbered
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
 
 _WORDS = {8: np.uint8, 16: np.uint16, 32: np.uint32, 64: np.uint64}
-"""Values of these widths, in bits, are copied as such, whatever they mean."""
+"""Values of these widths, in bits, are copied as unsigned integers, whatever their type."""
 
 
 @dataclass(frozen=True)
-class Picks:
+class Take:
     """Rows to take values from: their positions, int64[n], -1 for no value."""
 
-    place: Ints
+    positions: Ints
 
-    def take(self, column: pa.ChunkedArray) -> pa.Array:
+    def values(self, column: pa.ChunkedArray) -> pa.Array:
         """The values of ``column`` at the positions, of its type."""
         words = _WORDS.get(_width(column.type))
         if words is None or not len(column):
-            return joined(column).take(_array(pa.int64(), self.place, self._missing))
+            return joined(column).take(_array(pa.int64(), self.positions, self._missing))
         values = self._words([_view(chunk, words) for chunk in column.chunks])
         if not column.null_count:
             return pa.Array.from_buffers(column.type, len(values), [self._valid, pa.py_buffer(values)])
@@ -40,7 +40,7 @@ class Picks:
 
     @cached_property
     def _missing(self) -> Flags:
-        return self.place < 0
+        return self.positions < 0
 
     @cached_property
     def _valid(self) -> pa.Buffer | None:
@@ -48,29 +48,29 @@ class Picks:
 
     @cached_property
     def _ascending(self) -> tuple[Ints, Ints]:
-        """The positions in ascending order, and the places among the picks that they have."""
-        bits = len(self.place).bit_length()
-        packed = numbered(self.place, bits)
+        """The positions in ascending order, and the place in the result of each."""
+        bits = len(self.positions).bit_length()
+        packed = numbered(self.positions, bits)
         packed.sort()
         return packed >> bits, packed & ((1 << bits) - 1)
 
     def _words(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
-        """What stands at the positions of ``parts``, laid end to end; 0 for no value."""
-        found = np.zeros(len(self.place), dtype=parts[0].dtype)
+        """The values at the positions of the concatenated ``parts``; 0 for no value."""
+        found = np.zeros(len(self.positions), dtype=parts[0].dtype)
         if len(parts) == 1:
-            parts[0].take(self.place, out=found, mode="clip")
+            parts[0].take(self.positions, out=found, mode="clip")
             return found
         for part, positions, places in self._by_part([len(p) for p in parts]):
             found[places] = parts[part][positions]
         return found
 
     def _by_part(self, lengths: Sequence[int]) -> Iterator[tuple[int, Ints, Ints]]:
-        """For each part the positions in it and where their values belong: a walk through memory, without a copy of the whole."""
-        positions, places = self._ascending
+        """For each part, the positions in it and the places of their values in the result. Reads each part in order, and copies none."""
+        ascending, places = self._ascending
         ends = np.cumsum(lengths)
-        bounds = positions.searchsorted(np.concatenate([[0], ends]))
+        bounds = ascending.searchsorted(np.concatenate([[0], ends]))
         for part, (a, b) in enumerate(zip(bounds[:-1].tolist(), bounds[1:].tolist(), strict=True)):
-            yield part, positions[a:b] - (ends[part] - lengths[part]), places[a:b]
+            yield part, ascending[a:b] - (ends[part] - lengths[part]), places[a:b]
 
 
 def _width(stored: pa.DataType) -> int:

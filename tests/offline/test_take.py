@@ -8,8 +8,8 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from asof.offline.gathering import Picks
-from tests.offline.test_direct import COLUMNS, ROWS
+from asof.offline.take import Take
+from tests.offline.test_parquet_columns import COLUMNS, ROWS
 
 PLACES = {
     "all": np.arange(ROWS),
@@ -31,9 +31,9 @@ def chunked(column: pa.Array, *ends: int) -> pa.ChunkedArray:
 def test_values_are_those_that_arrow_takes(places: str, ends: tuple[int, ...]) -> None:
     """Nulls, NaN and the type stay; a row without a place has no value."""
     place = PLACES[places]
-    picks, arrow = Picks(place), pa.array(place, mask=place < 0)
+    take, arrow = Take(place), pa.array(place, mask=place < 0)
     for name, column in COLUMNS.items():
-        found = picks.take(chunked(column, *ends))
+        found = take.values(chunked(column, *ends))
 
         found.validate(full=True)
         assert found.type == column.type, name
@@ -43,4 +43,4 @@ def test_values_are_those_that_arrow_takes(places: str, ends: tuple[int, ...]) -
 def test_a_column_without_rows_has_no_values() -> None:
     """Nothing can be known of no rows."""
     for column in COLUMNS.values():
-        assert Picks(np.full(3, -1)).take(chunked(column.slice(0, 0))).to_pylist() == [None] * 3
+        assert Take(np.full(3, -1)).values(chunked(column.slice(0, 0))).to_pylist() == [None] * 3

@@ -14,8 +14,8 @@ import pytest
 
 from asof.contract import Source
 from asof.errors import SourceError
-from asof.offline.parquet_columns import Reach, Rows
-from asof.offline.sources import Files, open_files
+from asof.offline.parquet_columns import ParquetRows, TimeBounds
+from asof.offline.sources import SourceFiles, open_files
 
 ROWS, GROUP = 90, 10
 START = 1_700_000_000_000_000
@@ -38,20 +38,20 @@ NAMES = tuple(n for n in COLUMNS if n != "list")
 
 
 @pytest.fixture
-def files(tmp_path: Path) -> Files:
+def files(tmp_path: Path) -> SourceFiles:
     """A source of two files, of nine row groups each."""
     for number in range(2):
         pq.write_table(pa.table(COLUMNS).select(NAMES), tmp_path / f"{number}.parquet", row_group_size=GROUP)
     return _files(tmp_path)
 
 
-def _files(folder: Path) -> Files:
+def _files(folder: Path) -> SourceFiles:
     return open_files(Source("s", str(folder), "parquet", "moment", None), folder)
 
 
-def read(files: Files, names: Sequence[str], reach: Reach) -> pa.Table:
+def read(files: SourceFiles, names: Sequence[str], reach: TimeBounds) -> pa.Table:
     """Some columns of the rows in reach."""
-    rows = Rows.of(files, names, reach)
+    rows = ParquetRows.of(files, names, reach)
     assert rows is not None
     return rows.read(names)
 
@@ -62,7 +62,7 @@ def test_every_type_is_read_as_it_is_stored(tmp_path: Path) -> None:
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=GROUP)
     names = list(reversed(COLUMNS))
 
-    found = read(_files(tmp_path), names, Reach("moment", None, None))
+    found = read(_files(tmp_path), names, TimeBounds("moment", None, None))
 
     assert found.schema.equals(table.select(names).schema)
     assert str(found.to_pydict()) == str(table.select(names).to_pydict())
@@ -72,9 +72,11 @@ def test_every_type_is_read_as_it_is_stored(tmp_path: Path) -> None:
     ("first", "last", "rows"),
     [(None, None, ROWS), (25, 44, 30), (None, 9, 10), (89, None, 10), (ROWS, None, 0), (None, -1, 0)],
 )
-def test_row_groups_out_of_reach_are_skipped(files: Files, first: int | None, last: int | None, rows: int) -> None:
+def test_row_groups_out_of_reach_are_skipped(
+    files: SourceFiles, first: int | None, last: int | None, rows: int
+) -> None:
     """Of each file the row groups that overlap the reach are read, whole and in order."""
-    reach = Reach("moment", *(None if bound is None else START + bound for bound in (first, last)))
+    reach = TimeBounds("moment", *(None if bound is None else START + bound for bound in (first, last)))
 
     found = read(files, NAMES, reach)
 
@@ -91,16 +93,16 @@ def test_row_groups_in_reach_need_not_lie_together(tmp_path: Path) -> None:
     table = pa.table({"moment": pa.array(moments, pa.timestamp("us", "UTC")), "n": range(60), "s": ["x"] * 60})
     pq.write_table(table, tmp_path / "rows.parquet", row_group_size=GROUP)
 
-    found = read(_files(tmp_path), ["n", "s", "moment"], Reach("moment", 10, 19))
+    found = read(_files(tmp_path), ["n", "s", "moment"], TimeBounds("moment", 10, 19))
 
     assert found["n"].to_pylist() == [*range(10, 20), *range(40, 50)]
 
 
-def test_what_polars_cannot_read_is_read_by_arrow(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_polars_cannot_read_is_read_by_arrow(files: SourceFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """Which library decodes a column changes nothing about it."""
-    reach = Reach("moment", START + 25, START + 44)
+    reach = TimeBounds("moment", START + 25, START + 44)
     wanted = read(files, NAMES, reach)
-    monkeypatch.setattr(Rows, "_numbers", lambda *_: None)
+    monkeypatch.setattr(ParquetRows, "_numbers", lambda *_: None)
 
     found = read(files, NAMES, reach)
 
@@ -108,21 +110,21 @@ def test_what_polars_cannot_read_is_read_by_arrow(files: Files, monkeypatch: pyt
     assert str(found.to_pydict()) == str(wanted.to_pydict())
 
 
-def test_a_damaged_file_is_named(files: Files) -> None:
+def test_a_damaged_file_is_named(files: SourceFiles) -> None:
     """A file whose pages are damaged is an error of its source, not of a library."""
     path = Path(files.paths[0])
     content = path.read_bytes()
     path.write_bytes(content[:4] + bytes(len(content) // 4) + content[4 + len(content) // 4 :])
 
     with pytest.raises(SourceError, match=r"'s'.*0\.parquet cannot be read"):
-        read(files, ["int64", "double"], Reach("moment", None, None))
+        read(files, ["int64", "double"], TimeBounds("moment", None, None))
 
 
 @pytest.mark.parametrize("bounds", [(None, None), (START + 25, START + 44)])
-def test_numbers_come_in_one_piece_on_demand(files: Files, bounds: tuple[int | None, int | None]) -> None:
+def test_numbers_come_in_one_piece_on_demand(files: SourceFiles, bounds: tuple[int | None, int | None]) -> None:
     """Whole files and parts of them are joined while they are read, where that was asked for, and hold the same rows."""
     names = [n for n in NAMES if n in {"int64", "double", "moment", "bool"}]
-    rows = Rows.of(files, names, Reach("moment", *bounds))
+    rows = ParquetRows.of(files, names, TimeBounds("moment", *bounds))
     assert rows is not None
 
     found = rows.read(names, whole=True)
@@ -131,11 +133,11 @@ def test_numbers_come_in_one_piece_on_demand(files: Files, bounds: tuple[int | N
     assert str(found.to_pydict()) == str(rows.read(names).to_pydict())
 
 
-def test_columns_are_read_in_blocks(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_columns_are_read_in_blocks(files: SourceFiles, monkeypatch: pytest.MonkeyPatch) -> None:
     """However few columns are read at a time, together they are the columns asked for."""
-    reach = Reach("moment", START + 25, START + 44)
+    reach = TimeBounds("moment", START + 25, START + 44)
     wanted = read(files, NAMES, reach)
-    rows = Rows.of(files, NAMES, reach)
+    rows = ParquetRows.of(files, NAMES, reach)
     assert rows is not None
     monkeypatch.setattr("asof.offline.parquet_columns.AT_ONCE", 3 * 8 * rows.count)
 
@@ -146,9 +148,9 @@ def test_columns_are_read_in_blocks(files: Files, monkeypatch: pytest.MonkeyPatc
         assert str(block[name].to_pylist()) == str(wanted[name].to_pylist())
 
 
-def test_a_file_that_is_replaced_is_noticed(files: Files) -> None:
+def test_a_file_that_is_replaced_is_noticed(files: SourceFiles) -> None:
     """Columns that are read later are of the same file, or an error says that they are not."""
-    rows = Rows.of(files, NAMES, Reach("moment", None, None))
+    rows = ParquetRows.of(files, NAMES, TimeBounds("moment", None, None))
     assert rows is not None
     path = Path(files.paths[1])
     other = path.with_name("other")
