@@ -8,11 +8,14 @@ import io
 import re
 import sys
 import tokenize
+from collections import defaultdict
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import click
 import pytest
+from grimp import ImportGraph, build_graph
 from importlinter.cli import lint_imports
 
 from asof.cli import COMMANDS, cli
@@ -26,6 +29,23 @@ MODEL_DECLARATIONS = ROOT / "training" / "models"
 FORBIDDEN_NAMES = re.compile(r"utils?|common|helpers?|base|base_.*|manager|misc")
 MODULE_LINES = 400
 BODY_LINES = 40
+THIN_LINES = 60
+
+CIRCULAR_MODULES: dict[str, str] = {
+    f"asof.online.{name}": "to be taken apart"
+    for name in ("cells", "compaction", "read_plan", "row_decoder", "store_protocol", "window_decoder")
+}
+"""Module on a chain of imports that leads back to itself -> why."""
+
+THIN_MODULES: dict[str, str] = {
+    "asof.feast.provider": "Feast's plug-in path; asof/provider.py re-exports it",
+    "asof.offline.pages": "to be removed",
+    "asof.offline.windowed": "to be merged",
+}
+"""Module under 60 lines with a single importer -> why it is a module of its own."""
+
+SHARED_NAMES = dict.fromkeys(("Asked", "Rows", "Source", "Stored"), "to be renamed")
+"""Public class name that several modules define -> why."""
 
 
 def _modules(*folders: str) -> list[Path]:
@@ -53,6 +73,20 @@ def _absolute(path: Path, node: ast.ImportFrom) -> str:
         return node.module or ""
     parts = path.relative_to(ROOT).parts[: -node.level]
     return ".".join([*parts, node.module or ""])
+
+
+def _dotted(path: Path) -> str:
+    return ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+@cache
+def _graph() -> ImportGraph:
+    """All imports between our modules."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        return build_graph(*PACKAGES, cache_dir=None)
+    finally:
+        sys.path.remove(str(ROOT))
 
 
 def _code(path: Path) -> list[tuple[int, str]]:
@@ -109,6 +143,44 @@ def test_imports_keep_the_contracts(monkeypatch: pytest.MonkeyPatch, capsys: pyt
     code = lint_imports(no_cache=True, no_logo=True)
 
     assert code == 0, capsys.readouterr().out
+
+
+def test_no_modules_import_each_other() -> None:
+    """No chain of imports leads from a module back to itself."""
+    graph = _graph()
+    circles = [
+        (module, *chain)
+        for module in sorted(graph.modules - set(CIRCULAR_MODULES))
+        for target in sorted(graph.find_modules_directly_imported_by(module))
+        if (chain := graph.find_shortest_chain(target, module)) is not None
+    ]
+
+    assert not circles
+
+
+def test_a_thin_module_has_a_reason() -> None:
+    """A module under 60 lines with a single importer belongs to that importer, unless THIN_MODULES gives a reason."""
+    graph = _graph()
+    thin = {
+        _dotted(path)
+        for path in _modules(*PACKAGES)
+        if path.name != "__init__.py"
+        and len(path.read_text().splitlines()) < THIN_LINES
+        and len(graph.find_modules_that_directly_import(_dotted(path))) == 1
+    }
+
+    assert not thin - set(THIN_MODULES)
+
+
+def test_a_class_name_has_one_meaning() -> None:
+    """No two modules define public classes of the same name."""
+    homes: dict[str, list[str]] = defaultdict(list)
+    for path in _modules(*PACKAGES):
+        for node in ast.parse(path.read_text()).body:
+            if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                homes[node.name].append(_name(path))
+
+    assert not {name: found for name, found in homes.items() if len(found) > 1 and name not in SHARED_NAMES}
 
 
 def test_feature_repo_imports_feast_and_its_own_files() -> None:
