@@ -1,1 +1,1 @@
-"""Seen -> verdict: profiles, drift, skew and performance of a served model, from its prediction log and its bundle."""
+"""Monitoring of a served model from its prediction log and its bundle: profiles, drift, skew and performance."""

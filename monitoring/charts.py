@@ -16,17 +16,17 @@ LEFT, RIGHT, TOP, BOTTOM = 46, 8, 12, 34
 """Margins in pixels: the left one holds the shares, the lower one the labels."""
 
 LETTER = 6.4
-"""Width of a letter of a label in pixels, about."""
+"""Approximate width of a letter of a label in pixels."""
 
 LONGEST = 16
-"""Letters of a label that are shown; the tooltip has all."""
+"""Letters of a label that are shown; the tooltip shows all."""
 
 
 _EXTRA = {"numeric": ("below", "above", "missing"), "categorical": ("other", "missing")}
 
 MISSING = "(missing)"
 GAP = 1
-"""Slots between the values and the missing ones, which are no value."""
+"""Slots between the values and the missing cell."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,8 +34,8 @@ class Cell:
     """One cell as drawn.
 
     Attributes:
-        label: What it holds, in full.
-        tick: What is written below; empty for nothing.
+        label: Full label.
+        tick: Text below the cell; may be empty.
         centred: Whether the tick belongs to the cell's middle; else to its left edge, being its lower bound.
         before: Share of the training rows.
         after: Share of the serving rows.
@@ -49,7 +49,7 @@ class Cell:
 
 
 def cells(reference: Mapping[str, Any], serving: Mapping[str, Any]) -> list[Cell]:
-    """The cells worth drawing, in reading order: those that any row of either sample is in, missing last."""
+    """The cells to draw, in reading order: those with a row of either sample, missing last."""
     left, right = histograms.cells(reference), histograms.cells(serving)
     before, after = left / max(left.sum(), 1), right / max(right.sum(), 1)
     texts = histograms.labels(reference)

@@ -64,7 +64,7 @@ def profile(
 ) -> None:
     """Write whylogs profiles of features and scores, one file for each day or hour.
 
-    Profiles merge, and any whylogs reads them. Days and hours whose log did not change are left alone.
+    Profiles can be merged, and whylogs can read them. Days and hours whose log did not change are skipped.
 
     Example: asof profile fraud --from 2018-08-08 --to 2018-08-15
     """
@@ -107,8 +107,8 @@ def drift(
 ) -> None:
     """Compare served features and scores with the training rows.
 
-    Says for every feature and for the scores whether their values, or how often they are missing, drifted, and writes the same as
-    one HTML page with charts that opens offline. Exit code 1 when something drifted.
+    Reports for every feature and for the scores whether their values or their share of missing values drifted, and writes an HTML
+    page with charts that opens offline. Exit code 1 when something drifted.
 
     Example: asof drift fraud --from 2018-08-08 --to 2018-08-15
     """
@@ -161,7 +161,7 @@ def performance(
     """Compare the model's metrics on labels known by now with those at training.
 
     Shows area under the ROC curve, average precision and log loss with 95 % intervals, and calibration. Exit code 1 when one of them
-    is worse than at training beyond both intervals.
+    is worse than at training and the two intervals do not overlap.
 
     Example: asof performance fraud --from 2018-08-08 --to 2018-08-15
     """
@@ -183,7 +183,7 @@ def performance(
     "replace",
     multiple=True,
     metavar="COLUMN=VALUE",
-    help="Replace the values, for example by another category.",
+    help="Replace the values, for example with another category.",
 )
 @click.option("--missing", multiple=True, metavar="COLUMN", help="Remove the values.")
 @click.option(
@@ -211,7 +211,7 @@ def drill(
 ) -> None:
     """Write a changed copy of the prediction log, to test whether drift is detected.
 
-    On-demand features that read a changed request field are computed again, and the scores too. Then: asof drift MODEL --log DIR
+    On-demand features that read a changed request field and the scores are recomputed. Then run: asof drift MODEL --log DIR
 
     Example: asof drill fraud --scale tx_amount=5 --share 0.33 -o drill
     """

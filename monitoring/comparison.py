@@ -1,26 +1,26 @@
-"""Two samples, one verdict: the statistics behind ``asof drift``.
+"""Compares two samples of a column: the statistics of ``asof drift``.
 
 A difference is called drift when it is both *significant* (it cannot well be chance) and *large* (it matters). Either alone fails:
 with half a million rows everything is significant, with few rows everything looks large.
 
 - Significance: Pearson's chi-square test of homogeneity of the two samples' cell counts, corrected for rows that are not independent
-  (Rao and Scott's second-order correction, :mod:`asof.statistics.design_effect`). Cells with an expected count below 5 are put together (W. G. Cochran,
-  "Some methods for strengthening the common chi-square tests", Biometrics 10, 1954). What is together may still expect next to nothing,
-  because cells beyond the training range and between its values are empty there by construction: to Pearson one value there is a miracle.
-  So this one cell counts at most what it counts in the form of M. F. Freeman and J. W. Tukey ("Transformations related to the angular
+  (Rao and Scott's second-order correction, :mod:`asof.statistics.design_effect`). Cells with an expected count below 5 are pooled (W. G. Cochran,
+  "Some methods for strengthening the common chi-square tests", Biometrics 10, 1954). The pooled cell may still have a tiny expected count,
+  because cells outside the training range and between its values are empty by construction, and Pearson's statistic overstates a single
+  value there. So this one cell counts at most what it counts in the statistic of M. F. Freeman and J. W. Tukey ("Transformations related to the angular
   and the square root", Annals of Mathematical Statistics 21, 1950), 4 n m / (n + m) * (sqrt p - sqrt q)^2: a few units for one value,
   forty times as many for forty.
 - Correction for many features: Holm's step-down method (S. Holm, "A simple sequentially rejective multiple test procedure",
-  Scandinavian Journal of Statistics 6, 1979, 65-70). One alarm wakes somebody up, so the chance of any false alarm is what is
+  Scandinavian Journal of Statistics 6, 1979, 65-70). A single alarm needs attention, so the probability of any false alarm is
   bounded, and features over windows of one history depend on each other in ways that Benjamini and Hochberg's method does not allow.
 - Effect: the Hellinger distance of the shares, H^2 = 1 - sum sqrt(p q) (L. Le Cam and G. L. Yang, "Asymptotics in Statistics", 2000), in
   [0, 1]: symmetric, finite for values never seen before (the population stability index is not), and the same for a feature, a score, a
-  category or a missing rate. Chance alone makes H^2 about (k - 1) / 8 * (1/n + 1/m) for k cells; that much is taken off. For small shifts
+  category or a missing rate. Chance alone makes H^2 about (k - 1) / 8 * (1/n + 1/m) for k cells; this is subtracted. For small shifts
   H^2 is about an eighth of the population stability index, so a distance of 0.1 is about its customary 0.1.
-- Honesty about small samples: where a drift of the least size that matters would be missed more than one time in five (power of the test
-  from the noncentral chi-square distribution with noncentrality 8 H^2 n m / (n + m)), "no drift" is not known: ``too few rows``.
+- Small samples: where a drift of the least size that matters would be missed more than one time in five (power of the test
+  from the noncentral chi-square distribution with noncentrality 8 H^2 n m / (n + m)), the verdict is ``too few rows`` instead of "no drift".
 
-``benchmarks/drift_study.py`` measures false alarms and power of exactly this code.
+``benchmarks/drift_study.py`` measures false alarms and power of this code.
 """
 
 from __future__ import annotations
@@ -43,10 +43,10 @@ MINIMUM_EFFECT = 0.1
 """Hellinger distance from which a difference matters."""
 
 POWER = 0.8
-"""Chance of seeing a drift of the minimum effect that "no drift" takes (J. Cohen's convention, 1988)."""
+"""Power to see a drift of the minimum effect that a verdict of "no drift" needs (J. Cohen's convention, 1988)."""
 
 LEAST_ROWS = 30.0
-"""Independent rows that each sample needs for the chi-square approximation to be worth anything."""
+"""Independent rows that each sample needs for the chi-square approximation to hold."""
 
 SPARSE = 5.0
 """Expected count below which a cell is pooled."""
@@ -87,8 +87,8 @@ class Comparison:
         freedom: Its degrees of freedom: cells - 1 after pooling, over 1 + spread.
         p_value: Chance of such a statistic without a difference, before correction.
         effect: Hellinger distance, corrected for chance, in [0, 1].
-        reference_rows: What the reference's rows are worth in independent rows.
-        serving_rows: Likewise for serving.
+        reference_rows: Effective number of independent rows in the reference.
+        serving_rows: Effective number of independent rows in serving.
         spread: How unevenly clusters inflate the variance, see :class:`asof.statistics.design_effect.DesignEffect`.
     """
 
@@ -123,11 +123,13 @@ def compare(
     Args:
         reference: Counts [k].
         serving: Counts [k].
-        reference_design: What clusters do to the reference's shares.
-        serving_design: Likewise for serving.
+        reference_design: Design effect on the reference's shares.
+        serving_design: Design effect on the shares in serving.
     """
     left, right = np.asarray(reference, np.float64), np.asarray(serving, np.float64)
-    if np.count_nonzero(left + right) > 1:  # one cell for all rows of both is no sign of clusters, and no difference
+    if (
+        np.count_nonzero(left + right) > 1
+    ):  # with one cell for all rows there is neither a difference nor a design effect
         left, right = left / reference_design.effect, right / serving_design.effect
     n, m = float(left.sum()), float(right.sum())
     if not n or not m:
@@ -141,7 +143,7 @@ def compare(
 
 
 def hellinger(left: Counts, right: Counts) -> float:
-    """The Hellinger distance of two samples' shares, less what chance makes of it; counts in independent rows."""
+    """The Hellinger distance of two samples' shares, corrected for chance; counts in independent rows."""
     n, m = left.sum(), right.sum()
     squared = 1.0 - float(np.sqrt(left / n * right / m).sum())
     chance = (np.count_nonzero(left + right) - 1) / 8 * (1 / n + 1 / m)
@@ -170,7 +172,7 @@ def judge(comparison: Comparison, adjusted: float, family: int, rule: Rule) -> V
 
 
 def _chi_square(left: Counts, right: Counts) -> tuple[float, int]:
-    """The statistic and the number of cells that it is over, sparse ones counted as one."""
+    """The statistic and its number of cells, sparse ones pooled into one."""
     n, m = left.sum(), right.sum()
     total = left + right
     sparse = total * min(n, m) / (n + m) < SPARSE

@@ -1,8 +1,8 @@
-"""Drift: does what the model sees and says still look like what it was trained on?
+"""Drift: compares served features and scores with those of the training rows.
 
 :func:`drift` counts the prediction log of a window under the cells that training froze, compares every feature twice (the values where
 present, and how many are missing) and the scores once, and judges all comparisons as one family (:mod:`monitoring.comparison`).
-Stale values are withheld by both stores, so they are missing in training and in serving alike; how many there were is told apart.
+Stale values are withheld by both stores, so they are missing in training and in serving alike; their share is reported separately.
 """
 
 from __future__ import annotations
@@ -23,18 +23,18 @@ from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe,
 
 HOUR = 3_600 * SECOND
 SHORT = 7 * DAY
-"""Windows shorter than a week see only some weekdays, which calendar features take for drift."""
+"""Windows shorter than a week lack some weekdays, so calendar features seem to drift."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriftFinding:
-    """One comparison, judged.
+    """One comparison and its verdict.
 
     Attributes:
         measure: ``values`` (where present) or ``missing`` (how many are).
         comparison: Statistic, p-value and effect.
         adjusted: The p-value adjusted for the whole family by Holm's method.
-        verdict: What follows.
+        verdict: The verdict.
     """
 
     measure: str
@@ -88,9 +88,9 @@ class DriftReport:
         last: Latest moment that was seen.
         rows: Predictions in the window.
         reference_rows: Training rows in the reference.
-        rule: What counts as drift.
+        rule: Thresholds for drift.
         columns: Features and the score.
-        problems: Files of the log that could not be used.
+        problems: Files of the log that could not be read.
         advice: What to do next, a sentence each.
     """
 
@@ -168,7 +168,7 @@ def drift(
     Args:
         log: The log, with the bundle whose reference counts.
         window: The moments to look at.
-        rule: What counts as drift.
+        rule: Thresholds for drift.
         advance: Called with the number of rows that were counted, for progress.
 
     Raises:
@@ -243,7 +243,7 @@ def _compare(
 
 
 def _few_keys(reference: Mapping[str, Any], observed: Observed) -> list[str]:
-    """Keys of which serving saw only a handful although training knew many: what their rows say is not the population's."""
+    """Keys with only a handful of values in serving although training had many: their rows do not represent the population."""
     trained = reference.get("keys", {})
     return [
         name
@@ -272,7 +272,7 @@ def _order(column: ColumnDrift) -> tuple[int, float, str]:
 
 
 def _advice(columns: tuple[ColumnDrift, ...], observed: Observed) -> list[str]:
-    """What to do next; the model's features as a whole first."""
+    """What to do next, a sentence each."""
     drifted = [c for c in columns if c.verdict == Verdict.DRIFT]
     missing = [c for c in drifted if c.worst.measure == "missing" and c.source]
     values = [c for c in drifted if c.worst.measure == "values" and c.source]

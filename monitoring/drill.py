@@ -1,9 +1,9 @@
-"""Drills: a copy of a prediction log as it would look if something had gone wrong, to see whether the alarm rings.
+"""Drills: writes a copy of a prediction log as it would look after an incident, to test the alarms.
 
 :func:`manipulate` writes the copy; ``asof drift MODEL --log FOLDER`` and ``asof skew MODEL --log FOLDER`` look at it. A change of a
-request field goes where it would go in truth: on-demand features that read it are computed again (when all that they read is in the
-log), and the model's scores too. So a drill shows what an incident would show, and ``asof skew`` on the copy stays clean. A change of
-a feature is the fault of a feed: only the score follows. Nothing but the copy is written.
+request field has its real consequences: on-demand features that read it are recomputed (if everything that they read is in the log),
+and so are the model's scores; ``asof skew`` on the copy finds nothing. A change of a feature simulates a faulty feed: only the score
+is recomputed. Only the copy is written.
 
 From Python::
 
@@ -35,7 +35,7 @@ _NULL = 1
 
 @dataclass(frozen=True, slots=True)
 class ColumnChange:
-    """What happens to a column.
+    """A change of one column.
 
     Attributes:
         column: A request field, else a feature.
@@ -56,8 +56,8 @@ class DrillReport:
         folder: The copy; give it to ``asof drift --log``.
         rows: Rows of the copy.
         changed: Rows that were changed.
-        computed: On-demand features that were computed again.
-        kept: On-demand features that could not be, because the log lacks something that they read.
+        computed: On-demand features that were recomputed.
+        kept: On-demand features that were not, because the log lacks something that they read.
     """
 
     folder: str
@@ -83,9 +83,9 @@ def manipulate(
         log: The log.
         window: The moments to copy.
         folder: Folder of the copy's prediction logs; it must not hold a log of the model.
-        changes: What happens to the changed rows.
+        changes: Changes of the chosen rows.
         share: Share of the rows that are changed, 0 to 1; which ones depends on their request ids and the seed alone.
-        seed: Chooses other rows.
+        seed: Seed for choosing the rows.
         advance: Called with the number of rows that were copied, for progress.
 
     Raises:
@@ -100,7 +100,7 @@ def manipulate(
     rows = changed = 0
     for table in log.batches(window):
         chosen = _chosen(table, share, seed)
-        prediction_log.write(folder, log.bundle.model, incident.happen(table, chosen))
+        prediction_log.write(folder, log.bundle.model, incident.apply(table, chosen))
         rows, changed = rows + table.num_rows, changed + int(chosen.sum())
         advance(table.num_rows)
     return DrillReport(str(folder), rows, changed, incident.computed, incident.kept)
@@ -110,7 +110,7 @@ def _chosen(table: pa.Table, share: float, seed: int) -> npt.NDArray[np.bool_]:
     named = pa.array(
         [f"{seed}/{one}/{row}" for one, row in zip(*(table[c].to_pylist() for c in ("request_id", "row")), strict=True)]
     )
-    # A hash modulo a prime far larger than any log's share needs, as a number in [0, 1).
+    # A hash modulo a large prime, scaled to [0, 1).
     return np.asarray(hashes(named) % np.uint64(1_000_003) < share * 1_000_003)
 
 
@@ -132,7 +132,7 @@ class _Incident:
         self.kept = self._names([view for view in affected if view not in self._views])
         on_demand.add_path(str(log.bundle.code))
 
-    def happen(self, table: pa.Table, chosen: npt.NDArray[np.bool_]) -> pa.Table:
+    def apply(self, table: pa.Table, chosen: npt.NDArray[np.bool_]) -> pa.Table:
         """``table`` with the changes in its ``chosen`` rows."""
         for name, change in self._changes:
             table = _replaced(table, name, _changed(table[name].combine_chunks(), change, chosen))
@@ -163,7 +163,7 @@ class _Incident:
         return table
 
     def _scored(self, table: pa.Table) -> pa.Table:
-        """With the scores and decisions that the bundle's booster gives now; unchanged where the bundle has none."""
+        """``table`` with scores and decisions recomputed by the bundle's booster; unchanged if there is none."""
         names = self._bundle.metadata.get("features")
         if not names or not self._bundle.booster_file.is_file():
             return table

@@ -1,4 +1,4 @@
-"""What a model saw in a window of time, counted from its prediction log in one pass of bounded memory."""
+"""Counts of what a model saw in a window of time, from its prediction log, in one pass and bounded memory."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ STATUSES = ("present", "null", "stale", "not found")
 """Names of the online store's statuses 0 to 3; stale means older than the view's ttl."""
 
 BATCH = 100_000
-"""Rows that are counted or recomputed at once."""
+"""Rows counted or recomputed at a time."""
 
 BEGINNING = -62_135_596_800_000_000
 END = 253_402_300_799_000_000
-"""The first and the last second that a calendar has: an open window, in microseconds."""
+"""The first and the last second of the calendar in microseconds: the bounds of an open window."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,7 +57,7 @@ class Log:
     problems: list[str] = field(default_factory=list)
 
     def check(self) -> None:
-        """Refuse to look at a log that nobody wrote.
+        """Check that the model has a log.
 
         Raises:
             NotFoundError: There is no log of this model.
@@ -67,7 +67,7 @@ class Log:
             raise NotFoundError(f"prediction log in {self.folder}", self.bundle.model, known)
 
     def batches(self, window: Window, columns: list[str] | None = None, rows: int = BATCH) -> Iterator[pa.Table]:
-        """The version's rows in the window by moment's hour, about ``rows`` at a time: busy logs have many small files.
+        """The version's rows in the window by moment's hour, about ``rows`` at a time, because busy logs have many small files.
 
         Raises:
             NotFoundError: There is no log of this model.
@@ -82,7 +82,7 @@ class Log:
             yield pa.concat_tables(held)
 
     def scan(self, window: Window, columns: list[str] | None = None) -> Iterator[pa.Table]:
-        """The version's rows in the window, file by file; files that cannot be used are named in :attr:`problems`.
+        """The version's rows in the window, file by file; files that cannot be read are added to :attr:`problems`.
 
         Raises:
             NotFoundError: There is no log of this model.
@@ -100,17 +100,17 @@ class Log:
 
 @dataclass(slots=True)
 class Observed:
-    """What was seen.
+    """Counts of the predictions in a window.
 
     Attributes:
         rows: Predictions.
         first: Earliest moment, microseconds; None without rows.
         last: Latest moment.
         features: Counts of the features under the reference's cells.
-        score: Counts of the scores likewise.
+        score: Counts of the scores.
         statuses: Feature -> int64[4], rows by status (:data:`STATUSES`).
         effects: Column (features, and the score under ``""``) -> its design effects.
-        keys: Entity key -> about how many distinct ones.
+        keys: Entity key -> estimated number of distinct values.
     """
 
     rows: int
@@ -124,14 +124,14 @@ class Observed:
 
 
 def unused(name: str, taken: Collection[str]) -> str:
-    """``name``, with as many underscores before it as it takes to be none of ``taken``."""
+    """``name``, prefixed with underscores until it is not in ``taken``."""
     while name in taken:
         name = f"_{name}"
     return name
 
 
 SCORE = ""
-"""Key of the score beside the features: no feature has an empty name."""
+"""Name of the score among the features; no feature has an empty name."""
 
 
 def observe(log: Log, window: Window, advance: Callable[[int], None] = lambda _: None) -> Observed:
@@ -140,7 +140,7 @@ def observe(log: Log, window: Window, advance: Callable[[int], None] = lambda _:
     Args:
         log: The log.
         window: The moments to count.
-        advance: Called with a number of rows when they were counted.
+        advance: Called with the number of rows counted, for progress.
 
     Raises:
         NotFoundError: There is no log of this model.
@@ -214,12 +214,12 @@ def _larger(one: design_effect.ColumnEffects, other: design_effect.ColumnEffects
 
 
 SHOWN = 3
-"""So many problems are told one by one."""
+"""Problems that are listed one by one."""
 
 
 def told(problems: Sequence[str]) -> list[str]:
-    """The problems for a terminal: the first few, and how many more there are."""
+    """The problems as lines for a terminal: the first few, and the number of the others."""
     more = len(problems) - SHOWN
     return [f"- {line}" for line in problems[:SHOWN]] + (
-        [f"- and {more:,} more files; --json names them all"] if more > 0 else []
+        [f"- and {more:,} more files; --json lists all"] if more > 0 else []
     )

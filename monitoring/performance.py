@@ -31,7 +31,7 @@ GROUPS = 10
 """Groups of equal size, by score, in which calibration is shown."""
 
 LEAST = 10
-"""Positive and negative labels that figures need."""
+"""Positive and negative labels that the metrics need."""
 
 SMALLER_IS_BETTER = frozenset({"log_loss"})
 
@@ -62,7 +62,7 @@ class MetricComparison:
 
     @property
     def worse(self) -> bool:
-        """Whether the window is worse than training by more than both intervals."""
+        """Whether the window is worse than training and the two intervals do not overlap."""
         if self.trained_low is None or self.trained_high is None:
             return False
         return self.low > self.trained_high if self.name in SMALLER_IS_BETTER else self.high < self.trained_low
@@ -70,7 +70,7 @@ class MetricComparison:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows of neighbouring scores: how many, their mean score and their share of positives."""
+    """Rows of neighbouring scores: their number, mean score and share of positives."""
 
     rows: int
     score: float
@@ -91,8 +91,8 @@ class PerformanceReport:
         positives: Positive labels.
         figures: Metrics; empty with too few labels of a kind.
         calibration: Groups of neighbouring scores, lowest first.
-        left_out: Test rows that training left out of its figures; the window's figures leave out none.
-        problems: SourceFiles of the log that could not be used.
+        left_out: Test rows that training left out of its metrics; the window leaves out none.
+        problems: Files of the log that could not be read.
     """
 
     model: str
@@ -153,21 +153,21 @@ class PerformanceReport:
                 )
             ]
         if self.figures and self.left_out:
-            lines.append(f"- The figures at training leave out {self.left_out:,} test rows, those here leave out none.")
+            lines.append(f"- The metrics at training leave out {self.left_out:,} test rows, those here leave out none.")
         return "\n".join([*lines, *told(self.problems)])
 
 
 def performance(
     log: Log, window: Window, repo: Path, data: Path, advance: Callable[[int], None] = lambda _: None
 ) -> PerformanceReport:
-    """Judge the window's scores by the labels that are known today.
+    """Evaluate the window's scores by the labels that are known now.
 
     Args:
         log: The log.
         window: The moments to look at.
         repo: Folder of the feature repo.
-        data: Folder of everything that asof wrote; tables that no view reads are looked for in its ``tables``.
-        advance: Called with a number of rows as they are matched, for progress.
+        data: Folder of asof's data; tables that no view reads are looked up in its ``tables``.
+        advance: Called with the number of rows matched, for progress.
 
     Raises:
         NotFoundError: There is no log of this model.

@@ -1,7 +1,7 @@
-"""whylogs profiles of the prediction log: one file for each hour or day, mergeable, made again only when the log changed.
+"""Writes whylogs profiles of the prediction log: one file for each hour or day, rewritten only when the log changed.
 
-Files are ``<profiles>/<model>/<version>/<YYYY-MM-DD>.bin`` or ``<YYYY-MM-DDTHH>.bin``, in whylogs' own format. A profile remembers in
-its metadata which files of the log it saw; when they are still the same, it is left alone.
+Files are ``<profiles>/<model>/<version>/<YYYY-MM-DD>.bin`` or ``<YYYY-MM-DDTHH>.bin``, in whylogs' own format. The metadata
+of a profile has a digest of the log files that it covers; while they are the same, the profile is kept.
 """
 
 from __future__ import annotations
@@ -25,15 +25,15 @@ from monitoring.observed import END, Log, Window, told, unused
 Unit = Literal["hour", "day"]
 SPANS: dict[Unit, int] = {"hour": 3_600 * SECOND, "day": DAY}
 ROWS = "asof.rows"
-"""Metadata of a profile: how many rows it saw."""
+"""Metadata of a profile: its number of rows."""
 
 SEEN = "asof.log"
-"""Metadata of a profile: a digest of the names of the log's files that it saw (a file of the log never changes)."""
+"""Metadata of a profile: a digest of the names of the log's files that it covers (a file of the log never changes)."""
 
 
 @dataclass(frozen=True, slots=True)
 class Profiled:
-    """One profile: where it is, from when, of how many rows (as known when it was written), and whether it was written now."""
+    """One profile: its file, its first moment, its number of rows, and whether this run wrote it."""
 
     path: str
     start: str
@@ -65,13 +65,13 @@ class ProfileReport:
 def profile(
     log: Log, window: Window, folder: Path, unit: Unit = "day", advance: Callable[[int], None] = lambda _: None
 ) -> ProfileReport:
-    """Profile the hours or days that overlap the window, whole ones always: a profile never holds half a unit.
+    """Profile the hours or days that overlap the window; a profile always covers a whole unit.
 
     Args:
         log: The log.
         window: The moments to look at.
         folder: Folder of all profiles.
-        unit: How much of the log goes into one profile.
+        unit: Period of one profile.
         advance: Called with the number of rows that were profiled, for progress.
 
     Raises:
@@ -93,7 +93,7 @@ def profile(
 
 
 def _starts(log: Log, window: Window, unit: Unit) -> list[int]:
-    """First moments of the units that the log has files of."""
+    """First moments of the units for which the log has files."""
     span = SPANS[unit]
     first = window.start // span * span
     last = min(END, -(-window.end // span) * span)
@@ -108,7 +108,7 @@ def _seen(log: Log, part: Window) -> str:
 
 
 def _rows_of(path: Path, seen: str) -> int | None:
-    """Rows of the profile at ``path`` if it is of the same files; else None."""
+    """Rows of the profile at ``path`` if it covers the same files; else None."""
     try:
         view = profiles.read(path)
     except (OSError, SourceError):
@@ -130,7 +130,7 @@ def _write(log: Log, part: Window, path: Path, seen: str) -> int:
 
 
 class _Counted(Iterator[pa.Table]):
-    """Batches of features and scores under their own names, counted as they pass."""
+    """Batches of features and scores under their own names; counts the rows."""
 
     def __init__(self, log: Log, part: Window) -> None:
         names = log.bundle.contract.feature_names

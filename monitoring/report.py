@@ -1,7 +1,7 @@
 """The drift report as one HTML file: opens offline, in light and dark, on paper and in a screen reader.
 
-No script and nothing from anywhere else: charts are inline SVG, folding is ``<details>``, and a content security policy forbids the
-rest. Every text that comes from data or from a name is escaped.
+There are no scripts and no external resources: charts are inline SVG, folding is ``<details>``, and a content security policy
+forbids everything else. Every text that comes from data or from a name is escaped.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def write_html(report: DriftReport, path: Path) -> None:
 
 _LEGEND = (
     '<p class="legend"><span class="key training"></span> training <span class="key serving"></span> serving. '
-    "Numbers are cut where training put equal shares of its rows, values that repeat stand alone.</p>"
+    "Numeric cells have equal shares of the training rows; frequent values have their own cell.</p>"
 )
 
 
@@ -148,8 +148,8 @@ def _finding(finding: DriftFinding) -> str:
     what = "Values" if finding.measure == "values" else "How many are missing"
     return (
         f"<b>{what}:</b> {escape(finding.verdict)}. Effect {one.effect:.3f}, chi-square {one.statistic:.1f} on {one.freedom:.1f} degrees of "
-        f"freedom, adjusted p {escape(_p(finding.adjusted))}. The rows are worth {one.reference_rows:,.0f} (training) and "
-        f"{one.serving_rows:,.0f} (serving) independent ones."
+        f"freedom, adjusted p {escape(_p(finding.adjusted))}. The effective number of independent rows is {one.reference_rows:,.0f} (training) and "
+        f"{one.serving_rows:,.0f} (serving)."
     )
 
 
@@ -175,7 +175,7 @@ def _method(report: DriftReport) -> str:
         "were fixed at training. <b>Drift</b> takes two things: a chi-square test that stays significant after Holm's correction for all "
         f"comparisons on this page (chance of any false alarm at most {rule.alpha:g}), and a Hellinger distance of at least "
         f"{rule.minimum_effect:g}, where 0 means equal and 1 nothing in common. <b>Slight change</b> is significant but smaller. Rows of one "
-        "key resemble each other, so each sample counts as the number of independent rows that it is worth (Rao and Scott's correction). "
+        "key resemble each other, so each sample counts as its effective number of independent rows (Rao and Scott's correction). "
         f"<b>Too few rows</b> means that a drift of that size would be missed with more than {1 - rule.power:.0%} chance.</p></section>\n"
     )
 

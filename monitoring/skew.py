@@ -1,8 +1,9 @@
-"""Skew: is every value that was served the value that the offline store gives for the same key and moment?
+"""Skew: compares every served value with the offline store's value for the same key and moment.
 
-:func:`skew` reads the prediction log in batches, asks the offline store for the same rows with knowledge time on, each as
-of the moment whose values its vector had seen, under the contract in the model's bundle, and compares value by value: integers, booleans and texts equal, floats within 1e-9 relative (single
-precision within its own last digit), missing with missing. The number of mismatches is a product figure, and its goal is 0.
+:func:`skew` reads the prediction log in batches, retrieves the same rows from the offline store with knowledge time on, each as of
+the moment whose data its vector contains (``as_of`` in the log), under the contract in the model's bundle, and compares value by
+value: integers, booleans and texts equal, floats within 1e-9 relative (single precision within its own last digit), missing with
+missing. The goal is 0 mismatches.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ EXAMPLES = 3
 """Mismatches that are shown for each feature."""
 
 SINGLE = float(np.finfo(np.float32).eps)
-"""Relative distance of neighbouring single-precision numbers: what a difference of 1e-9 may become by rounding."""
+"""Relative distance of neighbouring single-precision numbers; rounding may widen a difference of 1e-9 to this."""
 
 Recompute = Callable[[pa.Table, str], pa.Table]
 """Entity rows and the name of their moment column -> the same rows with all features."""
@@ -38,7 +39,7 @@ Flags = npt.NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One mismatch: where it is, what was served and what the offline store says."""
+    """One mismatch: its request, the served value and the recomputed one."""
 
     request_id: str
     row: int
@@ -130,7 +131,7 @@ def skew(log: Log, window: Window, recompute: Recompute, advance: Callable[[int]
     """Compare the logged vectors of a window with what ``recompute`` gives for the same keys, requests and moments.
 
     Args:
-        log: The log, with the bundle whose contract counts.
+        log: The log, with the bundle whose contract is used.
         window: The moments to look at.
         recompute: The offline store, see :func:`offline`.
         advance: Called with the number of vectors that were compared, for progress.
@@ -196,7 +197,7 @@ def _compare(found: FeatureSkew, feature: Feature, served: pa.Table, fresh: pa.A
 
 
 def _differences(logged: pa.Array, fresh: pa.Array, dtype: str) -> tuple[Flags, npt.NDArray[np.float64]]:
-    """Which values are the same, and by how much numbers differ relatively (NaN where one side is missing or is no number)."""
+    """Which values are the same, and the relative difference of numbers (NaN where one side is missing or is not a number)."""
     if dtype.startswith("float"):
         return _floats(logged, fresh, SINGLE if dtype == "float32" else TOLERANCE)
     if dtype.startswith(("int", "bool")):

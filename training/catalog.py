@@ -1,6 +1,6 @@
-"""Finding model declarations: modules of ``training.models``, Python files of ``<repo>/models/``, and of a folder that is named.
+"""Finds model declarations: modules of ``training.models``, Python files of ``<repo>/models/``, and of a given folder.
 
-A later place wins over an earlier one, so that a repo may declare a model of its own under a name of the project's.
+A later place takes precedence, so that a repo can replace a model of the project.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ def find(name: str, repo: Path, extra: Path | None = None) -> Model:
     Args:
         name: Name of the model.
         repo: Feature repo.
-        extra: A folder of declarations that wins over the others.
+        extra: A folder of declarations that takes precedence.
 
     Raises:
-        NotFoundError: Nobody declared it.
+        NotFoundError: No model of this name is declared.
         SettingsError: A file cannot be read, or declares a model wrongly.
     """
     known = declared(repo, extra)
@@ -66,7 +66,7 @@ def _models(module: ModuleType) -> Iterator[Model]:
 
 
 def _load(file: Path) -> ModuleType:
-    """The module in ``file``, run anew under a name that no import uses."""
+    """The module in ``file``, executed under a name that no import uses."""
     spec = importlib.util.spec_from_file_location(f"_declared_{file.parent.name}_{file.stem}", file)
     if spec is None or spec.loader is None:
         raise SettingsError(f"{file} is no Python file")

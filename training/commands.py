@@ -1,4 +1,4 @@
-"""``asof train`` and ``asof models``."""
+"""The verbs ``asof train`` and ``asof models``."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     help="Folder with model declarations that override others of the same name.",
 )
-@click.option("--train-start", metavar="TIME", help="Start of the training span; the other spans follow.")
-@click.option("--test-start", metavar="TIME", help="Start of the test span; the other spans follow.")
+@click.option("--train-start", metavar="TIME", help="Start of the training span; the other spans are derived from it.")
+@click.option("--test-start", metavar="TIME", help="Start of the test span; the other spans are derived from it.")
 @click.option(
     "--test-end", metavar="TIME", help="End of the test span; by default the end of the last day with labelled rows."
 )

@@ -1,7 +1,7 @@
-"""Labelled rows and what was known of them: the rows of a table, their labels from another, features through the offline store.
+"""The dataset of a training run: rows of a table, labels from another, features from the offline store.
 
-Features come from :func:`asof.offline.retrieve` with knowledge time on; there is no second way. Every table is read at one
-version, fixed when the run begins, so that what is ingested meanwhile changes nothing.
+All features come from :func:`asof.offline.retrieve` with knowledge time on. Every table is read at one version, fixed when the
+run begins, so that rows ingested during the run have no effect.
 """
 
 from __future__ import annotations
@@ -68,10 +68,10 @@ class Tables:
         model: The model.
         contract: The contract of its feature service.
         repo: Folder of the feature repo.
-        rows: SourceFiles of the rows' table.
-        labels: SourceFiles of the labels' table.
+        rows: Files of the rows' table.
+        labels: Files of the labels' table.
         declaration: Declaration of the labels' table.
-        versions: Table -> version, for those that have versions.
+        versions: Table -> version, for tables that have versions.
     """
 
     model: Model
@@ -177,7 +177,7 @@ class Tables:
         return found.select(list(self.contract.feature_names))
 
     def _labelled(self, picked: Sequence[str]) -> str:
-        """SQL for the labelled rows: what is picked, then label (double), and time, usable and seen (microseconds)."""
+        """SQL for the labelled rows: the ``picked`` columns, then label (double), and time, usable and seen (microseconds)."""
         rows, apart = self.model.rows, self.rows.source != self.labels.source
         owner = "l" if apart else "r"
         moment = f"epoch_us(r.{quoted(rows.event_time)})"

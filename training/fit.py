@@ -1,8 +1,8 @@
-"""Fitting a LightGBM booster so that equal rows give equal bytes.
+"""Fits a LightGBM booster; equal rows give equal bytes.
 
-Fitting takes two passes. The first learns from the older part of the training rows and stops when the most recent part (the
-held-out one) no longer gains; the decision threshold, too, is found there. The second learns from all training rows, for as many
-rounds. Determinism needs a fixed seed and number of threads and LightGBM's ``deterministic`` and ``force_row_wise``.
+Fitting takes two passes. The first trains on the older part of the training rows and stops when the metric on the most recent
+part (the held-out one) no longer improves; the decision threshold is found on that part as well. The second trains on all training
+rows, for the same number of rounds. Determinism needs a fixed seed and number of threads and LightGBM's ``deterministic`` and ``force_row_wise``.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REPEATABLE: dict[str, Any] = {
 """Parameters of every fit; a declaration may choose another seed or more threads."""
 
 HOLD_OUT_SHARE = 5
-"""Without a declared held-out span, the last of so many parts of the training span is held out."""
+"""Without a declared held-out span, one part in this many of the training span is held out."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -87,10 +87,10 @@ def fit(model: Model, names: tuple[str, ...], matrix: Floats, label: Floats, tim
 
 
 def decide(rule: Decision, label: Floats, score: Floats, unlabelled: Floats) -> float:
-    """The score from which on the decision is yes.
+    """The decision threshold: a score at or above it is a positive decision.
 
     Args:
-        rule: How it is found.
+        rule: How the threshold is found.
         label: float64[n], labels of the held-out rows.
         score: float64[n], their scores.
         unlabelled: float64[m], scores of rows after the training span; for the rule ``share``.

@@ -1,12 +1,12 @@
-"""Is the future in the past? What a dataset and a model are asked before they are believed.
+"""Leak checks of a dataset and a model.
 
-A leak is when a row knows something that nobody knew at its moment. It makes a model look better than it will ever be, and
-it looks like success. So a run is questioned in four ways, none of which needs to know what the rows are about:
+A leak is a value in a row that was not known at the row's moment. It makes a model look better than it will be in use. Four checks
+look for leaks, none of which needs to know what the rows are about:
 
 - **label delay**: a label that may be used, or that a window contains, sooner after its event than the model declares;
 - **own label**: a window that contains the row's own label at the row's own moment;
 - **law**: features that change when they are computed again with knowledge time on;
-- **suspicion**: a test score, or a single feature, that separates the labels better than the declaration takes for possible.
+- **suspicion**: a test score, or a single feature, that separates the labels better than the declaration's limits.
 
 Each finding is one line: what was found, what was expected, where to look.
 """
@@ -40,7 +40,7 @@ class Leak:
 
 
 def label_delay(tables: Tables, labelled: Labelled) -> Iterator[Leak]:
-    """Labels that are there sooner than the model declares."""
+    """Labels that are known sooner than the model declares."""
     model, table = tables.model, tables.labels.source
     readers = readers_of_label(tables)
     found = [("may be used", labelled.usable - labelled.time, f"look at the label_time of model {model.name!r}")]
@@ -103,10 +103,10 @@ def differs(before: pa.ChunkedArray, again: pa.ChunkedArray) -> npt.NDArray[np.b
 def suspicion(
     model: Model, contract: Contract, label: npt.NDArray[np.float64], score: npt.NDArray[np.float64], features: pa.Table
 ) -> Iterator[Leak]:
-    """What separates the n rows of the test span too well.
+    """Scores and features that separate the n rows of the test span too well.
 
     Args:
-        model: The model, which says what is too well.
+        model: The model, with its limits.
         contract: Its contract.
         label: float64[n], 0 or 1.
         score: float64[n].
@@ -131,7 +131,7 @@ def suspicion(
 
 
 def _alone(column: pa.ChunkedArray, label: npt.NDArray[np.float64]) -> float:
-    """AUC of one feature in its better direction, missing values below all others."""
+    """AUC of one feature in its better direction, missing values ranked lowest."""
     values = np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
     found = metrics.auc(label, np.where(np.isnan(values), -np.inf, values))
     return max(found, 1 - found)

@@ -41,7 +41,7 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class MetricResult:
-    """A metric's value and its 95 % interval, and what it had to reach."""
+    """The value of a metric, its 95 % interval and its threshold."""
 
     value: float
     low: float
@@ -53,12 +53,12 @@ class MetricResult:
 def evaluate(
     metrics: tuple[Metric, ...], scored: Scored, thresholds: Mapping[str, float], unit: str | None = None, seed: int = 0
 ) -> dict[str, MetricResult]:
-    """Metric name -> figure.
+    """Metric name -> result.
 
     Args:
-        metrics: What to compute.
+        metrics: The metrics to compute.
         scored: The rows.
-        thresholds: Metric name -> what it must reach.
+        thresholds: Metric name -> threshold.
         unit: Key whose rows are drawn together; each row on its own by default.
         seed: Seed of the draws.
 
@@ -118,10 +118,10 @@ def _prepare(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:
 
 
 def _precision_at(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:
-    """Precision among the first k entities of each day; those caught on an earlier day are left out.
+    """Precision among the first k entities of each day, without those found on an earlier day.
 
-    Of entities with equal scores the one with the smaller code comes first. An entity drawn twice counts as two entities. On a day
-    with fewer than k entities, precision is among those there are.
+    Of entities with equal scores the one with the smaller code comes first. An entity drawn twice counts as two entities. A day
+    with fewer than k entities counts all of them.
     """
     codes = scored.entities[metric.key]
     entities = int(codes.max()) + 1

@@ -1,11 +1,11 @@
-"""A model, declared as data: what it predicts, from which features, learned and judged on which span of time.
+"""Model declarations: what a model predicts, from which features, and on which spans of time it is trained and tested.
 
 A declaration is an instance of :class:`Model` at the top level of a Python file; ``training/models/`` holds the project's own,
-``<repo>/models/`` those of a feature repo. Nothing here computes anything; what is declared wrongly is refused at once, in
-one line.
+``<repo>/models/`` those of a feature repo. This module computes nothing; a wrong declaration is refused at once, in one
+line.
 
 Only the name, the service and the rows are required. Without a split the last fifth of the time is the test span, without
-a delay labels are known with their events, without thresholds every model is good enough.
+a delay labels are known with their events, without thresholds every model passes.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ Objective = Literal["binary"]
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledRows:
-    """Where the labelled rows come from.
+    """The tables and columns of the labelled rows.
 
     Attributes:
         table: Source whose rows are scored; it has the keys and the request fields of the feature service as columns.
@@ -48,7 +48,7 @@ class LabelledRows:
 
 @dataclass(frozen=True, kw_only=True)
 class Split:
-    """Which rows teach and which rows judge: a training span, a gap in which labels arrive, a test span.
+    """The spans of training and testing: a training span, a gap in which labels arrive, a test span.
 
     Spans are whole days of UTC and end where the labelled rows end, unless the command line says when one of them starts.
 
@@ -68,11 +68,11 @@ class Split:
 
 @dataclass(frozen=True)
 class Metric:
-    """A figure that judges scores.
+    """A metric of scores.
 
     Attributes:
         kind: ``auc``, ``average_precision``, ``log_loss``, or ``precision_at``: each day, entities are ranked by their highest score
-            of the day, those caught on an earlier day left out; the share of positives among the first ``k``; mean over days.
+            of the day, without those found on an earlier day; the share of positives among the first ``k``; mean over days.
         name: Its name in reports; by default the kind.
         k: For ``precision_at``: how many entities a day.
         key: For ``precision_at``: key column of the entities.
@@ -101,8 +101,8 @@ class Fit:
     """How the booster is fitted.
 
     Attributes:
-        parameters: LightGBM parameters; what makes a run repeatable (seed, determinism, threads) has defaults.
-        rounds: Trees at most.
+        parameters: LightGBM parameters; the parameters that make a run repeatable (seed, determinism, threads) have defaults.
+        rounds: Maximum number of trees.
         patience: Rounds without improvement on the held-out part after which fitting stops.
         hold_out: Most recent part of the training span, such as ``2 days``, that decides when to stop; by default a fifth of it.
     """
@@ -115,10 +115,10 @@ class Fit:
 
 @dataclass(frozen=True)
 class Decision:
-    """From which score on the decision is yes.
+    """How the threshold of positive decisions is found.
 
     Attributes:
-        rule: ``f1`` (the best F1 on the held-out part of the training span), ``share`` (so many of the rows score higher) or
+        rule: ``f1`` (the best F1 on the held-out part of the training span), ``share`` (the share of rows with positive decisions) or
             ``fixed``.
         value: The share of rows, or the threshold itself.
     """
@@ -135,12 +135,12 @@ class Decision:
 
 @dataclass(frozen=True, kw_only=True)
 class Suspicion:
-    """What is too good to be true for this problem.
+    """Limits beyond which a result is suspected to be a leak.
 
     Attributes:
-        auc: Test AUC of the model from which on it is taken for a leak.
-        feature_auc: AUC of a single feature, in either direction, from which on it is taken for a leak.
-        recomputed: How many rows are recomputed under the law.
+        auc: Test AUC of the model from which a leak is suspected.
+        feature_auc: AUC of a single feature, in either direction, from which a leak is suspected.
+        recomputed: Number of rows recomputed with knowledge time on.
     """
 
     auc: float = 0.99
@@ -157,14 +157,14 @@ class Model:
         service: Feature service that its features come from.
         rows: Where its labelled rows come from.
         label_delay: How long after an event its label becomes known, at the earliest.
-        split: Which rows teach and which judge.
+        split: The spans of training and testing.
         objective: What is predicted; ``binary`` is the probability of a label of 1.
         fit: How the booster is fitted.
         metrics: What is reported.
         thresholds: Metric name -> what it must reach: at least, for a loss at most.
-        decision: From which score on the decision is yes.
-        suspicion: What is too good to be true.
-        unit: Key column whose rows are drawn together when intervals are estimated; by default each row stands for itself.
+        decision: How the threshold of positive decisions is found.
+        suspicion: Limits beyond which a leak is suspected.
+        unit: Key column whose rows are drawn together when intervals are estimated; by default rows are drawn one by one.
     """
 
     name: str

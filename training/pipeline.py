@@ -1,4 +1,4 @@
-"""A training run, from a declaration to a bundle: tables, split, features, fit, figures, leak check, thresholds."""
+"""A training run, from a declaration to a bundle: tables, split, features, fit, metrics, leak check, thresholds."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """Everything that a run learns from and is judged on.
+    """The data of a run.
 
     Attributes:
         tables: The tables, at fixed versions.
         labelled: The n labelled rows of all spans.
         features: Their features.
         spans: The spans.
-        parts: What each row is for.
+        parts: The part of the split that each row is in.
     """
 
     tables: Tables
@@ -53,8 +53,8 @@ def gather(
     Args:
         repo: The feature repo; its definitions are applied and its tables filled.
         model: The declaration.
-        given: What the command line fixes about the spans.
-        say: Told what is being done.
+        given: Bounds of spans that the command line fixes.
+        say: Called with the name of each step, for progress.
 
     Raises:
         NotFoundError: The service or a table is not declared.
@@ -70,13 +70,13 @@ def gather(
 def assemble(
     tables: Tables, given: splitting.GivenSpans | None = None, *, knowledge: bool = True, say: Say = lambda _: None
 ) -> Material:
-    """What :func:`gather` returns, from tables that are open already.
+    """As :func:`gather`, from open tables.
 
     Args:
         tables: The tables.
-        given: What is fixed about the spans.
-        knowledge: False computes features as if all had been known at its event time: a leak on purpose, to see what it is worth.
-        say: Told what is being done.
+        given: Bounds of spans that are fixed.
+        knowledge: False computes features as if every event were known at its event time: a deliberate leak, to measure its effect.
+        say: Called with the name of each step, for progress.
     """
     model = tables.model
     say("reading labelled rows")
@@ -90,11 +90,11 @@ def assemble(
 
 
 def learn(material: Material, *, say: Say = lambda _: None, started: float | None = None) -> tuple[Run, Reference]:
-    """Fit, judge and question the model.
+    """Fit the model, evaluate it and check it for leaks.
 
     Args:
-        material: What :func:`gather` found.
-        say: Told what is being done.
+        material: The result of :func:`gather`.
+        say: Called with the name of each step, for progress.
         started: When the run began, on the monotonic clock.
 
     Raises:
@@ -107,7 +107,7 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
     names, values = matrix(tables.contract, material.features)
     say(f"fitting on {int(parts.train.sum()):,} rows")
     fitted = fitting.fit(model, names, values[parts.train], labelled.label[parts.train], labelled.time[parts.train])
-    say("judging")
+    say("evaluating")
     scored = _scored(material, fitted.predict(values[parts.test]))
     figures = metrics.evaluate(model.metrics, scored, model.thresholds, model.unit)
     unseen = fitted.predict(values[parts.gap]) if parts.gap.any() else fitted.held_out_score
@@ -143,11 +143,11 @@ def _scored(material: Material, scores: npt.NDArray[np.float64]) -> Scored:
 
 
 def _decided(model: Model, threshold: float, scored: Scored) -> DecisionResult:
-    yes, positive = scored.score >= threshold, scored.label == 1
-    hits = int((yes & positive).sum())
+    decided, positive = scored.score >= threshold, scored.label == 1
+    hits = int((decided & positive).sum())
     how = model.decision.rule if model.decision.rule == "f1" else f"{model.decision.rule} {model.decision.value}"
     return DecisionResult(
-        threshold, how, hits / max(1, int(yes.sum())), hits / max(1, int(positive.sum())), float(yes.mean())
+        threshold, how, hits / max(1, int(decided.sum())), hits / max(1, int(positive.sum())), float(decided.mean())
     )
 
 

@@ -1,4 +1,4 @@
-"""What a bundle was made with: the code's revision, the locked packages, the modules that on-demand functions live in."""
+"""The provenance of a bundle: the hash of the locked packages and the modules of the on-demand functions."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pathlib import Path
 from asof.contract import Contract
 
 LOCKS = ("requirements.lock", "uv.lock", "poetry.lock", "pylock.toml")
-"""Lock files that are looked for, in this order, in the feature repo and the folders above it."""
+"""Names of lock files, in the order in which they are searched in the feature repo and the folders above it."""
 
 
 def lock_hash(folder: Path) -> tuple[str, str]:

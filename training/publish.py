@@ -1,4 +1,4 @@
-"""A finished run as a model bundle (:mod:`asof.bundle`): the files that serving and monitoring read."""
+"""Writes a finished run as a model bundle (:mod:`asof.bundle`)."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from training.model import Model
 
 @dataclass(frozen=True)
 class DecisionResult:
-    """The decision threshold, how it was found, and what it does on the test rows."""
+    """The decision threshold, how it was found, and precision, recall and share of positive decisions on the test rows."""
 
     threshold: float
     how: str
@@ -37,17 +37,17 @@ class DecisionResult:
 
 @dataclass(frozen=True)
 class Run:
-    """What a training run found.
+    """The result of a training run.
 
     Attributes:
         model: The declaration.
         contract: The contract that it was trained under.
         fitted: The booster.
         names: Features of the model's matrix, in order.
-        figures: Metric name -> figure on the test rows.
+        figures: Metric name -> result on the test rows.
         split: Moments and counts, as :func:`training.split.counts` gives them.
         decided: The decision threshold.
-        leaks: What the leak check found.
+        leaks: Findings of the leak check.
         versions: Table -> version.
         seconds: How long the run took.
     """
@@ -76,7 +76,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Reference:
-    """What the model saw, for monitoring to compare with.
+    """The data of the model's reference, which monitoring compares with.
 
     Attributes:
         features: Features of the n training rows.
@@ -142,5 +142,5 @@ def metadata(run: Run, version: str, created: datetime, repo: Path) -> dict[str,
 
 
 def rows(model: Model) -> dict[str, Any]:
-    """Which table's rows the model scores, and where their labels are, for replay and monitoring."""
+    """The tables and columns of the scored rows and their labels, for replay and monitoring."""
     return {**asdict(model.rows), "keys": list(model.rows.keys)}

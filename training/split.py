@@ -1,7 +1,7 @@
-"""Which rows teach, which judge, and which labels were known at all.
+"""Splits labelled rows by time into training, gap and test rows.
 
-The moment of training is the start of the test span: whatever became known later, the model cannot have learned. So a row
-of the training span teaches only if its label was usable by then, and with a delay between the spans that is nearly every row.
+The moment of training is the start of the test span: the model cannot learn what became known later. So a row of the training span
+is used only if its label was usable by then; with a delay between the spans this is nearly every row.
 
 Everything is in microseconds, UTC; spans are half-open. Spans start and end at midnight unless the command line says otherwise.
 """
@@ -22,7 +22,7 @@ Times = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]
 
 DEFAULT_SHARE = 5
-"""Without a declared test span, one in so many days (rounded up) is for testing."""
+"""Without a declared test span, one day in this many (rounded up) is for testing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +41,7 @@ class Spans:
 
 @dataclass(frozen=True, slots=True)
 class GivenSpans:
-    """What the command line fixes; None where the declaration and the data decide."""
+    """Bounds of spans that the command line fixes; None where the declaration and the data decide."""
 
     train_start: int | None = None
     test_start: int | None = None
@@ -106,14 +106,14 @@ def _text(spans: Spans) -> str:
 
 @dataclass(frozen=True, slots=True)
 class SplitRows:
-    """What each of n labelled rows is for.
+    """The part of the split that each of n labelled rows is in.
 
     Attributes:
-        train: bool[n], teaches: in the training span, label usable at the start of the test span.
+        train: bool[n], in the training span with a label usable at the start of the test span.
         gap: bool[n], lies between the spans: scored for reference, its label unused.
-        test: bool[n], judges.
-        late: Rows of the training span whose label came too late to teach.
-        known: Rows of the test span left out because their entity was known already.
+        test: bool[n], in the test span.
+        late: Rows of the training span whose label came too late.
+        known: Rows of the test span left out because their entity was already known to be positive.
     """
 
     train: Mask
@@ -130,14 +130,14 @@ def divide(
     usable: Times,
     entity: npt.NDArray[np.int64] | None = None,
 ) -> SplitRows:
-    """What each row is for.
+    """The part of the split that each row is in.
 
     Args:
         spans: The spans.
         time: int64[n], event times.
         label: float64[n], 0 or 1.
         usable: int64[n], moments from which labels may be used.
-        entity: int64[n], dense codes of the entities of which known positives are left out; None to leave out nobody.
+        entity: int64[n], dense codes of the entities of which known positives are left out; None to leave out no row.
     """
     training = (time >= spans.train_start) & (time < spans.train_end)
     train = training & (usable <= spans.test_start)
