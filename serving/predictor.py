@@ -20,7 +20,7 @@ from asof.bundle import Bundle
 from asof.contract import Contract, on_demand
 from asof.errors import BundleError
 from asof.online import Vectors
-from asof.online.status import NULL, OUTSIDE_MAX_AGE, PRESENT
+from asof.online.vectors import NULL, OUTSIDE_MAX_AGE, PRESENT
 from asof.prediction_log import Entry
 from serving.booster import Booster
 from serving.feature_fetcher import FeatureFetcher

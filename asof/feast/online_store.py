@@ -36,10 +36,10 @@ from asof.feast import protobuf
 from asof.feast.compiler import compile_view
 from asof.feast.raw_events import accept_raw_events, declared_view
 from asof.feast.response import FilledResponse, LazyResponse, RequestCache
-from asof.online.read_plan import ReadPlan, Vectors, Wanted
+from asof.online.read_plan import ReadPlan, ViewFeatures
 from asof.online.reader import read, read_async
-from asof.online.redis.store import RedisStore
-from asof.online.redis.store_async import AsyncRedisStore
+from asof.online.redis.store import AsyncRedisStore, RedisStore
+from asof.online.vectors import Vectors
 from asof.online.writer import Writer
 from asof.settings import EMBEDDED, OnlineSettings
 
@@ -115,7 +115,7 @@ class RedisOnlineStore(OnlineStore):
         """A writer for the project that uses this store's connections."""
         store = self._store(config)
         writer = Writer(config.project, store)
-        writer.live = store.settings.key_ttl_seconds
+        writer.key_ttl = store.settings.key_ttl_seconds
         return writer
 
     def online_write_batch(
@@ -152,7 +152,7 @@ class RedisOnlineStore(OnlineStore):
     ) -> list[Found]:
         """The values of some keys as of now: (event time, feature -> value) per key, (None, None) for an unknown one."""
         view, names = self._wanted(table, requested_features)
-        plan = self._plan(config, [Wanted(view, names)], (_identity(table, names),))
+        plan = self._plan(config, [ViewFeatures(view, names)], (_identity(table, names),))
         vectors = self._read(config, plan, protobuf.keys_of_entities(view, entity_keys), len(entity_keys))
         return protobuf.found_rows(table, names, vectors)
 
@@ -165,7 +165,7 @@ class RedisOnlineStore(OnlineStore):
     ) -> list[Found]:
         """As :meth:`online_read`."""
         view, names = self._wanted(table, requested_features)
-        plan = self._plan(config, [Wanted(view, names)], (_identity(table, names),))
+        plan = self._plan(config, [ViewFeatures(view, names)], (_identity(table, names),))
         vectors = await self._read_async(config, plan, protobuf.keys_of_entities(view, entity_keys), len(entity_keys))
         return protobuf.found_rows(table, names, vectors)
 
@@ -271,7 +271,7 @@ class RedisOnlineStore(OnlineStore):
             return self._plans[config.project, identity]
         return self._plan(config, [_in_order(compile_view(t), names) for t, names in grouped_refs], identity)
 
-    def _plan(self, config: RepoConfig, wanted: list[Wanted], identity: tuple[Any, ...]) -> ReadPlan:
+    def _plan(self, config: RepoConfig, wanted: list[ViewFeatures], identity: tuple[Any, ...]) -> ReadPlan:
         return self._plans.setdefault((config.project, identity), ReadPlan(config.project, wanted, exact=True))
 
     def _read(self, config: RepoConfig, plan: ReadPlan, keys: Mapping[str, list[Any]], rows: int) -> Vectors:
@@ -324,9 +324,9 @@ def _answer(response: OnlineResponse, filled: Filled) -> OnlineResponse:
     return FilledResponse(response, {name: values for name, values in filled.items() if values is not None}, filled)
 
 
-def _in_order(view: View, names: Sequence[str]) -> Wanted:
+def _in_order(view: View, names: Sequence[str]) -> ViewFeatures:
     """The features in stored order (Feast gives them in the order of a set), so that they are copied together."""
-    return Wanted(view, tuple(f.name for f in view.features if f.name in set(names)))
+    return ViewFeatures(view, tuple(f.name for f in view.features if f.name in set(names)))
 
 
 def _identity(table: FeatureView, names: Sequence[str]) -> tuple[Any, ...]:

@@ -20,8 +20,8 @@ from asof.instants import SECOND, from_micros, to_micros
 from asof.online.codec import variable_width
 from asof.online.codec.layouts import block_of
 from asof.online.codec.rows import ENCODED
-from asof.online.read_plan import ReadPlan, Vectors
-from asof.online.status import NOT_FOUND, Status
+from asof.online.read_plan import ReadPlan
+from asof.online.vectors import NOT_FOUND, Status, Vectors
 
 STATUSES = {
     Status.PRESENT: FieldStatus.PRESENT,

@@ -22,8 +22,7 @@ from feast.type_map import feast_value_type_to_python_type, python_values_to_pro
 
 from asof.feast import protobuf
 from asof.instants import SECOND
-from asof.online.read_plan import Vectors
-from asof.online.status import PRESENT
+from asof.online.vectors import PRESENT, Vectors
 
 CACHED = 256
 """Compiled requests in the cache; a full cache is emptied."""

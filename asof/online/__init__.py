@@ -1,6 +1,6 @@
-"""The online store: what Redis answers now is what DuckDB would answer for now.
+"""The online store: reads and writes the current features of entity keys, in Redis or in memory.
 
-The names below are imported when they are used, so that a serving worker gets its reader without Feast.
+The names below are imported on first use, so that a serving worker can import its reader without Feast.
 """
 
 from __future__ import annotations
@@ -11,10 +11,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from asof.feast.online_store import RedisOnlineStore, RedisOnlineStoreConfig
     from asof.online.memory import AsyncMemoryStore, MemoryStore
-    from asof.online.read_plan import Vectors
     from asof.online.reader import AsyncReader, Reader
     from asof.online.redis.connections import connect, connect_async
-    from asof.online.status import Status
+    from asof.online.vectors import Status, Vectors
     from asof.online.writer import Writer
 
 _HOMES = {
@@ -24,8 +23,8 @@ _HOMES = {
     "Reader": "asof.online.reader",
     "RedisOnlineStore": "asof.feast.online_store",
     "RedisOnlineStoreConfig": "asof.feast.online_store",
-    "Status": "asof.online.status",
-    "Vectors": "asof.online.read_plan",
+    "Status": "asof.online.vectors",
+    "Vectors": "asof.online.vectors",
     "Writer": "asof.online.writer",
     "connect": "asof.online.redis.connections",
     "connect_async": "asof.online.redis.connections",

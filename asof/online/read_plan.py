@@ -1,7 +1,7 @@
-"""What a read asks for and what its answer means: everything about reading that is not talking to a store.
+"""Compiles views and features into requests to a store, and decodes the replies.
 
-A plan is made once for a list of (view, features). :meth:`ReadPlan.requests` turns entity keys into Redis keys, each once;
-:meth:`ReadPlan.vectors` turns what came back into columns. Whole blocks of numbers are copied; there is no loop over values.
+A plan is compiled once for a list of (view, features). :meth:`ReadPlan.lookups` gives the distinct stored keys of a read,
+:meth:`ReadPlan.requests` the requests to the store, and :meth:`ReadPlan.vectors` decodes the replies.
 """
 
 from __future__ import annotations
@@ -15,55 +15,24 @@ from numpy.typing import NDArray
 
 from asof.contract import JoinKey, View
 from asof.errors import RequestError
-from asof.online.cells import Cells
 from asof.online.codec.layouts import Layout, field_of
 from asof.online.redis.keys import entity_prefix, ordered_keys, request_keys, watermarks_key
-from asof.online.redis.resp_decoding import Reply
-from asof.online.row_decoder import PlainDecoder
-from asof.online.status import NOT_FOUND
+from asof.online.row_decoder import RowDecoder
 from asof.online.store_protocol import Fetched, Request
+from asof.online.vectors import NOT_FOUND, Vectors
 from asof.online.window_decoder import WindowDecoder
 
 Ints = NDArray[np.int64]
 
-_ALONE = np.zeros(1, np.int64)
-_ALONE.flags.writeable = False
+_FIRST = np.zeros(1, np.int64)
+_FIRST.flags.writeable = False
 EXACT = 2**53
-"""Integers up to this one are exact as float64."""
-
-
-@dataclass(slots=True)
-class Vectors:
-    """What a read found, for n rows, S stored features and V views.
-
-    Attributes:
-        columns: (view alias, feature) of each of the S columns: views in order, features in the order of their view.
-        values: float64[n, S]; NaN is missing, and so is every value of a feature that is not numeric.
-        objects: (view alias, feature) -> n Python values, for the features that are not numeric; None is missing.
-        statuses: uint8[n, S], see :class:`asof.online.Status`.
-        views: Alias of each of the V views.
-        event_times: int64[n, V]: event time of the newest row or event that was known, microseconds UTC; -1 for none.
-        as_of: int64[n]: the moment whose values these are: the one asked for, or an earlier one where events are under way.
-    """
-
-    columns: tuple[tuple[str, str], ...]
-    values: NDArray[np.float64]
-    objects: Mapping[tuple[str, str], list[Any]]
-    statuses: NDArray[np.uint8]
-    views: tuple[str, ...]
-    event_times: Ints
-    as_of: Ints
-
-    def column(self, alias: str, feature: str) -> NDArray[np.float64] | list[Any]:
-        """The n values of one feature: float64 with NaN, or Python values with None."""
-        if (alias, feature) in self.objects:
-            return self.objects[alias, feature]
-        return self.values[:, self.columns.index((alias, feature))]
+"""Every integer up to this one is exact as float64."""
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """A view and the features of it that are read."""
+class ViewFeatures:
+    """A view and the features to read of it."""
 
     view: View
     features: tuple[str, ...]
@@ -71,7 +40,7 @@ class Wanted:
 
 @dataclass(slots=True)
 class _Group:
-    """The views that share their entities' hashes and take their keys from the same request columns."""
+    """The views that share their keys' hashes and take the key values from the same request columns."""
 
     prefix: bytes
     view: View
@@ -80,39 +49,38 @@ class _Group:
 
 
 @dataclass(slots=True)
-class Asked:
-    """The keys of one group: which distinct key each of n rows asks for (-1: none), and the distinct keys."""
+class KeyLookup:
+    """The keys of one group: the distinct keys, and for each of n rows the position of its key among them (-1: none)."""
 
     row: Ints
     keys: list[bytes]
 
 
 class ReadPlan:
-    """How to read some features of some views; never changes, so that reads under way are not disturbed.
+    """Reads some features of some views. Immutable, so that concurrent reads can share it.
 
     Args:
         project: Feast project.
         wanted: The views and their features.
-        layouts: The layouts that the store knows.
+        layouts: The layouts in the store.
         revision: The revision of these layouts; -1 before any were read.
-        exact: Whether integers that a float64 cannot hold (beyond 2**53) are wanted as Python values as well, and so all
-            numbers of windowed views.
+        exact: Whether integers beyond 2**53, which a float64 cannot hold, are also returned as Python values, and with them
+            all numbers of windowed views.
     """
 
     def __init__(
-        self, project: str, wanted: Sequence[Wanted], layouts: Mapping[int, Layout] | None = None, revision: int = -1,
+        self, project: str, wanted: Sequence[ViewFeatures], layouts: Mapping[int, Layout] | None = None, revision: int = -1,
         *, exact: bool = False,
     ) -> None:  # fmt: skip
         self.project, self.wanted, self.revision, self.exact = project, tuple(wanted), revision, exact
         self.columns = tuple((w.view.alias, name) for w in wanted for name in w.features)
         self.views = tuple(w.view.alias for w in wanted)
         self._groups = _groups(project, self.wanted)
-        self._members = [(number, member) for number, group in enumerate(self._groups) for member in group.members]
-        self._unknown = self._made(1)
+        self._empty_row = self._empty(1)
         tables = tuple(sorted({w.view.source.name.encode() for w in self.wanted}))
         self._watermarks: Request = ((watermarks_key(project),), tables)
-        self._decoders: dict[int, PlainDecoder | WindowDecoder] = {}
-        self._exactly: dict[int, PlainDecoder] = {}
+        self._decoders: dict[int, RowDecoder | WindowDecoder] = {}
+        self._exact_decoders: dict[int, RowDecoder] = {}
         self._fields: list[tuple[bytes, ...]] = []
         starts = np.cumsum([0, *(len(w.features) for w in wanted)]).tolist()
         for group in self._groups:
@@ -125,9 +93,9 @@ class ReadPlan:
                 if one.view.windowed:
                     self._decoders[member] = WindowDecoder(*given, exact=exact)
                 else:
-                    self._decoders[member] = PlainDecoder(*given)
+                    self._decoders[member] = RowDecoder(*given)
                     if exact and "int64" in {one.view.feature(name).dtype for name in one.features}:
-                        self._exactly[member] = PlainDecoder(*given, exact=True)
+                        self._exact_decoders[member] = RowDecoder(*given, exact=True)
                 fields += mine
             self._fields.append(tuple(fields))
 
@@ -135,7 +103,7 @@ class ReadPlan:
         """The same plan for other layouts."""
         return ReadPlan(self.project, self.wanted, layouts, revision, exact=self.exact)
 
-    def ask(self, keys: Mapping[str, Sequence[Any]], rows: int) -> list[Asked]:
+    def lookups(self, keys: Mapping[str, Sequence[Any]], rows: int) -> list[KeyLookup]:
         """The distinct keys of each group for n requested rows.
 
         Args:
@@ -145,63 +113,45 @@ class ReadPlan:
         Raises:
             RequestError: A key column is missing, has another length, or a value does not fit its type.
         """
-        asked = []
+        found = []
         for group in self._groups:
             for key in group.view.join_keys:
                 _check_column(keys, key.request, rows)
-            found, row = request_keys(group.prefix, group.keys, keys, rows)
-            asked.append(Asked(_rows(rows) if row is None else np.array(row, np.int64), found))
-        return asked
+            distinct, row = request_keys(group.prefix, group.keys, keys, rows)
+            found.append(KeyLookup(_own_keys(rows) if row is None else np.array(row, np.int64), distinct))
+        return found
 
-    def requests(self, asked: Sequence[Asked]) -> list[Request]:
-        """What to fetch from the store: watermarks first, so that nothing fetched after them is older than they promise."""
-        return [self._watermarks] + [(a.keys, fields) for a, fields in zip(asked, self._fields, strict=True)]
+    def requests(self, lookups: Sequence[KeyLookup]) -> list[Request]:
+        """The requests to the store. Watermarks come first, so that nothing that is fetched later is older than they promise."""
+        return [self._watermarks, *((x.keys, fields) for x, fields in zip(lookups, self._fields, strict=True))]
 
-    def vectors(self, asked: Sequence[Asked], fetched: Fetched, at: Ints) -> Vectors:
-        """The values of n rows as of the moments ``at`` (int64[n], microseconds UTC), or of the watermark where it is earlier.
+    def vectors(self, lookups: Sequence[KeyLookup], fetched: Fetched, at: Ints) -> Vectors:
+        """The values of n rows as of the moments ``at``, or as of the watermark where it is earlier.
 
         Args:
-            asked: What :meth:`ask` gave.
-            fetched: What the store answered; with what :meth:`blank` gave, where it was called meanwhile.
-            at: The moments.
+            lookups: The result of :meth:`lookups`.
+            fetched: The reply of the store.
+            at: int64[n], microseconds UTC.
 
         Raises:
-            OnlineStoreError: What is stored is damaged.
+            OnlineStoreError: A stored value is damaged.
         """
         watermarks, *found = fetched.values
         at = _held_back(at, watermarks[0])
-        cells: Cells = fetched.meanwhile or self.blank(len(at))
-        answer = cells.answer
-        answer.as_of = at
-        for group, member in self._left(found, at.item(), cells) if len(at) == 1 else self._members:
-            stored, row = found[group], asked[group].row
-            self._decoders[member].decode(stored, row, at, member, answer)
-            if self._rounded(member, answer):
-                self._exactly[member].decode(stored, row, at, member, answer)
-        return answer
-
-    def _left(self, found: Sequence[Sequence[Reply]], moment: int, cells: Cells) -> list[tuple[int, int]]:
-        """Fill in the views of the only row in turn, with less effort than for many rows; those for which that is not enough."""
-        return [
-            (group, member)
-            for group, member in self._members
-            if not self._decoders[member].alone(found[group], moment, member, cells)
-            or self._rounded(member, cells.answer)
-        ]
-
-    def _rounded(self, member: int, answer: Vectors) -> bool:
-        """Whether what was read of a view has to be read again, exactly."""
-        return member in self._exactly and _inexact(self._decoders[member], answer)
-
-    def blank(self, rows: int) -> Cells:
-        """The answer of n rows of which nothing is known, which :meth:`vectors` may fill; its ``as_of`` means nothing yet."""
-        values, states, times = self._unknown if rows == 1 else self._made(rows)
-        if rows == 1:  # which is copied faster than made
+        values, states, times = self._empty_row if len(at) == 1 else self._empty(len(at))
+        if len(at) == 1:  # copying is faster than creating
             values, states, times = values.copy(), states.copy(), times.copy()
-        return Cells(Vectors(self.columns, values, {}, states, self.views, times, _ALONE))
+        result = Vectors(self.columns, values, {}, states, self.views, times, at)
+        for group, lookup, stored in zip(self._groups, lookups, found, strict=True):
+            for member in group.members:
+                decoder = self._decoders[member]
+                decoder.decode(stored, lookup.row, at, member, result)
+                if member in self._exact_decoders and _inexact(decoder, result):
+                    self._exact_decoders[member].decode(stored, lookup.row, at, member, result)
+        return result
 
-    def _made(self, rows: int) -> tuple[NDArray[np.float64], NDArray[np.uint8], Ints]:
-        """Values, statuses and event times of n rows of which nothing is known."""
+    def _empty(self, rows: int) -> tuple[NDArray[np.float64], NDArray[np.uint8], Ints]:
+        """Values, statuses and event times of n rows that were not found."""
         width, views = len(self.columns), len(self.wanted)
         return (
             np.full((rows, width), np.nan),
@@ -210,7 +160,7 @@ class ReadPlan:
         )
 
 
-def _groups(project: str, wanted: Sequence[Wanted]) -> list[_Group]:
+def _groups(project: str, wanted: Sequence[ViewFeatures]) -> list[_Group]:
     groups: dict[tuple[tuple[str, str], ...], _Group] = {}
     for position, w in enumerate(wanted):
         identity = tuple((k.column, k.request) for k in ordered_keys(w.view))
@@ -220,7 +170,7 @@ def _groups(project: str, wanted: Sequence[Wanted]) -> list[_Group]:
 
 
 def _layouts_of(view: View, layouts: Mapping[int, Layout]) -> list[Layout]:
-    """The layouts that values of a view may have: of its rows, or of its events and of buckets that its hop can be made of."""
+    """The layouts of a view that can be read: of its rows; or of its events, and of buckets whose hop divides its own."""
     if not view.windowed:
         return [x for x in layouts.values() if x.kind == "row" and x.view == view.name]
     return [x for x in layouts.values() if x.kind != "row" and x.view == view.name and view.hop % x.hop == 0]
@@ -233,18 +183,18 @@ def _check_column(keys: Mapping[str, Sequence[Any]], name: str, rows: int) -> No
         raise RequestError(None, name, f"has {len(keys[name])} values, expected {rows}")
 
 
-def _inexact(decoder: PlainDecoder | WindowDecoder, answer: Vectors) -> bool:
-    """Whether a float64 of this view may stand for another integer than the stored one."""
-    mine = answer.values[:, decoder.start : decoder.start + len(decoder.features)]
+def _inexact(decoder: RowDecoder | WindowDecoder, result: Vectors) -> bool:
+    """Whether a float64 of this view may differ from the stored integer."""
+    mine = result.values[:, decoder.start : decoder.start + len(decoder.features)]
     return bool((np.abs(mine) >= EXACT).any())
 
 
-def _rows(count: int) -> Ints:
-    """Every row asks for a key of its own."""
-    return _ALONE if count == 1 else np.arange(count)
+def _own_keys(count: int) -> Ints:
+    """The positions of the keys where every row has its own key."""
+    return _FIRST if count == 1 else np.arange(count)
 
 
 def _held_back(at: Ints, watermarks: Sequence[bytes | None]) -> Ints:
-    """``at``, but no later than what every table promises to be complete."""
+    """``at``, but no later than the earliest watermark."""
     known = [int(w) for w in watermarks if w is not None]
     return np.minimum(at, min(known)) if known else at

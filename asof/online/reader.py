@@ -1,13 +1,12 @@
-"""Reading: from entity keys to numbers, statuses and event times, in one round trip.
+"""Reads the features of entity keys: values, statuses and event times, in one round trip.
 
-A reader is made once and used for many reads. It imports neither Feast nor pandas nor protobuf. Layouts that appear while
-it lives are fetched when a read first meets them.
+Create a reader once and use it for many reads. It imports neither Feast nor pandas nor protobuf. New layouts are fetched when a
+read first meets them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,10 +14,10 @@ from numpy.typing import NDArray
 
 from asof.contract import Contract
 from asof.contract.diff import applied_changes
-from asof.online.read_plan import ReadPlan, Vectors, Wanted
-from asof.online.redis.store import RedisStore
-from asof.online.redis.store_async import AsyncRedisStore
+from asof.online.read_plan import ReadPlan, ViewFeatures
+from asof.online.redis.store import AsyncRedisStore, RedisStore
 from asof.online.store_protocol import AsyncReadableStore, ReadableStore
+from asof.online.vectors import Vectors
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
@@ -26,7 +25,7 @@ Keys = Mapping[str, Sequence[Any]]
 
 
 class Reader:
-    """Reads what a contract needs.
+    """Reads the stored features of a contract.
 
     Args:
         contract: The contract.
@@ -46,20 +45,20 @@ class Reader:
 
         Args:
             keys: Request column -> n values; None where a key is missing (such a row is NOT_FOUND).
-            at: int64[n], the moment of each row, microseconds UTC. Nothing is seen that was not known then.
+            at: int64[n], the moment of each row, microseconds UTC. Only what was known then is read.
 
         Raises:
             RequestError: A key column is missing or a value does not fit its type.
-            OnlineStoreError: Redis is down, does not answer in time, or what is stored is damaged.
+            OnlineStoreError: Redis is down, does not answer in time, or a stored value is damaged.
         """
         vectors, self.plan = read(self.plan, self.store, keys, at)
         return vectors
 
     def check(self) -> list[str]:
-        """Differences between the contract and what is applied in the store, a line each; empty where they fit.
+        """Differences between the contract and the applied views, one line each; empty if there are none.
 
         Raises:
-            OnlineStoreError: Redis cannot be asked.
+            OnlineStoreError: Redis does not answer.
         """
         return applied_changes(self.contract, self.store.views(self.contract.project))
 
@@ -72,7 +71,7 @@ class Reader:
         self.store.ping()
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Release all connections."""
         self.store.close()
 
 
@@ -98,34 +97,32 @@ class AsyncReader:
         await self.store.ping()
 
     async def close(self) -> None:
-        """Give back all connections."""
+        """Release all connections."""
         await self.store.close()
 
 
 def plan_of(contract: Contract) -> ReadPlan:
-    """How to read every stored feature that ``contract`` needs."""
-    return ReadPlan(contract.project, [Wanted(view, contract.stored(view)) for view in contract.views])
+    """The plan that reads every stored feature of ``contract``."""
+    return ReadPlan(contract.project, [ViewFeatures(view, contract.stored(view)) for view in contract.views])
 
 
 def read(plan: ReadPlan, store: ReadableStore, keys: Keys, at: Ints) -> tuple[Vectors, ReadPlan]:
-    """Read by any plan; see :meth:`Reader.read`. Also gives the plan to use from now on."""
+    """Read by any plan, see :meth:`Reader.read`; also returns the plan for the next read."""
     moments = np.asarray(at, np.int64)
-    if len(moments) == 1:  # before more could be asked, Redis would be asleep again
-        store.nudge()
-    asked, blank = plan.ask(keys, len(moments)), partial(plan.blank, len(moments))
-    fetched = store.fetch(plan.project, plan.requests(asked), blank)
+    lookups = plan.lookups(keys, len(moments))
+    fetched = store.fetch(plan.project, plan.requests(lookups))
     while fetched.revision != plan.revision:
         plan = plan.with_layouts(store.layouts(plan.project), fetched.revision)
-        fetched = store.fetch(plan.project, plan.requests(asked), blank)
-    return plan.vectors(asked, fetched, moments), plan
+        fetched = store.fetch(plan.project, plan.requests(lookups))
+    return plan.vectors(lookups, fetched, moments), plan
 
 
 async def read_async(plan: ReadPlan, store: AsyncReadableStore, keys: Keys, at: Ints) -> tuple[Vectors, ReadPlan]:
     """As :func:`read`."""
     moments = np.asarray(at, np.int64)
-    asked = plan.ask(keys, len(moments))
-    fetched = await store.fetch(plan.project, plan.requests(asked))
+    lookups = plan.lookups(keys, len(moments))
+    fetched = await store.fetch(plan.project, plan.requests(lookups))
     while fetched.revision != plan.revision:
         plan = plan.with_layouts(await store.layouts(plan.project), fetched.revision)
-        fetched = await store.fetch(plan.project, plan.requests(asked))
-    return plan.vectors(asked, fetched, moments), plan
+        fetched = await store.fetch(plan.project, plan.requests(lookups))
+    return plan.vectors(lookups, fetched, moments), plan

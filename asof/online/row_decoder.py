@@ -1,26 +1,27 @@
-"""From stored rows of one plain view to its columns of the answer."""
+"""Decodes the stored rows of one plain view into its columns of the result.
+
+Rows of one layout with numbers only take the fast path: a few rows one by one, many as blocks of numbers in the receive buffer.
+Everything else takes the general path: several layouts, rows not known yet, values without a fixed width, converted types.
+"""
 
 from __future__ import annotations
 
 import struct
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from asof import windows
 from asof.contract import NUMERIC_TYPES, View
 from asof.errors import OnlineStoreError
-from asof.online.cells import WIDTH, Cells
 from asof.online.codec import rows
 from asof.online.codec.layouts import Layout, block_of
-from asof.online.codec.rows import Rows
-from asof.online.redis.resp_decoding import Block
-from asof.online.status import NULL, OUTSIDE_MAX_AGE, PRESENT, statuses
-
-if TYPE_CHECKING:
-    from asof.online.read_plan import Vectors
+from asof.online.codec.rows import StoredRows
+from asof.online.redis.resp_decoding import UniformReplies
+from asof.online.vectors import NULL, OUTSIDE_MAX_AGE, PRESENT, Vectors, statuses
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -32,24 +33,24 @@ _NUMBER: dict[str, Callable[[Any], Any]] = {
     "bool": bool,
 }
 FEW = 8
-"""Up to so many rows are read one by one."""
-_NAME = 8
-"""Bytes of a row's layout and size, with which it begins."""
+"""Number of rows up to which decoding them one by one is faster."""
+_HEAD_BYTES = 8
+"""Bytes of the layout id and the size at the start of a row."""
 _TIMES = struct.Struct("<qq")
-HEAD = _NAME + _TIMES.size
+ROW_HEAD = _HEAD_BYTES + _TIMES.size
 _WHOLE = {"int32": (-(2**31), 2**31), "int64": (-(2**63), 2**63)}
 
 
-class PlainDecoder:
-    """Reads the rows of one view, whatever layout each was written under.
+class RowDecoder:
+    """Decodes the rows of one view, under any number of layouts.
 
     Args:
         view: The view.
-        features: The features that are read.
-        start: Column of the first of them in the answer.
-        layouts: The layouts that its rows may have.
-        fields: Which of a key's fetched fields is this view's.
-        exact: Whether int64 features are wanted as Python values as well.
+        features: The features to read.
+        start: Column of the first of them in the result.
+        layouts: The layouts of its rows.
+        fields: The view's field among the fetched fields of a key.
+        exact: Whether int64 features are also returned as Python values.
     """
 
     def __init__(
@@ -60,53 +61,59 @@ class PlainDecoder:
         wide = {"int64"} if exact else set()
         self.others = [f.name for f in map(view.feature, features) if not f.numeric or f.dtype in wide]
         self._layouts = {x.id: x for x in layouts}
-        self._copies: dict[int, _Copies] = {}
-        self._simple: dict[bytes, _Copies] = {}
+        self._formats: dict[int, _RowFormat] = {}
+        self._by_head: dict[bytes, _RowFormat] = {}
         self._field = fields.start
+        self._columns = slice(start, start + len(features))
 
     def decode(
-        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
+        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, result: Vectors
     ) -> None:
-        """Fill this view's columns of ``answer``.
+        """Fill this view's columns of ``result``.
 
         Args:
             fetched: Fields of each of k distinct keys.
-            row: int64[n], which key each row asks for; -1 for none.
+            row: int64[n], the position of each row's key; -1 for none.
             at: int64[n], moments, microseconds UTC.
             member: This view's position among the views.
-            answer: What to fill.
+            result: The result to fill.
         """
-        if not self.others and len(fetched) and self._quickly(fetched, row, at, member, answer):
+        if not self.others and (not len(fetched) or self._decode_fast(fetched, row, at, member, result)):
             return
         stored = [fields[self._field] for fields in fetched]
         candidates, owner = _candidates(stored)
         for name in self.others:
-            answer.objects[self.view.alias, name] = [None] * len(at)  # type: ignore[index]
+            result.objects[self.view.alias, name] = [None] * len(at)  # type: ignore[index]
         if not candidates:
             return
         ids = [int.from_bytes(c[:4], "little") for c in candidates]
         layout = self._layout(ids[0])
         if ids.count(ids[0]) == len(ids):
-            self._fill(Rows.of(layout, candidates), owner, row, at, member, answer)
+            self._fill(StoredRows.of(layout, candidates), owner, row, at, member, result)
             return
-        chosen = _chosen(np.array([_age(c) for c in candidates], np.int64), owner, len(stored), row, at)
+        ts, kt = np.array([_TIMES.unpack_from(c, _HEAD_BYTES) for c in candidates], np.int64).T
+        chosen = _newest_known(ts, kt, np.arange(len(ts)) if owner is None else owner, row, at)
         for one in dict.fromkeys(ids):
             mine = np.flatnonzero(np.array(ids) == one)
             subset = np.isin(chosen, mine) & (chosen >= 0)
             if subset.any():
                 position = np.zeros(len(ids), np.int64)
                 position[mine] = np.arange(len(mine))
-                decoded = Rows.of(self._layout(one), [candidates[i] for i in mine])
-                self._copy(decoded, np.flatnonzero(subset), position[chosen[subset]], at, member, answer)
+                decoded = StoredRows.of(self._layout(one), [candidates[i] for i in mine])
+                self._copy(decoded, np.flatnonzero(subset), position[chosen[subset]], at, member, result)
 
-    def _quickly(
-        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
+    def _decode_fast(
+        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, result: Vectors
     ) -> bool:
-        """The usual case: at most one row for each key, known at the moments asked for, all of one simple layout; else False."""
-        if isinstance(fetched, Block):
-            return self._together(fetched, self._field, row, at, member, answer)
+        """Decode at most one row per key, all known at the requested moments and of one simple layout; False if they are not."""
+        if type(fetched) is UniformReplies:  # isinstance is slow for a subclass of an abstract class
+            return self._decode_blocks(fetched, self._field, row, at, member, result)
         if len(row) <= FEW:
-            return self._one_by_one(fetched, row, at, member, answer)
+            for place, (key, moment) in enumerate(zip(row.tolist(), at.tolist(), strict=True)):
+                value = fetched[key][self._field] if key >= 0 else None
+                if value is not None and not self._decode_one(value, moment, place, member, result):
+                    return False
+            return True
         stored = [fields[self._field] for fields in fetched]
         present = [value for value in stored if value is not None]
         if len(present) != len(stored):
@@ -115,106 +122,79 @@ class PlainDecoder:
         joined = b"".join(present)
         if not size or len(joined) != size * len(present):
             return False
-        return self._together(Block(joined, 0, size, ((0, size),), len(present)), 0, row, at, member, answer)
+        block = UniformReplies(joined, 0, size, ((0, size),), len(present))
+        return self._decode_blocks(block, 0, row, at, member, result)
 
-    def _one_by_one(
-        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
-    ) -> bool:
-        """As :meth:`alone`, for a few rows in turn."""
-        cells, keys, moments = Cells(answer), row.tolist(), at.tolist()
-        return all(
-            self._one(fetched[key][self._field], moment, place, member, cells)
-            for place, (key, moment) in enumerate(zip(keys, moments, strict=True))
-            if key >= 0
-        )
-
-    def alone(self, fetched: Sequence[Sequence[bytes | None]], moment: int, member: int, cells: Cells) -> bool:
-        """Fill this view's cells of the only row, with less effort than numpy takes for many; whether this was the usual case.
-
-        The usual case is that of :meth:`_quickly`. In any other nothing is filled.
-
-        Args:
-            fetched: Fields of its key; nothing where that is missing.
-            moment: Its moment, microseconds UTC.
-            member: This view's position among the views.
-            cells: The answer.
-        """
-        if self.others:
+    def _decode_one(self, value: bytes, moment: int, place: int, member: int, result: Vectors) -> bool:
+        """Decode the row at ``place``; numpy's cost per call would double the time of a read of one key."""
+        head = value[:_HEAD_BYTES]
+        format_ = self._by_head.get(head) or self._format_of_head(head)
+        if format_ is None or format_.size != len(value):
             return False
-        return not fetched or self._one(fetched[0][self._field], moment, 0, member, cells)
-
-    def _one(self, value: bytes | None, moment: int, place: int, member: int, cells: Cells) -> bool:
-        if value is None:
-            return True
-        copies = self._simple.get(value[:_NAME]) or self._simple_copies(value[:_NAME])
-        if copies is None or copies.size != len(value):
+        ts, kt = _TIMES.unpack_from(value, _HEAD_BYTES)
+        if ts > moment or kt > moment or not value.startswith(format_.unmasked, ROW_HEAD):
             return False
-        ts, kt = _TIMES.unpack_from(value, _NAME)
-        if ts > moment or kt > moment or not value.startswith(copies.unmasked, HEAD):
-            return False
-        cells.times[place, member] = ts
-        start = place * cells.width + self.start
+        result.event_times[place, member] = ts
         if self.view.ttl and moment - ts > self.view.ttl:
-            cells.statuses[start : start + copies.count] = copies.stale
+            result.statuses[place, self._columns] = OUTSIDE_MAX_AGE
             return True
-        cells.statuses[start : start + copies.count] = copies.present
-        values = cells.values[place * cells.stride :]
-        for source, target in copies.moves:
-            values[target] = value[source]
-        for spot in copies.others:
-            numbers = np.frombuffer(value, spot.dtype, spot.count, spot.at)
-            cells.numbers[place, spot.target] = numbers[spot.source]
+        result.statuses[place, self._columns] = PRESENT
+        for at, count, dtype, source, target in format_.copies:
+            numbers = np.frombuffer(value, dtype, count, at)
+            result.values[place, target] = numbers if source is None else numbers[source]
         return True
 
-    def _together(self, block: Block, field: int, row: Ints, at: Ints, member: int, answer: Vectors) -> bool:
-        """Many rows in a few copies of whole blocks of numbers, straight from where they arrived."""
-        data, stride, count = block.data, block.stride, block.replies
-        offset, size = block.places[field]
-        start = block.start + offset
-        copies = self._known_copies(int.from_bytes(data[start : start + 4], "little")) if size > HEAD else None
-        if copies is None or copies.spots is None or copies.size != size:
+    def _decode_blocks(
+        self, replies: UniformReplies, field: int, row: Ints, at: Ints, member: int, result: Vectors
+    ) -> bool:
+        """Copy whole blocks of numbers of many rows from the receive buffer."""
+        data, stride, count = replies.data, replies.stride, replies.replies
+        offset, size = replies.places[field]
+        start = replies.start + offset
+        format_ = self._known_format(int.from_bytes(data[start : start + 4], "little")) if size > ROW_HEAD else None
+        if format_ is None or format_.block_copies is None or format_.size != size:
             return False
-        if (np.ndarray(count, "<u8", data, start, stride) != copies.head).any():
+        if (np.ndarray(count, "<u8", data, start, stride) != format_.head).any():
             return False
         times = np.ndarray((count, 2), "<i8", data, start + 8, (stride, 8))
-        masks = np.ndarray((count, len(copies.unmasked)), np.uint8, data, start + HEAD, (stride, 1))
+        masks = np.ndarray((count, len(format_.unmasked)), np.uint8, data, start + ROW_HEAD, (stride, 1))
         target, source = _pairs(row, count)
         ts, moments = times[source, 0], at[target]
         if times.max() > at.min() and (times[source].max(axis=1) > moments).any():
             return False
         first, past = self.start, self.start + len(self.features)
-        for spot in copies.spots:
-            numbers = np.ndarray((count, spot.count), spot.dtype, data, start + spot.at, (stride, spot.dtype.itemsize))
-            answer.values[_cells(target, spot.target)] = numbers[:, spot.source][source]
-        answer.statuses[target, first:past] = PRESENT
-        answer.event_times[target, member] = ts
+        for copy in format_.block_copies:
+            numbers = np.ndarray((count, copy.count), copy.dtype, data, start + copy.at, (stride, copy.dtype.itemsize))
+            result.values[_cells(target, copy.target)] = numbers[:, copy.source][source]
+        result.statuses[target, first:past] = PRESENT
+        result.event_times[target, member] = ts
         if masks.any():
             missing = np.zeros((len(at), len(self.features)), bool)
-            missing[target] = _bits(masks)[source][:, copies.bits]
-            answer.values[:, first:past][missing] = np.nan
-            answer.statuses[:, first:past][missing] = NULL
+            missing[target] = _bits(masks)[source][:, format_.bits]
+            result.values[:, first:past][missing] = np.nan
+            result.statuses[:, first:past][missing] = NULL
         if self.view.ttl and (moments - ts > self.view.ttl).any():
             stale = np.arange(len(at))[target][moments - ts > self.view.ttl]
-            answer.values[stale, first:past] = np.nan
-            answer.statuses[stale, first:past] = OUTSIDE_MAX_AGE
+            result.values[stale, first:past] = np.nan
+            result.statuses[stale, first:past] = OUTSIDE_MAX_AGE
         return True
 
-    def _simple_copies(self, name: bytes) -> _Copies | None:
-        """How to read rows that begin so; None where more than numbers would have to be copied."""
-        copies = self._known_copies(int.from_bytes(name[:4], "little"))
-        if copies is None or copies.spots is None or copies.name != name:
+    def _format_of_head(self, name: bytes) -> _RowFormat | None:
+        """How to decode rows with this head; None if they hold more than plain numbers."""
+        format_ = self._known_format(int.from_bytes(name[:4], "little"))
+        if format_ is None or format_.block_copies is None or format_.name != name:
             return None
-        self._simple[name] = copies
-        return copies
+        self._by_head[name] = format_
+        return format_
 
-    def _known_copies(self, one: int) -> _Copies | None:
+    def _known_format(self, one: int) -> _RowFormat | None:
         layout = self._layouts.get(one)
-        return None if layout is None else self._copies_of(layout)
+        return None if layout is None else self._format_of(layout)
 
-    def _copies_of(self, layout: Layout) -> _Copies:
-        found = self._copies.get(layout.id)
+    def _format_of(self, layout: Layout) -> _RowFormat:
+        found = self._formats.get(layout.id)
         if found is None:
-            found = self._copies[layout.id] = _Copies(self, layout)
+            found = self._formats[layout.id] = _RowFormat(self, layout)
         return found
 
     def _layout(self, one: int) -> Layout:
@@ -225,48 +205,48 @@ class PlainDecoder:
                 f"a row of view {self.view.name!r} has the unknown layout {one:08x}; materialize it again"
             ) from None
 
-    def _fill(self, decoded: Rows, owner: Ints | None, row: Ints, at: Ints, member: int, answer: Vectors) -> None:
+    def _fill(self, decoded: StoredRows, owner: Ints | None, row: Ints, at: Ints, member: int, result: Vectors) -> None:
         if owner is None:
             arrival = np.maximum(decoded.fixed["ts"], decoded.fixed["kt"])
             if (row >= 0).all() and (arrival[row] <= at).all():
-                self._copy(decoded, slice(None), row, at, member, answer)
+                self._copy(decoded, slice(None), row, at, member, result)
                 return
             owner = np.arange(len(arrival))
-        ages = np.stack([decoded.fixed["ts"], decoded.fixed["kt"]], axis=1)
-        chosen = _chosen(ages, owner, int(max(owner.max(), row.max())) + 1, row, at)
+        chosen = _newest_known(decoded.fixed["ts"], decoded.fixed["kt"], owner, row, at)
         target = np.flatnonzero(chosen >= 0)
-        self._copy(decoded, target, chosen[target], at, member, answer)
+        self._copy(decoded, target, chosen[target], at, member, result)
 
-    def _copy(self, decoded: Rows, target: Ints | slice, source: Ints, at: Ints, member: int, answer: Vectors) -> None:
-        """Copy the decoded rows ``source`` to the rows ``target`` of the answer."""
+    def _copy(
+        self, decoded: StoredRows, target: Ints | slice, source: Ints, at: Ints, member: int, result: Vectors
+    ) -> None:
+        """Copy the decoded rows ``source`` to the rows ``target`` of the result."""
         layout = decoded.layout
-        copies = self._copies_of(layout)
+        format_ = self._format_of(layout)
         ts = decoded.fixed["ts"][source]
-        answer.event_times[target, member] = ts
+        result.event_times[target, member] = ts
         stale = (at[target] - ts > self.view.ttl) if self.view.ttl else np.zeros(len(ts), bool)
-        bits, numbers = decoded.missing(), copies.values(decoded)
-        absent = copies.missing(bits, numbers)
+        bits, numbers = decoded.missing(), format_.values(decoded)
+        absent = format_.missing(bits, numbers)
         values, missing = numbers[source], absent[source]
         first, past = self.start, self.start + len(self.features)
         values[missing | stale[:, None]] = np.nan
-        answer.values[target, first:past] = values
-        answer.statuses[target, first:past] = statuses(np.ones(len(ts), bool), stale, missing)
+        result.values[target, first:past] = values
+        result.statuses[target, first:past] = statuses(np.ones(len(ts), bool), stale, missing)
         for name in self.others:
-            found = copies.objects(decoded, name, bits, numbers, absent)
-            _place(answer.objects[self.view.alias, name], found, target, source, stale)
+            found = format_.objects(decoded, name, bits, numbers, absent)
+            _place(result.objects[self.view.alias, name], found, target, source, stale)
 
 
-class _Copies:
-    """How the features that are read lie in one layout: worked out once per layout."""
+class _RowFormat:
+    """Where the features to read lie in the rows of one layout; computed once per layout."""
 
-    def __init__(self, decoder: PlainDecoder, layout: Layout) -> None:
+    def __init__(self, decoder: RowDecoder, layout: Layout) -> None:
         self.layout, self.count = layout, len(decoder.features)
         wanted = [(i, name, decoder.view.feature(name).dtype) for i, name in enumerate(decoder.features)]
         usable = [(i, name, dtype) for i, name, dtype in wanted if _readable(layout.dtypes.get(name), dtype)]
         self.bits = np.array([layout.place[name] for _, name, _ in usable], np.int64)
         self.places = np.array([i for i, _, _ in usable], np.int64)
         self.known = {name for _, name, _ in usable}
-        self.all = len(usable) == self.count
         numbers = [(i, name, dtype) for i, name, dtype in usable if dtype in NUMERIC_TYPES]
         self.blocks = [_block(layout, block, numbers) for block in layout.blocks]
         self.whole = [
@@ -277,13 +257,13 @@ class _Copies:
         self.size, self.head = layout.fixed.itemsize, np.uint64(layout.id | layout.fixed.itemsize << 32)
         self.name = self.head.tobytes()
         self.unmasked = bytes((len(layout.fields) + 7) // 8)
-        simple = len(numbers) == self.count and not self.whole and not layout.loose and self.count
-        self.spots = [_spot(layout, decoder.start, *b) for b in self.blocks if len(b[1])] if simple else None
-        self.moves = [s.move() for s in self.spots or () if s.movable]
-        self.others = [s for s in self.spots or () if not s.movable]
-        self.present, self.stale = bytes([PRESENT]) * self.count, bytes([OUTSIDE_MAX_AGE]) * self.count
+        simple = len(numbers) == self.count and not self.whole and not layout.variable_width and self.count
+        self.block_copies = (
+            [_block_copy(layout, decoder.start, *b) for b in self.blocks if len(b[1])] if simple else None
+        )
+        self.copies = [c.arguments() for c in self.block_copies or ()]
 
-    def values(self, decoded: Rows) -> NDArray[np.float64]:
+    def values(self, decoded: StoredRows) -> NDArray[np.float64]:
         """float64[n, features] of the numeric features; NaN for the others."""
         result = np.full((len(decoded.fixed), self.count), np.nan)
         for block, source, target in self.blocks:
@@ -295,11 +275,11 @@ class _Copies:
         return result
 
     def missing(self, bits: Flags, numbers: NDArray[np.float64]) -> Flags:
-        """bool[n, features]: which values are missing, or cannot be read as what the view declares now.
+        """bool[n, features]: which values are missing, or cannot be converted to the declared type.
 
         Args:
             bits: Which values of the layout are missing.
-            numbers: What :meth:`values` gives.
+            numbers: The result of :meth:`values`.
         """
         result = np.ones((len(bits), self.count), bool)
         if len(self.places):
@@ -308,7 +288,9 @@ class _Copies:
             result[:, place] |= np.isnan(numbers[:, place])
         return result
 
-    def objects(self, decoded: Rows, name: str, bits: Flags, numbers: NDArray[np.float64], absent: Flags) -> list[Any]:
+    def objects(
+        self, decoded: StoredRows, name: str, bits: Flags, numbers: NDArray[np.float64], absent: Flags
+    ) -> list[Any]:
         """The values of a feature as Python values; numbers that were stored as another type of number are converted."""
         if name not in self.known:
             return [None] * len(decoded.fixed)
@@ -319,15 +301,15 @@ class _Copies:
 
 
 @dataclass(frozen=True, slots=True)
-class _Spot:
-    """Where the numbers of one block lie in a row, and where in the answer they go.
+class _BlockCopy:
+    """Where the numbers of one block lie in a row, and their columns in the result.
 
     Attributes:
         at: Position of the first number in the row.
         count: How many numbers the block has.
         dtype: Their type.
-        source: Which of them are read.
-        target: Their columns in the answer.
+        source: Positions of the numbers to read.
+        target: Their columns in the result.
     """
 
     at: int
@@ -336,22 +318,17 @@ class _Spot:
     source: Ints | slice
     target: Ints | slice
 
-    @property
-    def movable(self) -> bool:
-        """Whether the bytes can be moved as they are."""
-        return self.dtype == np.float64 and isinstance(self.source, slice) and isinstance(self.target, slice)
-
-    def move(self) -> tuple[slice, slice]:
-        """The bytes of the stored row, and those of the answer's row that they become."""
-        size, first = self.count * WIDTH, self.target.start * WIDTH  # type: ignore[union-attr]
-        return slice(self.at, self.at + size), slice(first, first + size)
+    def arguments(self) -> tuple[int, int, np.dtype[Any], Ints | slice | None, Ints | slice]:
+        """The attributes as a tuple; ``source`` is None for all numbers."""
+        whole = isinstance(self.source, slice) and self.source == slice(0, self.count)
+        return self.at, self.count, self.dtype, None if whole else self.source, self.target
 
 
-def _spot(layout: Layout, start: int, block: str, source: Ints, target: Ints) -> _Spot:
+def _block_copy(layout: Layout, start: int, block: str, source: Ints, target: Ints) -> _BlockCopy:
     base, at = layout.fixed[block].base, _offset(layout.fixed, block)
-    low, high = int(source.min()), int(source.max()) + 1  # numbers before and after those that are read are left alone
+    low, high = int(source.min()), int(source.max()) + 1  # numbers outside this range are not read
     at += low * base.itemsize
-    return _Spot(at, high - low, base, _as_slice(source - low), _as_slice(target + start))
+    return _BlockCopy(at, high - low, base, _as_slice(source - low), _as_slice(target + start))
 
 
 def _offset(fixed: np.dtype[np.void], block: str) -> int:
@@ -359,7 +336,7 @@ def _offset(fixed: np.dtype[np.void], block: str) -> int:
 
 
 def _pairs(row: Ints, keys: int) -> tuple[Ints | slice, Ints | slice]:
-    """Which rows of the answer have a key, and which key each of them has. Distinct keys are numbered as they appear."""
+    """The rows of the result that have a key, and the key of each. Distinct keys are numbered as they appear."""
     if len(row) == keys:
         return slice(None), slice(None)
     if len(row) and row.min() >= 0:
@@ -369,14 +346,14 @@ def _pairs(row: Ints, keys: int) -> tuple[Ints | slice, Ints | slice]:
 
 
 def _cells(target: Ints | slice, columns: Ints | slice) -> tuple[Any, Any]:
-    """An index for these rows and these columns; numpy would take two lists of positions for pairs."""
+    """An index for these rows and these columns; numpy would pair two lists of positions."""
     if isinstance(target, np.ndarray) and isinstance(columns, np.ndarray):
         return target[:, None], columns
     return target, columns
 
 
 def _among_present(stored: Sequence[bytes | None], row: Ints) -> Ints:
-    """``row``, with the keys that have no value left out of the count."""
+    """``row`` as positions among the keys that have a value."""
     present = np.array([value is not None for value in stored])
     return np.where((row >= 0) & present[row], np.cumsum(present)[row] - 1, -1)
 
@@ -386,13 +363,13 @@ def _bits(masks: NDArray[np.uint8]) -> Flags:
 
 
 def _as_slice(positions: Ints) -> Ints | slice:
-    """``positions``, as a slice where they follow each other: numpy then copies nothing."""
+    """``positions``, as a slice if they are consecutive: numpy then copies nothing."""
     follow = len(positions) and (np.diff(positions) == 1).all()
     return slice(int(positions[0]), int(positions[-1]) + 1) if follow else positions
 
 
 def _readable(stored: str | None, declared: str) -> bool:
-    """Whether a value stored as one type can be read as another: numbers as numbers, everything else only as itself."""
+    """Whether a stored type can be read as the declared one: any number as any number, other types only as themselves."""
     return stored == declared or (stored in NUMERIC_TYPES and declared in NUMERIC_TYPES)
 
 
@@ -413,25 +390,10 @@ def _candidates(stored: Sequence[bytes | None]) -> tuple[list[bytes], Ints | Non
     return [p for p, _ in parts], np.array([i for _, i in parts], np.int64)
 
 
-def _age(row: bytes) -> tuple[int, int]:
-    return int.from_bytes(row[8:16], "little", signed=True), int.from_bytes(row[16:24], "little", signed=True)
-
-
-def _chosen(ages: Ints, owner: Ints | None, keys: int, row: Ints, at: Ints) -> Ints:
-    """Per requested row the position of the newest candidate of its key that was known, -1 for none."""
-    owner = np.arange(len(ages)) if owner is None else owner
-    order = np.lexsort((ages[:, 1], ages[:, 0], owner))
-    arrival = ages.max(axis=1)
-    starts = np.searchsorted(owner[order], np.arange(keys + 1))
-    chosen = np.full(len(row), -1, np.int64)
-    first, last = starts[row], starts[row + 1] - 1
-    first[row < 0], last[row < 0] = 0, -1
-    while (open_ := (chosen < 0) & (last >= first)).any():
-        candidate = order[np.where(open_, last, 0)]
-        hit = open_ & (arrival[candidate] <= at)
-        chosen[hit] = candidate[hit]
-        last = last - 1
-    return chosen
+def _newest_known(ts: Ints, kt: Ints, owner: Ints, row: Ints, at: Ints) -> Ints:
+    """Per requested row the position of its key's newest row that was known, -1 for none."""
+    ts, kt = np.ascontiguousarray(ts), np.ascontiguousarray(kt)
+    return windows.newest(windows.Events(owner, ts, np.maximum(ts, kt), kt, {}), windows.Questions(row, at))
 
 
 def _place(column: list[Any], values: list[Any], target: Ints | slice, source: Ints, stale: Flags) -> None:

@@ -1,42 +1,40 @@
-"""What a store has to do: the interface behind which Redis and memory are alike.
+"""The interface of an online store, which Redis and the in-memory store implement.
 
-A store holds bytes and keeps two promises about them: of a plain view's rows the newest known one of each key is kept, and
-of a windowed view's events each is kept once. What the bytes mean is not its business.
+A store holds bytes and guarantees two things about them: it keeps the newest known row of each key of a plain view, and it keeps
+each event of a windowed view once. It does not interpret feature values.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 from asof.online.codec.events import Pruning
 from asof.online.codec.layouts import Layout
-from asof.online.compaction import Exchange
 from asof.online.watermarks import Watermark
 
 Request = tuple[Sequence[bytes], Sequence[bytes]]
 """Keys, and the fields to read of each."""
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Fetched:
-    """What a store answered.
+    """The reply of a store to a list of requests.
 
     Attributes:
-        revision: Of its layouts.
+        revision: Revision of the project's layouts.
         values: Per request, per key, per field the value or None.
-        meanwhile: What the caller had made meanwhile; None for nothing.
     """
 
     revision: int
     values: Sequence[Sequence[Sequence[bytes | None]]]
-    meanwhile: Any = None
 
 
 @dataclass(frozen=True, slots=True)
-class Target:
-    """Where a write belongs: project, layout of what is written, and the revision of the layouts that the writer knows."""
+class WriteTarget:
+    """Where values are written: project, their layout, and the revision of the layouts that the writer knows."""
 
     project: str
     layout: Layout
@@ -44,23 +42,23 @@ class Target:
 
 
 @dataclass(frozen=True, slots=True)
-class Added:
-    """What became of events.
+class EventsWritten:
+    """The result of a write of events.
 
     Attributes:
-        new: How many were new.
-        refused: How many keys were refused because their value would grow too large.
-        grown: The keys whose events are to be folded.
+        written: Number of events that were not stored before.
+        refused: Number of keys that were refused because their value would grow too large.
+        grown: Keys that are due for compaction.
     """
 
-    new: int
+    written: int
     refused: int
     grown: list[bytes]
 
 
 Role = Literal["events", "buckets", "old", "foreign"]
-"""What a further layout of a view is to events that are written: other events, the buckets that they are merged into, buckets of
-earlier definitions, or buckets that the view's hop cannot be made of. Where a key gets an event it loses the foreign ones."""
+"""The relation of another layout of a view to events that are written: other events; the buckets that the events are merged into;
+buckets of earlier definitions; or buckets that do not fit the view's hop, which a key loses when an event is written to it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,15 +69,31 @@ class Sibling:
     role: Role
 
 
+@dataclass(frozen=True, slots=True)
+class Replacement:
+    """New events and buckets of a key, and the fingerprints of the old ones that they replace."""
+
+    old_events: bytes
+    old_buckets: bytes
+    events: bytes
+    buckets: bytes
+
+    def packed(self) -> bytes:
+        """The replacement as one argument of a script."""
+        return self.old_events + self.old_buckets + len(self.events).to_bytes(4, "little") + self.events + self.buckets
+
+
+def fingerprint(value: bytes | None) -> bytes:
+    """The hexadecimal SHA-1 of a stored value; 40 times ``-`` for none."""
+    return b"-" * 40 if value is None else hashlib.sha1(value, usedforsecurity=False).hexdigest().encode()
+
+
 class StaleLayoutsError(Exception):
-    """Inside the package: a writer did not know all layouts of its project, so nothing was written."""
+    """Inside the package: the writer did not know all layouts of its project, so nothing was written."""
 
 
 class ReadableStore(Protocol):
-    """What a reader needs of a store."""
-
-    def nudge(self) -> None:
-        """Be told that :meth:`fetch` is about to be called."""
+    """The methods that a reader calls."""
 
     def ping(self) -> None:
         """Raise :class:`asof.errors.OnlineStoreError` unless the store answers."""
@@ -88,21 +102,13 @@ class ReadableStore(Protocol):
         """Every layout that was ever written in ``project``, by id."""
 
     def views(self, project: str) -> dict[str, str]:
-        """What was registered for each view."""
+        """The registered definition of each view."""
 
-    def fetch(
-        self, project: str, requests: Sequence[Request], meanwhile: Callable[[], object] | None = None
-    ) -> Fetched:
-        """What is stored for every request, in one round trip.
-
-        Args:
-            project: The project.
-            requests: The requests.
-            meanwhile: What may be called while the store works, again if it is asked again; what it gave last is part of the answer.
-        """
+    def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
+        """The stored values for every request, in one round trip."""
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Release all connections."""
 
 
 class AsyncReadableStore(Protocol):
@@ -125,66 +131,68 @@ class AsyncReadableStore(Protocol):
 
 
 class WritableStore(Protocol):
-    """What a writer needs of a store."""
+    """The methods that a writer calls."""
 
     def fetch(self, project: str, requests: Sequence[Request]) -> Fetched:
-        """What is stored for every request."""
+        """The stored values for every request."""
 
     def layouts(self, project: str) -> dict[int, Layout]:
         """Every layout that was ever written in ``project``, by id."""
 
     def add_layout(self, project: str, layout: Layout) -> int:
-        """Make ``layout`` known to all readers; must come before the first value that uses it. Returns the revision."""
+        """Register ``layout``, which must happen before the first value that uses it; returns the revision."""
 
     def set_views(self, project: str, views: Mapping[str, str]) -> None:
-        """Register what readers compare their contract with."""
+        """Register the definitions that readers compare their contract with."""
 
-    def put_rows(self, target: Target, keys: Sequence[bytes], rows: Sequence[bytes], now: int, live: int = 0) -> int:
+    def put_rows(
+        self, target: WriteTarget, keys: Sequence[bytes], rows: Sequence[bytes], now: int, key_ttl: int = 0
+    ) -> int:
         """Write rows, each one unless the store has a newer one.
 
         Args:
-            target: Where they belong.
+            target: Where to write.
             keys: n keys.
             rows: n packed rows.
             now: Moment that decides which rows are known, microseconds UTC.
-            live: Seconds after which a key may be forgotten, 0 for never.
+            key_ttl: Seconds after which the key may expire, 0 for never.
 
         Returns:
-            How many rows were news.
+            Number of rows written.
 
         Raises:
-            StaleLayoutsError: The layouts changed since ``target.revision``; learn them and write again.
+            StaleLayoutsError: The layouts changed since ``target.revision``; fetch them and write again.
         """
 
     def put_events(
-        self, target: Target, siblings: Sequence[Sibling], pruning: Pruning, keys: Sequence[bytes],
-        blobs: Sequence[bytes], now: int, live: int = 0,
-    ) -> Added:  # fmt: skip
+        self, target: WriteTarget, siblings: Sequence[Sibling], pruning: Pruning, keys: Sequence[bytes],
+        blobs: Sequence[bytes], now: int, key_ttl: int = 0,
+    ) -> EventsWritten:  # fmt: skip
         """Add events, each id once.
 
         Args:
-            target: Where they belong.
+            target: Where to write.
             siblings: Other layouts of the same view.
-            pruning: What may be forgotten.
+            pruning: Which events are dropped.
             keys: n distinct keys.
             blobs: Packed events of each key, sorted by event time.
             now: The writer's clock, microseconds UTC.
-            live: Seconds after which a key may be forgotten, 0 for never.
+            key_ttl: Seconds after which the key may expire, 0 for never.
 
         Raises:
-            StaleLayoutsError: The layouts changed since ``target.revision``; learn them and write again.
+            StaleLayoutsError: The layouts changed since ``target.revision``; fetch them and write again.
         """
 
-    def exchange(
-        self, target: Target, layout: Layout, keys: Sequence[bytes], exchanges: Sequence[Exchange]
+    def replace(
+        self, target: WriteTarget, layout: Layout, keys: Sequence[bytes], replacements: Sequence[Replacement]
     ) -> list[bool]:
-        """Put new events and buckets in place of old ones, both in one step, where neither changed; whether that was so.
+        """Replace events and buckets of each key in one step, if neither has changed; returns whether it was replaced.
 
         Args:
-            target: Where the events belong.
+            target: Project and layout of the events.
             layout: The layout of the buckets.
             keys: n keys.
-            exchanges: What to put where, for each key.
+            replacements: The new values of each key.
 
         Raises:
             StaleLayoutsError: The layouts changed since ``target.revision``.
@@ -194,10 +202,10 @@ class WritableStore(Protocol):
         """The watermark of a table."""
 
     def drop(self, project: str, view: str) -> int:
-        """Delete what is stored of one view; returns how many keys were visited."""
+        """Delete everything stored of one view; returns the number of keys visited."""
 
     def drop_project(self, project: str) -> int:
-        """Delete everything that is stored for a project; returns how many keys there were."""
+        """Delete everything stored for a project; returns the number of keys deleted."""
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Release all connections."""

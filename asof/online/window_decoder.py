@@ -1,9 +1,9 @@
-"""From stored events of one windowed view to its columns of the answer, through the same kernel as offline."""
+"""Decodes the stored events and buckets of one windowed view and aggregates them with the kernel that is used offline."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,16 +11,12 @@ from numpy.typing import NDArray
 from asof import windows
 from asof.contract import View
 from asof.instants import from_micros
-from asof.online.cells import Cells
 from asof.online.codec import buckets
 from asof.online.codec.buckets import NEVER
-from asof.online.codec.events import Stored
+from asof.online.codec.events import StoredEvents
 from asof.online.codec.layouts import Layout
-from asof.online.status import statuses
+from asof.online.vectors import Vectors, statuses
 from asof.windows.partial_aggregates import PartialColumn, Partials, combine
-
-if TYPE_CHECKING:
-    from asof.online.read_plan import Vectors
 
 Ints = NDArray[np.int64]
 
@@ -28,15 +24,15 @@ _PYTHON: dict[str, Callable[[Any], Any]] = {"unixtimestamp": from_micros, "int32
 
 
 class WindowDecoder:
-    """Reads the events of one view, whatever layouts they were written under, and aggregates them.
+    """Decodes the events of one view, under any number of layouts, and aggregates them.
 
     Args:
         view: The view.
-        features: The features that are read.
-        start: Column of the first of them in the answer.
-        layouts: The layouts that its events may have.
-        fields: Which of a key's fetched fields hold them, in the order of ``layouts``.
-        exact: Whether numbers are wanted as Python values as well.
+        features: The features to read.
+        start: Column of the first of them in the result.
+        layouts: The layouts of its events and buckets.
+        fields: Their fields among the fetched fields of a key, in the order of ``layouts``.
+        exact: Whether numbers are also returned as Python values.
     """
 
     def __init__(
@@ -51,31 +47,27 @@ class WindowDecoder:
         self._buckets = [(x, p) for x, p in stored if x.kind == "buckets"]
 
     def decode(
-        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, answer: Vectors
+        self, fetched: Sequence[Sequence[bytes | None]], row: Ints, at: Ints, member: int, result: Vectors
     ) -> None:
-        """Fill this view's columns of ``answer``; see :meth:`asof.online.row_decoder.PlainDecoder.decode`."""
-        parts = [Stored.of(layout, [fields[p] for fields in fetched]) for layout, p in self._events]
+        """Fill this view's columns of ``result``; see :meth:`asof.online.row_decoder.RowDecoder.decode`."""
+        parts = [StoredEvents.of(layout, [fields[p] for fields in fetched]) for layout, p in self._events]
         events, questions = _events(parts, {a.column for a in self.aggregations}), windows.Questions(row, at)
         newest = windows.newest(events, questions)
         found = newest >= 0
         ts = events.ts[newest] if len(events.ts) else np.zeros(len(at), np.int64)
-        merged = self._merged(fetched)
+        merged = self._bucket_values(fetched)
         if merged:
             table = combine(_parts(events, merged), questions, self.aggregations, self.view.hop)
             ts = _later(np.where(found, ts, NEVER), merged, questions)
             found = ts > NEVER
         else:
             table = windows.aggregate(events, questions, self.aggregations, self.view.hop)
-        answer.event_times[found, member] = ts[found]
+        result.event_times[found, member] = ts[found]
         stale = found & (at - ts > self.view.ttl) if self.view.ttl else np.zeros(len(at), bool)
-        self._place(table, found, stale, answer)
+        self._place(table, found, stale, result)
 
-    def alone(self, fetched: Sequence[Sequence[bytes | None]], moment: int, member: int, cells: Cells) -> bool:
-        """As :meth:`asof.online.row_decoder.PlainDecoder.alone`; windows are never the usual case."""
-        return False
-
-    def _merged(self, fetched: Sequence[Sequence[bytes | None]]) -> list[buckets.Stored]:
-        """What events were merged into; nothing where none were."""
+    def _bucket_values(self, fetched: Sequence[Sequence[bytes | None]]) -> list[buckets.StoredBuckets]:
+        """The buckets of each layout; empty if there are none."""
         found = []
         for layout, p in self._buckets:
             values = [fields[p] for fields in fetched]
@@ -84,7 +76,7 @@ class WindowDecoder:
         return found
 
     def _place(
-        self, table: dict[str, NDArray[Any]], found: NDArray[np.bool_], stale: NDArray[np.bool_], answer: Vectors
+        self, table: dict[str, NDArray[Any]], found: NDArray[np.bool_], stale: NDArray[np.bool_], result: Vectors
     ) -> None:
         missing = np.zeros((len(found), len(self.features)), bool)
         for position, (name, numeric) in enumerate(zip(self.features, self.numeric, strict=True)):
@@ -92,12 +84,12 @@ class WindowDecoder:
             if numeric:
                 values = np.where(stale, np.nan, column.astype(np.float64))
                 missing[:, position] = np.isnan(values)
-                answer.values[:, self.start + position] = values
+                result.values[:, self.start + position] = values
             if self._exact or not numeric:
                 listed = _objects(column, stale, self.view.feature(name).dtype)
                 missing[:, position] = [v is None for v in listed]
-                answer.objects[self.view.alias, name] = listed  # type: ignore[index]
-        answer.statuses[:, self.start : self.start + len(self.features)] = statuses(found, stale, missing)
+                result.objects[self.view.alias, name] = listed  # type: ignore[index]
+        result.statuses[:, self.start : self.start + len(self.features)] = statuses(found, stale, missing)
 
 
 def _objects(column: NDArray[Any], stale: NDArray[np.bool_], dtype: str) -> list[Any]:
@@ -106,16 +98,16 @@ def _objects(column: NDArray[Any], stale: NDArray[np.bool_], dtype: str) -> list
     return [None if v is None else convert(v) for v in listed] if convert else listed
 
 
-def _later(ts: Ints, merged: Sequence[buckets.Stored], questions: windows.Questions) -> Ints:
-    """``ts``, or the newest event that was merged where it is later; per question."""
+def _later(ts: Ints, merged: Sequence[buckets.StoredBuckets], questions: windows.Questions) -> Ints:
+    """Per question, the later of ``ts`` and the newest event in a bucket."""
     for stored in merged:
         mine = np.append(stored.newest, NEVER)[questions.key]
         ts = np.maximum(ts, np.where(mine <= questions.t, mine, NEVER))
     return ts
 
 
-def _parts(events: windows.Events, merged: Sequence[buckets.Stored]) -> Partials:
-    """Buckets and single events as parts; buckets first, because their events came first. What is merged every read knows."""
+def _parts(events: windows.Events, merged: Sequence[buckets.StoredBuckets]) -> Partials:
+    """Buckets and single events as parts; buckets first, because their events came first. Every read knows all of a bucket."""
     counted = [stored.columns[""] for stored in merged]
     columns = {"": PartialColumn.joined([*counted, PartialColumn.counting(np.ones(len(events.ts), np.int64))])}
     for name, values in events.columns.items():
@@ -133,7 +125,7 @@ def _parts(events: windows.Events, merged: Sequence[buckets.Stored]) -> Partials
     )
 
 
-def _events(parts: Sequence[Stored], wanted: set[str]) -> windows.Events:
+def _events(parts: Sequence[StoredEvents], wanted: set[str]) -> windows.Events:
     names = sorted(n for n in wanted if n)
     if len(parts) == 1 and all(n in parts[0].columns for n in names):
         one = parts[0]
@@ -147,8 +139,8 @@ def _joined(arrays: list[Ints]) -> Ints:
     return np.concatenate(arrays) if arrays else np.zeros(0, np.int64)
 
 
-def _column(parts: Sequence[Stored], name: str) -> NDArray[Any]:
-    """A column over all layouts; missing where a layout does not have it, or has it as another kind of value than the newest."""
+def _column(parts: Sequence[StoredEvents], name: str) -> NDArray[Any]:
+    """A column over all layouts; missing where a layout lacks it or has another type of value than the newest layout."""
     kinds = [p.columns[name].dtype for p in parts if name in p.columns]
     if not kinds:
         return np.full(sum(len(p.ts) for p in parts), np.nan)

@@ -1,7 +1,7 @@
-"""Writing: rows of plain views and events of windowed views, from Arrow tables, in bulk.
+"""Writes rows of plain views and events of windowed views from Arrow tables.
 
-Every write is idempotent and atomic per key: written twice, in any order, by any number of writers, the store holds the
-same. So whoever is not sure that a write arrived writes again.
+Every write is idempotent and atomic per key: the store ends up the same however often, in whatever order and by however many
+writers a row is written. After a failure, write again.
 """
 
 from __future__ import annotations
@@ -17,25 +17,26 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from asof import windows
 from asof.contract import View, view_fingerprint
 from asof.contract.arrow_types import COLUMN_TYPES
 from asof.errors import OnlineStoreError, SchemaError
 from asof.online.codec import events, rows
 from asof.online.codec.events import Pruning
 from asof.online.codec.layouts import Layout, buckets_layout, events_layout, row_layout
-from asof.online.compaction import fold
+from asof.online.compaction import compact
 from asof.online.redis.keys import entity_prefix, ordered_keys, table_keys
-from asof.online.redis.resp_encoding import Bulk
+from asof.online.redis.resp_encoding import BulkStrings
 from asof.online.redis.store import RedisStore
-from asof.online.store_protocol import Added, Role, Sibling, StaleLayoutsError, Target, WritableStore
+from asof.online.store_protocol import EventsWritten, Role, Sibling, StaleLayoutsError, WritableStore, WriteTarget
 from asof.online.watermarks import Watermark
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
 T = TypeVar("T")
 
-ROUND = 4_096
-"""Events of one key that are written at once where they are merged into buckets after that."""
+BATCH = 4_096
+"""Events of one key per write, for views with a hop; the key can be compacted after each write."""
 
 
 class Writer:
@@ -43,7 +44,7 @@ class Writer:
 
     Args:
         project: Feast project.
-        store: Where to write: settings of a Redis, or a store such as :class:`asof.online.memory.MemoryStore`.
+        store: Where to write: settings of Redis, or a store such as :class:`asof.online.memory.MemoryStore`.
 
     Raises:
         OnlineStoreError: The embedded Redis does not start.
@@ -51,15 +52,15 @@ class Writer:
 
     def __init__(self, project: str, store: OnlineSettings | WritableStore) -> None:
         self.project = project
-        self.live = store.key_ttl_seconds if isinstance(store, OnlineSettings) else 0
+        self.key_ttl = store.key_ttl_seconds if isinstance(store, OnlineSettings) else 0
         self.store: WritableStore = RedisStore(store) if isinstance(store, OnlineSettings) else store
-        self._known = _Known({}, -1)
+        self._known = _KnownLayouts({}, -1)
 
     def register(self, views: Iterable[View]) -> None:
-        """Record what is applied now, for :meth:`asof.online.Reader.check`.
+        """Register the applied views, for :meth:`asof.online.Reader.check`.
 
         Raises:
-            OnlineStoreError: Redis does not take it.
+            OnlineStoreError: Redis does not answer or is full.
         """
         self.store.set_views(self.project, {v.name: _registered(v) for v in views})
 
@@ -70,41 +71,41 @@ class Writer:
             view: The view.
             table: Join keys, event time, knowledge time where the view has one (without it, or where it is null, event time is
                 knowledge time), and the features of a plain view, or the aggregated columns and the event id of a windowed
-                one; named as in the view. Rows without a key or an event time belong to nobody and are left out.
+                one; named as in the view. Rows without a key or an event time are skipped.
             now: The clock, microseconds UTC; by default this machine's. It decides which rows are not known yet, and
-                events may be forgotten only up to it.
+                only events before it may be dropped.
 
         Returns:
-            How many rows were news: not older than what was stored, or not seen before.
+            Rows written: not older than the stored row, or events that were not stored before.
 
         Raises:
             SchemaError: A column is missing or does not fit its type.
-            OnlineStoreError: Redis is down or full, or a key has too many events. What was written before stays; writing again
+            OnlineStoreError: Redis is down or full, or a key has too many events. Keys written before the error stay; writing again
                 is safe.
         """
         clock = time.time_ns() // 1000 if now is None else now
-        taken = _taken(view, table)
-        if not taken.num_rows:
+        valid = _valid_rows(view, table)
+        if not valid.num_rows:
             return 0
-        keys = table_keys(ordered_keys(view), taken)
+        keys = table_keys(ordered_keys(view), valid)
         if view.windowed:
-            return self._write_events(view, taken, keys, clock)
-        return self._write_rows(view, taken, keys, clock)
+            return self._write_events(view, valid, keys, clock)
+        return self._write_rows(view, valid, keys, clock)
 
     def watermark(self, table: str) -> Watermark:
         """The watermark of a table."""
         return self.store.watermark(self.project, table)
 
     def drop(self, view: str) -> None:
-        """Delete everything that is stored of one view, in steps that do not block Redis."""
+        """Delete everything stored of one view, in steps that do not block Redis."""
         self.store.drop(self.project, view)
 
     def drop_project(self) -> int:
-        """Delete everything that is stored for the project, in steps; returns how many keys there were."""
+        """Delete everything stored for the project, in steps; returns the number of keys deleted."""
         return self.store.drop_project(self.project)
 
     def close(self) -> None:
-        """Give back all connections."""
+        """Release all connections."""
         self.store.close()
 
     def _write_rows(self, view: View, table: pa.Table, keys: pa.Array, now: int) -> int:
@@ -116,7 +117,7 @@ class Writer:
         columns = {f.name: table.column(f.name).combine_chunks() for f in view.features}
         packed = rows.pack(layout, columns, ts, kt)
         owners = self._keys(view, keys)
-        return self._put((layout,), lambda target: self.store.put_rows(target, owners, packed, now, self.live))
+        return self._put((layout,), lambda target: self.store.put_rows(target, owners, packed, now, self.key_ttl))
 
     def _write_events(self, view: View, table: pa.Table, keys: pa.Array, now: int) -> int:
         layout = self._events_layout(view, table)
@@ -126,13 +127,13 @@ class Writer:
         order = _once(codes, ids, ts, kt)
         columns = {name: _event_column(view, name, table.column(name)) for name in view.event_columns}
         added = refused = 0
-        for some in _rounds(order, codes, ROUND if view.hop > 1 else len(order)):
+        for some in _batches(order, codes, BATCH if view.hop > 1 else len(order)):
             mine = codes[some]
             bounds = np.flatnonzero(np.r_[True, mine[1:] != mine[:-1], True])
             values = {name: column.take(some) for name, column in columns.items()}
             blobs = events.pack(layout, values, ts[some], kt[some], ids[some], bounds)
             found = self._put_events(view, layout, self._keys(view, keys.take(some[bounds[:-1]])), blobs, now)
-            added, refused = added + found.new, max(refused, found.refused)
+            added, refused = added + found.written, max(refused, found.refused)
         if refused:
             raise OnlineStoreError(
                 f"{refused} keys of view {view.name!r} have more events in their largest window than they may hold "
@@ -143,20 +144,20 @@ class Writer:
 
     def _put_events(
         self, view: View, layout: Layout, owners: Sequence[bytes], blobs: Sequence[bytes], now: int
-    ) -> Added:
-        """Add events of distinct keys, and fold those of keys that got many."""
+    ) -> EventsWritten:
+        """Add events of distinct keys, and compact the keys that have grown."""
         pruning = Pruning.of(view)
         distinct = [a.column for a in view.aggregations if a.function == "count_distinct"]
         into = buckets_layout(layout, view.hop, distinct) if view.hop > 1 else None
         layouts = (layout,) if into is None else (layout, into)
 
-        def put(target: Target) -> Added:
+        def put(target: WriteTarget) -> EventsWritten:
             siblings = self._siblings(view, layout, into)
-            return self.store.put_events(target, siblings, pruning, owners, blobs, now, self.live)
+            return self.store.put_events(target, siblings, pruning, owners, blobs, now, self.key_ttl)
 
         added = self._put(layouts, put)
         if into is not None and added.grown:
-            self._put(layouts, lambda target: fold(self.store, target, into, pruning, added.grown, now))
+            self._put(layouts, lambda target: compact(self.store, target, into, pruning, added.grown, now))
         return added
 
     def _events_layout(self, view: View, table: pa.Table) -> Layout:
@@ -172,17 +173,17 @@ class Writer:
                 types[name] = next((d[name] for d in before if name in d), "float64")
         return events_layout(view.name, [(name, dtype or "float64") for name, dtype in types.items()])
 
-    def _put(self, layouts: Sequence[Layout], put: Callable[[Target], T]) -> T:
-        """Write under the first layout, after making all known that are not; the store refuses writers that know too little."""
+    def _put(self, layouts: Sequence[Layout], put: Callable[[WriteTarget], T]) -> T:
+        """Write under the first layout, after registering all; repeats if other layouts were registered in between."""
         while True:
             known = self._known
             if all(layout.id in known.layouts for layout in layouts):
                 try:
-                    return put(Target(self.project, layouts[0], known.revision))
+                    return put(WriteTarget(self.project, layouts[0], known.revision))
                 except StaleLayoutsError:
                     pass
             revision = max([self.store.add_layout(self.project, layout) for layout in layouts])
-            self._known = _Known(self.store.layouts(self.project), revision)
+            self._known = _KnownLayouts(self.store.layouts(self.project), revision)
 
     def _siblings(self, view: View, layout: Layout, into: Layout | None = None) -> list[Sibling]:
         """The other layouts of a view: ``into`` is that of the buckets that events of ``layout`` are merged into."""
@@ -193,13 +194,13 @@ class Writer:
             found.append(Sibling(other, "foreign" if view.hop % other.hop else ours))
         return found
 
-    def _keys(self, view: View, keys: pa.Array) -> Bulk:
+    def _keys(self, view: View, keys: pa.Array) -> BulkStrings:
         prefix = entity_prefix(self.project, (k.column for k in view.join_keys))
-        return Bulk.of_arrow(pc.binary_join_element_wise(prefix, keys.cast(pa.binary()), b""))
+        return BulkStrings.of_arrow(pc.binary_join_element_wise(prefix, keys.cast(pa.binary()), b""))
 
 
 @dataclass(frozen=True, slots=True)
-class _Known:
+class _KnownLayouts:
     """The layouts that a writer knows, and their revision."""
 
     layouts: dict[int, Layout]
@@ -210,8 +211,8 @@ def _registered(view: View) -> str:
     return json.dumps({"fingerprint": view_fingerprint(view), "view": asdict(view)})
 
 
-def _taken(view: View, table: pa.Table) -> pa.Table:
-    """The rows that belong to somebody, with the columns that have a declared type in that type."""
+def _valid_rows(view: View, table: pa.Table) -> pa.Table:
+    """The rows that have a key and an event time, with columns cast to their declared types."""
     source, mapping = view.source, view.source.field_mapping
     needed = {k.column: k.dtype for k in view.join_keys}
     needed |= {_in_view(mapping, source.timestamp_field): "unixtimestamp"}
@@ -296,13 +297,13 @@ def _codes(keys: pa.Array) -> Ints:
 
 def _newest(codes: Ints, ts: Ints, kt: Ints, now: int) -> Ints | None:
     """Positions of the newest known row of each key and of all rows that are not known yet; None for all rows."""
-    if len(codes) == codes.max() + 1:
+    keys = int(codes.max()) + 1
+    if len(codes) == keys:
         return None
-    order = np.lexsort((kt, ts, codes))
-    known = (np.maximum(ts, kt) <= now)[order]
-    ordered = order[known]
-    last = np.r_[codes[ordered][1:] != codes[ordered][:-1], True] if len(ordered) else np.zeros(0, bool)
-    return np.concatenate([ordered[last], order[~known]])
+    arrival = np.maximum(ts, kt)
+    questions = windows.Questions(np.arange(keys), np.full(keys, now))
+    newest = windows.newest(windows.Events(codes, ts, arrival, kt, {}), questions)
+    return np.concatenate([newest[newest >= 0], np.flatnonzero(arrival > now)])
 
 
 def _once(codes: Ints, ids: NDArray[np.uint64], ts: Ints, kt: Ints) -> Ints:
@@ -313,8 +314,8 @@ def _once(codes: Ints, ids: NDArray[np.uint64], ts: Ints, kt: Ints) -> Ints:
     return kept[np.lexsort((kt[kept], ts[kept], codes[kept]))]
 
 
-def _rounds(order: Ints, codes: Ints, most: int) -> Iterator[Ints]:
-    """``order``, which is by code, in rounds of at most so many of each code."""
+def _batches(order: Ints, codes: Ints, most: int) -> Iterator[Ints]:
+    """``order``, which is sorted by code, in batches of at most ``most`` of each code."""
     mine = codes[order]
     starts = np.flatnonzero(np.r_[True, mine[1:] != mine[:-1]])
     rank = np.arange(len(mine)) - np.repeat(starts, np.diff(np.r_[starts, len(mine)]))

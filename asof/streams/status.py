@@ -20,7 +20,7 @@ from asof.errors import OnlineStoreError
 from asof.instants import format_moment
 from asof.online.redis.connections import Client, translated
 from asof.online.redis.keys import consumers_key
-from asof.online.watermarks import RedisWatermark
+from asof.online.redis.watermarks import RedisWatermark
 from asof.settings import OnlineSettings
 from asof.streams.consumer import Progress
 from asof.streams.redis_source import GROUP, backlog, dead_letter_name

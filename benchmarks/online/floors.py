@@ -1,7 +1,7 @@
-"""The floor of a read: the same HMGET commands on a bare socket, answers received but not looked at.
+"""The floor of a read: the same HMGET commands on a bare socket, replies received but not parsed.
 
-``floor`` sleeps until the answer is there, as clients do; ``floor, polled`` asks the socket again and again, as a line of
-asof's does. The first is the bound of any client that sleeps; the second is what the network and Redis take.
+``floor`` blocks until the reply arrives, as clients do; ``floor, polled`` polls the socket. The first is the bound of any
+client that blocks; the second is what the network and Redis take.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ from asof.online.redis.store import packed
 def floors(reader: Reader, wanted: Sequence[int], port: int) -> dict[str, Callable[[], None]]:
     """Both floors for these keys."""
     reader.read({"key": wanted}, np.zeros(len(wanted), np.int64))
-    asked = reader.plan.ask({"key": wanted}, len(wanted))
-    command = packed("bench", reader.plan.requests(asked))
-    size = _size(command, 2 + sum(len(a.keys) for a in asked), port)
+    lookups = reader.plan.lookups({"key": wanted}, len(wanted))
+    command = packed("bench", reader.plan.requests(lookups))
+    size = _size(command, 2 + sum(len(a.keys) for a in lookups), port)
     sleeping, polling = (socket.create_connection(("127.0.0.1", port)) for _ in range(2))
     polling.setblocking(False)
     buffer = bytearray(1 << 20)

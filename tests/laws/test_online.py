@@ -164,9 +164,9 @@ def redis_settings(tmp_path_factory: pytest.TempPathFactory) -> Iterator[OnlineS
 
 @pytest.fixture(autouse=True)
 def eager(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Events are folded into buckets as soon as they may be, however few they are."""
-    monkeypatch.setattr("asof.online.codec.events.FOLD", 2)
-    monkeypatch.setattr("asof.online.compaction._least", lambda *_: 1)
+    """Events are compacted into buckets as early as allowed, however few they are."""
+    monkeypatch.setattr("asof.online.codec.events.COMPACT_EVERY", 2)
+    monkeypatch.setattr("asof.online.compaction._min_events", lambda *_: 1)
 
 
 @pytest.fixture(params=STORES)

@@ -28,7 +28,7 @@ from asof.settings import OnlineSettings
 MOMENTS = int(os.environ.get("ASOF_LAW_CRASHES", "3"))
 T, DAY, HALF_HOUR, KEYS = 1_700_000_000_000_000, 86_400_000_000, 1_800_000_000, 40
 SETTLED = 60
-"""Batches after which events begin to be folded."""
+"""Batches after which events begin to be compacted."""
 SOURCE = Source("sales", "sales", "parquet", "ts", None, event_id="id")
 KEY = JoinKey("key", "key", "int64")
 COUNTS = View(
@@ -50,7 +50,7 @@ def batch(number: int) -> pa.Table:
 def write_for_ever(socket: str, acknowledged: Path) -> None:
     """Write batch after batch, note each one that was acknowledged, start again after the last note."""
     settings = OnlineSettings("embedded", Path("unused"), retries=30, read_timeout=5)
-    events.FOLD = 4
+    events.COMPACT_EVERY = 4
     writer = Writer("crash", RedisStore(settings, redis.Redis(unix_socket_path=socket)))
     number = len(acknowledged.read_bytes()) if acknowledged.exists() else 0
     with acknowledged.open("ab", buffering=0) as notes:
@@ -87,7 +87,7 @@ def check(server: EmbeddedRedis, notes: Path) -> int:
     found = reader.read({"key": list(range(KEYS))}, np.full(KEYS, T + 200 * DAY))
     (layout,) = [x for x in reader.store.layouts("crash").values() if x.kind == "buckets"]
     merged = reader.store.fetch("crash", [([b"asof/crash/key/0"], [field_of(layout)])]).values[0][0][0]
-    assert merged is not None, "nothing was folded yet"
+    assert merged is not None, "nothing was compacted yet"
     counts = found.column("counts", "n")
     tiled = found.column("tiled", "n")
     assert set(np.unique([counts, tiled])) <= {acknowledged, acknowledged + 1}

@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 
 from asof.contract import View
 from asof.online import MemoryStore, Vectors, Writer
-from asof.online.read_plan import ReadPlan, Wanted
+from asof.online.read_plan import ReadPlan, ViewFeatures
 from asof.online.reader import read
-from asof.online.redis.resp_decoding import Block, HashReplies
-from asof.online.row_decoder import PlainDecoder
-from asof.online.status import Status
+from asof.online.redis.resp_decoding import HashReplies, UniformReplies
+from asof.online.row_decoder import RowDecoder
 from asof.online.store_protocol import Fetched
+from asof.online.vectors import Status
 from tests.online.tables import SECOND, T, plain, rows
 from tests.online.test_replies import encoded
 
@@ -66,13 +66,13 @@ def test_quick_and_thorough(question: Any, exact: bool) -> None:
     """Any keys, features and moments: single values, values one after another and thorough reading give the same."""
     view, names, kept, asked, moments = question
     store, at = stored(view, kept), np.array(moments)
-    plan = ReadPlan("tests", [Wanted(view, tuple(names))], store.layouts("tests"), 1, exact=exact)
-    keys = plan.ask({"key": asked}, len(asked))
+    plan = ReadPlan("tests", [ViewFeatures(view, tuple(names))], store.layouts("tests"), 1, exact=exact)
+    keys = plan.lookups({"key": asked}, len(asked))
     fetched = store.fetch("tests", plan.requests(keys))
     quick = plan.vectors(keys, fetched, at)
     assert alike(quick, plan.vectors(keys, Fetched(1, arrived(fetched.values)), at))
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(PlainDecoder, "_quickly", lambda *_: False)
+        patched.setattr(RowDecoder, "_decode_fast", lambda *_: False)
         assert alike(quick, plan.vectors(keys, fetched, at))
 
 
@@ -81,15 +81,14 @@ def test_single_rows(question: Any, exact: bool) -> None:
     """A row asked for alone, of two views on one key, is what thorough reading gives."""
     view, names, kept, asked, moments = question
     store, twin = stored(view, kept), replace(view, alias="twin")
-    wanted = [Wanted(view, tuple(names)), Wanted(twin, tuple(reversed(names)))]
+    wanted = [ViewFeatures(view, tuple(names)), ViewFeatures(twin, tuple(reversed(names)))]
     plan = ReadPlan("tests", wanted, store.layouts("tests"), 1, exact=exact)
     for key, moment in zip(asked[:5], moments, strict=False):
-        keys, at = plan.ask({"key": [key]}, 1), np.array([moment])
+        keys, at = plan.lookups({"key": [key]}, 1), np.array([moment])
         fetched = store.fetch("tests", plan.requests(keys))
         single = plan.vectors(keys, fetched, at)
         with pytest.MonkeyPatch.context() as patched:
-            patched.setattr(PlainDecoder, "alone", lambda *_: False)
-            patched.setattr(PlainDecoder, "_quickly", lambda *_: False)
+            patched.setattr(RowDecoder, "_decode_fast", lambda *_: False)
             assert alike(single, plan.vectors(keys, fetched, at))
 
 
@@ -97,12 +96,13 @@ def test_single_rows_take_the_quick_way() -> None:
     """Also where a key or its row is missing, and where the row is too old."""
     view = plain(("a", "float64"), ("b", "int64"), ttl=SECOND)
     store = stored(view, {1: (T, [False, False]), 2: (T - 2 * SECOND, [False, False])})
-    plan = ReadPlan("tests", [Wanted(view, ("b", "a"))], store.layouts("tests"), 1)
+    plan = ReadPlan("tests", [ViewFeatures(view, ("b", "a"))], store.layouts("tests"), 1)
     found = {}
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(PlainDecoder, "decode", None)
+        patched.setattr("asof.online.row_decoder.StoredRows", None)
+        patched.setattr("asof.online.row_decoder._candidates", None)
         for key in (1, 2, 3, None):
-            keys = plan.ask({"key": [key]}, 1)
+            keys = plan.lookups({"key": [key]}, 1)
             found[key] = plan.vectors(keys, store.fetch("tests", plan.requests(keys)), np.array([T]))
     assert found[1].values.tolist() == [[float(2**60 + 2), 1.1]]
     assert {key: set(v.statuses[0].tolist()) for key, v in found.items()} == {
@@ -114,7 +114,7 @@ def test_no_features() -> None:
     """A view of which nothing is read, alone or not, and no view at all."""
     view = plain(("a", "float64"))
     store = stored(view, {1: (T, [False])})
-    for wanted in ([Wanted(view, ())], []):
+    for wanted in ([ViewFeatures(view, ())], []):
         for asked in ([1], [1, 1, 2]):
             found, _ = read(ReadPlan("tests", wanted), store, {"key": asked}, np.full(len(asked), T))
             assert found.values.shape == found.statuses.shape == (len(asked), 0)
@@ -132,11 +132,11 @@ def test_replies_of_one_size_are_read_where_they_arrived() -> None:
     """The usual case takes the quick way: many keys, all known, none null."""
     view = plain(("a", "float64"), ("b", "int64"))
     store = stored(view, {key: (T, [False, False]) for key in range(50)})
-    plan = ReadPlan("tests", [Wanted(view, ("a", "b"))], store.layouts("tests"), 1)
-    keys = plan.ask({"key": list(range(50))}, 50)
+    plan = ReadPlan("tests", [ViewFeatures(view, ("a", "b"))], store.layouts("tests"), 1)
+    keys = plan.lookups({"key": list(range(50))}, 50)
     groups = arrived(store.fetch("tests", plan.requests(keys)).values)
-    assert isinstance(groups[1], Block)
+    assert isinstance(groups[1], UniformReplies)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("asof.online.row_decoder.Rows", None)
+        patched.setattr("asof.online.row_decoder.StoredRows", None)
         found = plan.vectors(keys, Fetched(1, groups), np.full(50, T))
     assert found.values[:, 0].tolist() == [0.1 + key for key in range(50)]

@@ -193,11 +193,11 @@ def test_equal_rows_without_an_id(store: Any) -> None:
 
 def test_int64_features_beyond_the_mantissa_stay_exact(store: Any) -> None:
     """Plans that want exact values give integers that a float64 cannot hold."""
-    from asof.online.read_plan import ReadPlan, Wanted
+    from asof.online.read_plan import ReadPlan, ViewFeatures
     from asof.online.reader import read
 
     Writer("tests", store).write(VIEW, rows({"key": [1], "a": [2**62 + 1]}))
     reader = Reader(contract(VIEW), store)
-    found, _ = read(ReadPlan("tests", [Wanted(VIEW, ("a",))], exact=True), reader.store, {"key": [1]}, at(1))
+    found, _ = read(ReadPlan("tests", [ViewFeatures(VIEW, ("a",))], exact=True), reader.store, {"key": [1]}, at(1))
     assert found.objects["profile", "a"] == [2**62 + 1]
     assert VIEW.join_keys == (KEY,)

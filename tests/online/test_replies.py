@@ -10,7 +10,7 @@ import redis
 from hypothesis import given
 from hypothesis import strategies as st
 
-from asof.online.redis.resp_decoding import FEW, Block, HashReplies, Replies
+from asof.online.redis.resp_decoding import FEW, HashReplies, Replies, UniformReplies
 
 Value = bytes | None
 
@@ -70,7 +70,7 @@ def test_many_replies_of_one_size_stay_where_they_arrived() -> None:
     replies = HashReplies([len(group)])
     assert replies.feed(encoded([group]))
     (block,) = replies.groups()
-    assert isinstance(block, Block)
+    assert isinstance(block, UniformReplies)
     assert len(block) == len(group)
     assert (block[3], block[-1], block[1:3]) == (group[3], group[-1], group[1:3])
     with pytest.raises(IndexError):

@@ -13,14 +13,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import hiredis
 import pytest
 import redis
 
 from asof.errors import OnlineStoreError, RequestError
 from asof.online import AsyncReader, Reader, Vectors, Writer
-from asof.online.redis import transport
-from asof.online.redis.resp_decoding import Replies
+from asof.online.redis.resp_decoding import HashReplies, Replies
 from asof.online.redis.server import EmbeddedRedis
 from asof.online.redis.store import RedisStore
 from asof.settings import OnlineSettings
@@ -187,29 +185,6 @@ def test_a_silent_server_behind_tls_times_out(tmp_path: Path, port: int) -> None
             read_sync(OnlineSettings(address, Path("unused"), retries=0, read_timeout=0.2))
 
 
-def test_a_slow_server_is_not_polled_for_ever(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A server that is always later than polling lasts is soon waited for asleep, and still answers."""
-    looked: list[int] = []
-
-    def clock() -> int:
-        looked.append(1)
-        return time.perf_counter_ns()
-
-    monkeypatch.setattr(transport, "_now", clock)
-
-    def meddle(_: int, answer: bytes) -> Iterator[bytes | float | None]:
-        yield 0.002
-        yield answer
-
-    with between(port, meddle) as proxy, redis.Redis(port=proxy, protocol=2) as client:
-        mine, command = transport.Lines(client.connection_pool, 0), hiredis.pack_command(("PING",))
-        for number in range(3 * transport.PATIENCE):
-            looked.clear()
-            assert mine.exchange(command, lambda: Replies(1)).found == [b"PONG"]
-            assert bool(looked) == (number < transport.PATIENCE)
-        mine.close()
-
-
 def test_threads_share_a_reader(port: int) -> None:
     """Reads from many threads at once each get their own answer."""
     reader, wrong = Reader(contract(VIEW), to(port)), []
@@ -286,8 +261,8 @@ def one(reader: Reader) -> list[float]:
     return reader.read(ONE, at(1)).values[0].tolist()
 
 
-def test_a_question_that_is_never_asked(port: int) -> None:
-    """Redis is woken for a read whose keys turn out wrong: the next read, a write, and redis-py itself get their answers."""
+def test_a_read_that_fails_before_it_is_sent(port: int) -> None:
+    """After a read whose keys turn out wrong, the next read, a write, and redis-py itself get their replies."""
     store = RedisStore(to(port, retries=0))
     reader = Reader(contract(VIEW), store)
     assert one(reader) == [7.0, 1.0]
@@ -295,52 +270,28 @@ def test_a_question_that_is_never_asked(port: int) -> None:
         with pytest.raises(RequestError):
             reader.read({"key": ["seven"]}, at(1))
     assert one(reader) == [7.0, 1.0]
-    with pytest.raises(RequestError):
-        reader.read({"key": ["seven"]}, at(1))
     Writer("tests", store).write(VIEW, rows({"key": [7], "a": [7.0], "b": [1.0]}))
-    store.nudge()
     reader.close()
     store.ping()
     assert one(reader) == [7.0, 1.0]
     reader.close()
 
 
-def test_redis_hears_of_a_question_before_it_is_asked(port: int) -> None:
-    """One byte, once, on a line that nobody else uses; nothing where there is no line, or where polling does not help."""
-    with redis.Redis(port=port, protocol=2) as client, redis.Redis(port=port, decode_responses=True) as other:
-        mine, command = transport.Lines(client.connection_pool, 0), hiredis.pack_command(("PING",))
-
-        def waiting() -> list[str]:
-            return [c["qbuf"] for c in other.client_list() if c["qbuf"] == "1"]
-
-        mine.nudge()
-        assert not waiting()
-        mine.exchange(command, lambda: Replies(1))
-        for _ in range(2):
-            mine.nudge()
-            servers.until(lambda: len(waiting()) == 1)
-        assert mine.exchange(command, lambda: Replies(1)).found == [b"PONG"]
-        assert not waiting()
-        mine._idle[-1]._late = transport.PATIENCE  # as if Redis were far away
-        mine.nudge()
-        assert not waiting()
-        mine.close()
-
-
-def test_a_nudge_that_is_interrupted_leaks_no_connection(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A signal may end a read at any moment; the line is dropped then, and its connection is free for the next."""
-    reader = Reader(contract(VIEW), OnlineSettings(f"127.0.0.1:{port},max_connections=2", Path("unused")))
+@both
+def test_an_interrupted_read_leaks_no_connection(port: int, read: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A signal may end a read at any moment; its connection is dropped then, and a slot is free for the next read."""
+    settings = OnlineSettings(f"127.0.0.1:{port},max_connections=2", Path("unused"))
     for _ in range(3):
-        assert one(reader) == [7.0, 1.0]
         with monkeypatch.context() as patch:
-            patch.setattr(transport._Line, "nudge", lambda _: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(Replies, "feed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
+            patch.setattr(HashReplies, "feed", lambda *_: (_ for _ in ()).throw(KeyboardInterrupt))
             with pytest.raises(KeyboardInterrupt):
-                one(reader)
-    assert one(reader) == [7.0, 1.0]
-    reader.close()
+                read(settings)
+    (found,) = read(settings)
+    assert found.values[:, 0].tolist() == KEYS["key"]
 
 
-def test_waking_a_redis_that_has_gone_costs_no_try(port: int) -> None:
+def test_a_connection_that_was_killed_while_idle_costs_no_try(port: int) -> None:
     """Without any retries, a read of one key whose connection was closed since the last read gets its answer."""
     reader = Reader(contract(VIEW), to(port, retries=0))
     with redis.Redis(port=port) as other:
@@ -348,18 +299,5 @@ def test_waking_a_redis_that_has_gone_costs_no_try(port: int) -> None:
             assert one(reader) == [7.0, 1.0]
             other.client_kill_filter(_type="normal", skipme=True)
             time.sleep(pause)
-    assert one(reader) == [7.0, 1.0]
-    reader.close()
-
-
-def test_a_fork_wakes_nobody(port: int) -> None:
-    """A child process writes nothing to its parent's connections, also where it asks nothing."""
-    reader = Reader(contract(VIEW), to(port))
-    assert one(reader) == [7.0, 1.0]
-    child = os.fork()
-    if child == 0:
-        reader.store.nudge()
-        os._exit(0)
-    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
     assert one(reader) == [7.0, 1.0]
     reader.close()

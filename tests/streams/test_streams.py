@@ -21,7 +21,8 @@ from asof.cli import cli
 from asof.errors import OnlineStoreError, SettingsError, TableError, UsageError
 from asof.online import Writer, connect
 from asof.online.redis.server import EmbeddedRedis
-from asof.online.watermarks import SLACK, RedisWatermark
+from asof.online.redis.watermarks import RedisWatermark
+from asof.online.watermarks import SLACK
 from asof.repo import Repo
 from asof.streams import Intake, Message, Outcome, Progress, Sender
 from asof.streams.metrics import StreamMetrics, serve
@@ -114,7 +115,7 @@ def test_a_crash_at_any_step_neither_loses_nor_doubles(
     owner, name = {
         "commit": ("asof.streams.intake", "commit"),
         "write": ("asof.online.writer.Writer", "write"),
-        "finish": ("asof.online.watermarks.RedisWatermark", "finish"),
+        "finish": ("asof.online.redis.watermarks.RedisWatermark", "finish"),
         "settle": ("asof.streams.redis_source.RedisSource", "settle"),
     }[step]
     send(repo, "orders", events(0, 40), world.bad(1))

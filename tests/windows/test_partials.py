@@ -63,7 +63,7 @@ def folded(rng: random.Random, events: Events, steps: int) -> Folded:
         }
         ids = np.arange(int(columns[""].count.sum()), dtype=np.uint64)
         mine = order[groups.starts]
-        stored = buckets.Stored(owner[mine], start[mine], ids, held.newest, columns)
+        stored = buckets.StoredBuckets(owner[mine], start[mine], ids, held.newest, columns)
         held = buckets.unpack(LAYOUT, buckets.pack(LAYOUT, stored))
     columns = {n: PartialColumn.joined([held.columns[n], single(events, n, rest)]) for n in ("", "x", "s", "b")}
     early = np.full(len(held.owner), -(2**63))
@@ -129,7 +129,7 @@ def test_distinct_values_that_were_not_kept_are_missing() -> None:
     column = PartialColumn.of_events(np.array([1.0, 1.0]), np.array([3, 4]), np.array([3, 4])).merged(
         Groups(np.arange(2), np.zeros(1, int))
     )
-    stored = buckets.Stored(np.zeros(1, int), np.zeros(1, int), np.arange(2, dtype=np.uint64), np.array([4]), {"": PartialColumn.counting(np.array([2])), "x": column})  # fmt: skip
+    stored = buckets.StoredBuckets(np.zeros(1, int), np.zeros(1, int), np.arange(2, dtype=np.uint64), np.array([4]), {"": PartialColumn.counting(np.array([2])), "x": column})  # fmt: skip
     held = buckets.unpack(layout, buckets.pack(layout, stored))
     asked = [Aggregation("kinds", "x", "count_distinct", 20), Aggregation("n", "x", "count", 20)]
     got = combine(Partials(held.owner, held.start, held.start, held.columns), Questions(np.array([0]), np.array([9])), asked, HOP)  # fmt: skip

@@ -34,7 +34,7 @@ NEVER = -(2**63)
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredBuckets:
     """b decoded buckets of n keys.
 
     Attributes:
@@ -55,7 +55,7 @@ class Stored:
 @cache
 def record(layout: Layout) -> np.dtype[np.void]:
     """The numpy type of the part of a bucket that has a fixed width."""
-    numbers, texts = len(layout.blocks.get("f8", ())), len(layout.loose)
+    numbers, texts = len(layout.blocks.get("f8", ())), len(layout.variable_width)
     head = [("start", "<i8"), ("events", "<u4")]
     moments = [("count", "<u4"), ("ts", "<i8"), ("kt", "<i8")]
     both = [(name, kind, (numbers + texts,)) for name, kind in moments] if layout.fields else []
@@ -65,7 +65,7 @@ def record(layout: Layout) -> np.dtype[np.void]:
     return np.dtype([*head, *both, *floats, *sizes, *different])
 
 
-def pack(layout: Layout, stored: Stored) -> list[bytes]:
+def pack(layout: Layout, stored: StoredBuckets) -> list[bytes]:
     """The value of each of n keys; buckets by (owner, start)."""
     counts = stored.columns[""].count
     fixed = np.zeros(len(counts), record(layout))
@@ -77,7 +77,7 @@ def pack(layout: Layout, stored: Stored) -> list[bytes]:
     for position, name in enumerate(layout.blocks.get("f8", ())):
         for part in FLOATS:
             fixed[part][:, position] = getattr(stored.columns[name], part)
-    texts = [_texts(stored.columns[name], fixed["sizes"][:, i]) for i, name in enumerate(layout.loose)]
+    texts = [_texts(stored.columns[name], fixed["sizes"][:, i]) for i, name in enumerate(layout.variable_width)]
     for position, name in enumerate(layout.distinct):
         fixed["distinct"][:, position] = np.bincount(stored.columns[name].owner, minlength=len(counts))
     ids = np.concatenate([[0], np.cumsum(counts)])
@@ -91,7 +91,7 @@ def pack(layout: Layout, stored: Stored) -> list[bytes]:
     return packed
 
 
-def unpack(layout: Layout, values: Sequence[bytes | None]) -> Stored:
+def unpack(layout: Layout, values: Sequence[bytes | None]) -> StoredBuckets:
     """Decode the values of n keys; None where a key has none.
 
     Raises:
@@ -109,7 +109,7 @@ def unpack(layout: Layout, values: Sequence[bytes | None]) -> Stored:
         **_columns(layout, fixed, _Tails(held, tails)),
     }
     newest = np.array([h[0] for h in heads], np.int64)
-    return Stored(np.repeat(np.arange(len(held)), held), fixed["start"], ids, newest, columns)
+    return StoredBuckets(np.repeat(np.arange(len(held)), held), fixed["start"], ids, newest, columns)
 
 
 def _head(layout: Layout, value: bytes) -> tuple[int, int, int]:
@@ -121,7 +121,7 @@ def _head(layout: Layout, value: bytes) -> tuple[int, int, int]:
 
 
 def _names(layout: Layout) -> tuple[str, ...]:
-    return (*layout.blocks.get("f8", ()), *layout.loose)
+    return (*layout.blocks.get("f8", ()), *layout.variable_width)
 
 
 def _bytes(value: str | bytes) -> bytes:
@@ -193,7 +193,7 @@ def _columns(layout: Layout, fixed: NDArray[np.void], tails: _Tails) -> dict[str
     parts: dict[str, list[NDArray[Any]]] = {}
     for position, name in enumerate(layout.blocks.get("f8", ())):
         parts[name] = [fixed[part][:, position] for part in FLOATS]
-    for position, name in enumerate(layout.loose):
+    for position, name in enumerate(layout.variable_width):
         nothing = np.zeros(len(fixed))
         extremes = tails.extremes(fixed["sizes"][:, position], text=layout.dtypes[name] == "string")
         parts[name] = [nothing, nothing, nothing, *extremes]

@@ -31,8 +31,8 @@ HEAD = 8
 LIMIT = 8 * 2**20
 """Greatest size of one key's events of one view in bytes; about 250,000 events with one number each."""
 
-FOLD = 64
-"""How many events come to a key's value before its events are folded into buckets (:mod:`asof.online.compaction`)."""
+COMPACT_EVERY = 64
+"""A key is compacted (:mod:`asof.online.compaction`) each time its number of events passes a multiple of this."""
 
 _ABSENT = 0xFFFFFFFF
 _MINUTE, _DAY = 60_000_000, 86_400_000_000
@@ -40,27 +40,29 @@ _MINUTE, _DAY = 60_000_000, 86_400_000_000
 
 @dataclass(frozen=True, slots=True)
 class Pruning:
-    """When an event may be forgotten.
+    """When stored events are dropped.
 
-    A value remembers the latest moment at which one of its events became known, but never one later than the writer's clock.
-    Events that can be in no window of a read at that moment minus ``slack`` or later are dropped, apart from the newest.
+    Let P be the latest moment at which an event of the value became known, or the writer's clock if that is earlier, minus
+    ``slack``. Events that cannot be in any window of a read at P or later are dropped, except the newest one.
 
     Attributes:
         horizon: Microseconds after its event time until an event is out of every window.
         slack: How far back reads stay exact.
         limit: Greatest size of a value in bytes, buckets included; a write beyond it is refused.
-        fold: How many events come to a value before what can be folded of it is; 0 for views without a hop.
+        compact_every: A key is compacted each time its number of events passes a multiple of this; 0 for views without a hop.
     """
 
     horizon: int
     slack: int
     limit: int
-    fold: int
+    compact_every: int
 
     @classmethod
     def of(cls, view: View) -> Pruning:
         """The rule of a windowed view: slack is an eighth of the largest window, at least a minute, at most a day."""
-        return cls(view.horizon, min(max(view.horizon // 8, _MINUTE), _DAY), LIMIT, FOLD if view.hop > 1 else 0)
+        return cls(
+            view.horizon, min(max(view.horizon // 8, _MINUTE), _DAY), LIMIT, COMPACT_EVERY if view.hop > 1 else 0
+        )
 
 
 def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints, ids: Ids, bounds: Ints) -> list[bytes]:
@@ -78,15 +80,17 @@ def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints, id
     fixed["ts"], fixed["kt"], fixed["id"] = ts, kt, ids
     for position, name in enumerate(layout.blocks.get("f8", ())):
         fixed["f8"][:, position] = fixed_values(columns[name], "float64")[0]
-    if layout.loose:
-        return _pack_loose(layout, columns, fixed, bounds)
+    if layout.variable_width:
+        return _pack_variable_width(layout, columns, fixed, bounds)
     packed, size = fixed.tobytes(), layout.fixed.itemsize
     cuts = (bounds * size).tolist()
     return [packed[a:b] for a, b in pairwise(cuts)]
 
 
-def _pack_loose(layout: Layout, columns: Mapping[str, pa.Array], fixed: NDArray[np.void], bounds: Ints) -> list[bytes]:
-    tails = [columns[name].cast(pa.binary()).to_pylist() for name in layout.loose]
+def _pack_variable_width(
+    layout: Layout, columns: Mapping[str, pa.Array], fixed: NDArray[np.void], bounds: Ints
+) -> list[bytes]:
+    tails = [columns[name].cast(pa.binary()).to_pylist() for name in layout.variable_width]
     for position, tail in enumerate(tails):
         fixed["lengths"][:, position] = [_ABSENT if t is None else len(t) for t in tail]
     joined = [b"".join(t for t in parts if t is not None) for parts in zip(*tails, strict=True)]
@@ -98,7 +102,7 @@ def _pack_loose(layout: Layout, columns: Mapping[str, pa.Array], fixed: NDArray[
 
 
 @dataclass(frozen=True, slots=True)
-class Stored:
+class StoredEvents:
     """n decoded events of several keys: ``owner`` int64[n] is the position of the key's value, the rest as in ``Events``."""
 
     owner: Ints
@@ -108,15 +112,15 @@ class Stored:
     columns: Mapping[str, NDArray[Any]]
 
     @classmethod
-    def of(cls, layout: Layout, values: Sequence[bytes | None]) -> Stored:
+    def of(cls, layout: Layout, values: Sequence[bytes | None]) -> StoredEvents:
         """Decode the values of n keys; None where a key has none.
 
         Raises:
             OnlineStoreError: A value is damaged.
         """
         bodies = [b"" if v is None else v[HEAD:] for v in values]
-        if layout.loose:
-            return _decode_loose(layout, bodies)
+        if layout.variable_width:
+            return _decode_variable_width(layout, bodies)
         size = layout.fixed.itemsize
         lengths = np.fromiter(map(len, bodies), np.int64, len(bodies))
         if (lengths % size).any():
@@ -127,7 +131,7 @@ class Stored:
         return cls(owner, fixed["ts"], fixed["kt"], fixed["id"], columns)
 
 
-def _decode_loose(layout: Layout, bodies: Sequence[bytes]) -> Stored:
+def _decode_variable_width(layout: Layout, bodies: Sequence[bytes]) -> StoredEvents:
     owner, heads, tails = [], [], []
     for position, body in enumerate(bodies):
         for event in split(layout, body):
@@ -136,16 +140,16 @@ def _decode_loose(layout: Layout, bodies: Sequence[bytes]) -> Stored:
             tails.append(event[layout.fixed.itemsize :])
     fixed = np.frombuffer(b"".join(heads), layout.fixed)
     columns: dict[str, NDArray[Any]] = {name: fixed["f8"][:, i] for i, name in enumerate(layout.blocks.get("f8", ()))}
-    for name in layout.loose:
+    for name in layout.variable_width:
         columns[name] = np.empty(len(tails), object)
     for row, (tail, lengths) in enumerate(zip(tails, fixed["lengths"].tolist(), strict=True)):
         at = 0
-        for name, length in zip(layout.loose, lengths, strict=True):
+        for name, length in zip(layout.variable_width, lengths, strict=True):
             if length != _ABSENT:
                 part = tail[at : at + length]
                 columns[name][row] = part.decode() if layout.dtypes[name] == "string" else part
                 at += length
-    return Stored(np.array(owner, np.int64), fixed["ts"], fixed["kt"], fixed["id"], columns)
+    return StoredEvents(np.array(owner, np.int64), fixed["ts"], fixed["kt"], fixed["id"], columns)
 
 
 def split(layout: Layout, body: bytes) -> list[bytes]:
@@ -156,7 +160,7 @@ def split(layout: Layout, body: bytes) -> list[bytes]:
     """
     found, at, least = [], 0, layout.fixed.itemsize
     while at < len(body):
-        size = int.from_bytes(body[at : at + 4], "little") if layout.loose else least
+        size = int.from_bytes(body[at : at + 4], "little") if layout.variable_width else least
         if size < least or at + size > len(body):
             raise OnlineStoreError(f"stored events of view {layout.view!r} are damaged; materialize the view again")
         found.append(body[at : at + size])

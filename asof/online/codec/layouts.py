@@ -63,7 +63,7 @@ class Layout:
         return {block: names for block, names in found.items() if names}
 
     @cached_property
-    def loose(self) -> tuple[str, ...]:
+    def variable_width(self) -> tuple[str, ...]:
         """Names of the columns without a fixed width, in order."""
         return tuple(name for name, dtype in self.fields if block_of(dtype) is None)
 
@@ -80,10 +80,10 @@ class Layout:
     @cached_property
     def fixed(self) -> np.dtype[np.void]:
         """The numpy type of the part of a row or event that has a fixed width."""
-        head = _ROW_HEAD if self.kind == "row" else _EVENT_HEAD[bool(self.loose)]
+        head = _ROW_HEAD if self.kind == "row" else _EVENT_HEAD[bool(self.variable_width)]
         mask = [("mask", "u1", ((len(self.fields) + 7) // 8,))] if self.kind == "row" and self.fields else []
         blocks = [(block, _NUMPY[block], (len(names),)) for block, names in self.blocks.items()]
-        lengths = [("lengths", "<u4", (len(self.loose),))] if self.loose else []
+        lengths = [("lengths", "<u4", (len(self.variable_width),))] if self.variable_width else []
         return np.dtype([*head, *mask, *blocks, *lengths])
 
     def to_json(self) -> str:

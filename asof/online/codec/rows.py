@@ -19,7 +19,7 @@ from asof.errors import OnlineStoreError
 from asof.instants import from_micros
 from asof.online.codec import variable_width
 from asof.online.codec.layouts import Layout, block_of
-from asof.online.redis.resp_encoding import END, Bulk
+from asof.online.redis.resp_encoding import END, BulkStrings
 
 Ints = NDArray[np.int64]
 
@@ -29,7 +29,7 @@ ENCODED = pa.large_binary()
 """Arrow type of a column whose values are encoded already, because Arrow has no type for them."""
 
 
-def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) -> Bulk:
+def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) -> BulkStrings:
     """N rows as bytes.
 
     Args:
@@ -46,9 +46,9 @@ def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) ->
             values, absent = fixed_values(columns[name], layout.dtypes[name])
             fixed[block][:, position] = values
             missing[:, layout.place[name]] = absent
-    tails = [_tail(layout.dtypes[name], columns[name]) for name in layout.loose]
+    tails = [_tail(layout.dtypes[name], columns[name]) for name in layout.variable_width]
     sizes = np.full(len(ts), layout.fixed.itemsize, np.int64)
-    for position, (name, tail) in enumerate(zip(layout.loose, tails, strict=True)):
+    for position, (name, tail) in enumerate(zip(layout.variable_width, tails, strict=True)):
         missing[:, layout.place[name]] = np.asarray(tail.is_null())
         lengths = np.asarray(pc.fill_null(pc.binary_length(tail), 0)).astype(np.int64)
         fixed["lengths"][:, position] = lengths
@@ -58,7 +58,7 @@ def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) ->
         fixed["mask"] = np.packbits(missing, axis=1, bitorder="little")
     if tails:
         return _joined(fixed, tails)
-    return Bulk(whole.view(np.uint8), np.arange(len(ts) + 1, dtype=np.int64) * whole.dtype.itemsize)
+    return BulkStrings(whole.view(np.uint8), np.arange(len(ts) + 1, dtype=np.int64) * whole.dtype.itemsize)
 
 
 def fixed_values(column: pa.Array, dtype: str) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -96,16 +96,16 @@ def _framed(fixed: np.dtype[np.void], count: int) -> tuple[NDArray[np.void], NDA
     return whole, whole["row"]
 
 
-def _joined(fixed: NDArray[np.void], tails: list[pa.Array]) -> Bulk:
+def _joined(fixed: NDArray[np.void], tails: list[pa.Array]) -> BulkStrings:
     size = fixed.dtype.itemsize
     heads = pa.FixedSizeBinaryArray.from_buffers(pa.binary(size), len(fixed), [None, pa.py_buffer(fixed.tobytes())])
-    return Bulk.of_arrow(
+    return BulkStrings.of_arrow(
         pc.binary_join_element_wise(heads.cast(pa.binary()), *tails, b"", null_handling="replace", null_replacement=b"")
     )
 
 
 @dataclass(frozen=True, slots=True)
-class Rows:
+class StoredRows:
     """n decoded rows of one layout.
 
     Attributes:
@@ -119,14 +119,14 @@ class Rows:
     stored: Sequence[bytes]
 
     @classmethod
-    def of(cls, layout: Layout, stored: Sequence[bytes]) -> Rows:
+    def of(cls, layout: Layout, stored: Sequence[bytes]) -> StoredRows:
         """Decode rows that were all written under ``layout``.
 
         Raises:
             OnlineStoreError: A row is shorter than its layout says.
         """
         size = layout.fixed.itemsize
-        joined = b"".join([row[:size] for row in stored]) if layout.loose else b"".join(stored)
+        joined = b"".join([row[:size] for row in stored]) if layout.variable_width else b"".join(stored)
         if len(joined) != size * len(stored):
             raise OnlineStoreError(f"a stored row of view {layout.view!r} is damaged; materialize the view again")
         return cls(layout, np.frombuffer(joined, layout.fixed), stored)
@@ -165,7 +165,7 @@ class Rows:
         return [None if gone else convert(v) if convert else v for gone, v in zip(absent, values, strict=True)]
 
     def _parts(self, name: str) -> list[bytes]:
-        position = self.layout.loose.index(name)
+        position = self.layout.variable_width.index(name)
         ends = self.layout.fixed.itemsize + np.cumsum(self.fixed["lengths"].astype(np.int64), axis=1)
         ending = ends[:, position]
         beginning = ending - self.fixed["lengths"][:, position]

@@ -1,14 +1,14 @@
-"""Connections to Redis in all its forms: the repo's own, a single server, Sentinel, Cluster; with TLS, user and password.
+"""Connects to Redis: embedded, a single server, Sentinel or Cluster; with TLS, user and password.
 
-Connection strings are Feast's: ``host:port[,host:port...][,key=value...]``; ``redis_type`` says which form is meant. Whatever
-goes wrong in Redis leaves this package as one :class:`OnlineStoreError` line that names the address without its secrets.
+Connection strings are Feast's: ``host:port[,host:port...][,key=value...]``; ``redis_type`` selects the kind of deployment. Errors of
+Redis are raised as :class:`OnlineStoreError` with one line that names the address without its secrets.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -81,7 +81,7 @@ def connect(settings: OnlineSettings) -> Client:
         return redis.Redis(unix_socket_path=_started(settings), **options)
     address = parse(settings.connection_string)
     options |= address.options
-    with translated(settings), _understood():
+    with translated(settings), _known_options():
         if settings.redis_type == "redis_cluster":
             del options["retry"]
             return RedisCluster(startup_nodes=[ClusterNode(h, p) for h, p in address.hosts], **options)  # type: ignore[no-untyped-call]
@@ -99,7 +99,7 @@ def connect_async(settings: OnlineSettings) -> AsyncClient:
         return redis.asyncio.Redis(unix_socket_path=_started(settings), **options)
     address = parse(settings.connection_string)
     options |= address.options
-    with translated(settings), _understood():
+    with translated(settings), _known_options():
         if settings.redis_type == "redis_cluster":
             del options["retry"]
             return AsyncRedisCluster(startup_nodes=[AsyncClusterNode(h, p) for h, p in address.hosts], **options)
@@ -118,26 +118,23 @@ async def close_async(client: AsyncClient) -> None:
         await sentinel.aclose()
 
 
-def translated(settings: OnlineSettings) -> AbstractContextManager[None]:
-    """Errors of Redis as :class:`OnlineStoreError`: what happened, where, and what to do."""
-    return _Translated(settings)
+@contextmanager
+def translated(settings: OnlineSettings) -> Iterator[None]:
+    """Raise errors of Redis as :class:`OnlineStoreError`."""
+    try:
+        yield
+    except (redis.RedisError, OSError) as error:
+        raise online_store_error(settings, error) from error
 
 
-class _Translated(AbstractContextManager[None]):
-    """A class, because a generator costs more than the rest of a read of one key."""
-
-    __slots__ = ("_settings",)
-
-    def __init__(self, settings: OnlineSettings) -> None:
-        self._settings = settings
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (redis.RedisError, OSError)):
-            raise _error(self._settings, *_said(self._settings, error)) from error
+def online_store_error(settings: OnlineSettings, error: redis.RedisError | OSError) -> OnlineStoreError:
+    """The error for the user: what happened, at which address, and what to do."""
+    what, advice = _description(settings, error)
+    return OnlineStoreError(f"Redis at {settings.address} {what}; {advice}")
 
 
-def _said(settings: OnlineSettings, error: redis.RedisError | OSError) -> tuple[str, str]:
-    """What happened, and what to do about it."""
+def _description(settings: OnlineSettings, error: redis.RedisError | OSError) -> tuple[str, str]:
+    """What happened, and what to do."""
     full = "raise its maxmemory or delete data; nothing was half-written"
     if isinstance(error, redis.AuthenticationError):
         return "refuses our user or password", "check online_store.connection_string"
@@ -153,8 +150,8 @@ def _said(settings: OnlineSettings, error: redis.RedisError | OSError) -> tuple[
 
 
 @contextmanager
-def _understood() -> Iterator[None]:
-    """redis-py takes options as keyword arguments, so an option it does not know is a ``TypeError`` there."""
+def _known_options() -> Iterator[None]:
+    """Raise :class:`SettingsError` for an unknown option, which redis-py reports as a ``TypeError``."""
     try:
         yield
     except TypeError as error:
@@ -162,10 +159,6 @@ def _understood() -> Iterator[None]:
         raise SettingsError(
             f"online_store.connection_string has the unknown option {unknown}; see redis-py's options"
         ) from None
-
-
-def _error(settings: OnlineSettings, what: str, advice: str) -> OnlineStoreError:
-    return OnlineStoreError(f"Redis at {settings.address} {what}; {advice}")
 
 
 def _advice(settings: OnlineSettings) -> str:

@@ -1,13 +1,12 @@
-"""What Redis answers, from the bytes that arrive: the same parsing for sockets and for ``asyncio``.
+"""Parses Redis's replies from the received bytes, for sockets and for ``asyncio``.
 
-Replies to a few commands are taken by hiredis. Where many keys are asked for, their replies usually have the same sizes, one
-after another; then they stay where they are, as :class:`Block`, and numpy looks at all of them at once. The first reply
-that differs sends everything to hiredis.
+hiredis parses the replies to a few commands. The replies for many keys usually all have the same size; then they stay in the
+receive buffer as :class:`UniformReplies`, which numpy reads all at once. If one reply differs, hiredis parses all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 from typing import Any
@@ -17,20 +16,20 @@ import numpy as np
 import redis
 
 FEW = 32
-"""Up to so many replies hiredis is faster."""
+"""Number of replies up to which hiredis is faster."""
 
 Reply = Sequence[bytes | None]
 
 
 class Replies:
-    """The replies to ``count`` commands, each parsed by hiredis; errors are among them."""
+    """The replies to ``count`` commands, parsed by hiredis; an error is a reply too."""
 
     def __init__(self, count: int) -> None:
         self.found: list[Any] = []
         self._count, self._reader = count, hiredis.Reader()
 
     def feed(self, received: bytes | memoryview) -> bool:
-        """Take what arrived; whether this was all."""
+        """Parse ``received``; returns whether the reply is complete."""
         reader, found = self._reader, self.found
         reader.feed(received)  # type: ignore[arg-type]  # it takes any memory
         while len(found) < self._count and (reply := reader.gets()) is not False:
@@ -39,14 +38,14 @@ class Replies:
 
 
 @dataclass(frozen=True, slots=True)
-class Block(Sequence[Reply]):
-    """Replies of HMGET that have the same sizes, where they arrived.
+class UniformReplies(Sequence[Reply]):
+    """Replies of HMGET that have the same sizes, in the receive buffer.
 
     Attributes:
-        data: What arrived.
+        data: The receive buffer.
         start: Where the first reply begins.
         stride: Bytes from one reply to the next.
-        places: Of each field of a reply its position in the reply, and its size; -1 where there is no value.
+        places: Of each field of a reply its position in the reply, and its size; -1 if there is no value.
         replies: How many replies there are.
     """
 
@@ -74,34 +73,33 @@ class Block(Sequence[Reply]):
 
 
 class HashReplies:
-    """The replies to HMGET commands, grouped as they were asked for.
+    """Parses the replies to HMGET commands, grouped by request.
 
     Args:
-        counts: How many keys each group asks for.
-        meanwhile: What is called once before any reply arrives; what it gives is kept as ``meanwhile``.
+        counts: Number of keys of each group.
     """
 
-    def __init__(self, counts: Sequence[int], meanwhile: Callable[[], object] | None = None) -> None:
-        self._counts, self.meanwhile = counts, meanwhile and meanwhile()
+    def __init__(self, counts: Sequence[int]) -> None:
+        self._counts = counts
         self._total = sum(counts)
         self._bounds = [slice(end - count, end) for count, end in zip(counts, accumulate(counts), strict=True)]
         self._replies: Replies | None = Replies(self._total) if self._total <= FEW else None
         self._data = bytearray()
-        self._blocks: list[Block] = []
+        self._uniform: list[UniformReplies] = []
         self._at = self._verified = 0
         self._shape: _Shape | None = None
 
     def feed(self, received: bytes | memoryview) -> bool:
-        """Take what arrived; whether this was all."""
+        """Parse ``received``; returns whether the reply is complete."""
         if self._replies is not None:
             return self._replies.feed(received)
         self._data += received
         try:
-            while len(self._blocks) < len(self._counts):
-                if not self._block(self._counts[len(self._blocks)]):
+            while len(self._uniform) < len(self._counts):
+                if not self._parse_group(self._counts[len(self._uniform)]):
                     return False
         except _UnevenError:
-            self._blocks, self._replies = [], Replies(self._total)
+            self._uniform, self._replies = [], Replies(self._total)
             return self._replies.feed(bytes(self._data))
         return True
 
@@ -112,16 +110,16 @@ class HashReplies:
             redis.ResponseError: Redis refused a command.
         """
         if self._replies is None:
-            return list(self._blocks)
+            return list(self._uniform)
         found = self._replies.found
         for error in [reply for reply in found if type(reply) is not list]:
             raise redis.ResponseError(str(error))
         return [found[bounds] for bounds in self._bounds]
 
-    def _block(self, count: int) -> bool:
-        """Take the replies of one group; whether all are there.
+    def _parse_group(self, count: int) -> bool:
+        """Parse the replies of one group; returns whether all have been received.
 
-        Nothing is waited for that may not come: as long as what has arrived is as in the first reply, so is its size.
+        It never waits for bytes that may not come: as long as the received bytes are like the first reply, so is their size.
         """
         if count and self._shape is None:
             self._shape = _Shape.of(self._data, self._at)
@@ -133,7 +131,7 @@ class HashReplies:
         if whole < count:
             shape.verify_part(self._data, self._at + whole * shape.stride)
             return False
-        self._blocks.append(Block(self._data, self._at, shape.stride, shape.places, count))
+        self._uniform.append(UniformReplies(self._data, self._at, shape.stride, shape.places, count))
         self._at, self._verified, self._shape = self._at + count * shape.stride, 0, None
         return True
 

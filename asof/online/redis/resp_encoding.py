@@ -1,4 +1,4 @@
-"""Many byte strings as one piece of memory, framed as Redis's protocol wants them: sending them costs nothing for each."""
+"""Many byte strings in one buffer, framed as RESP bulk strings, so that sending them has no cost per string."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ END = b"\r\n"
 _LARGE = pa.large_binary()
 
 
-class Bulk(Sequence[bytes]):
+class BulkStrings(Sequence[bytes]):
     """n byte strings, each framed as ``$size CRLF bytes CRLF``.
 
     Args:
@@ -26,16 +26,16 @@ class Bulk(Sequence[bytes]):
         self.starts, self._framed = starts, memoryview(framed)
 
     @classmethod
-    def of(cls, values: Sequence[bytes]) -> Bulk:
-        """Any byte strings."""
-        if isinstance(values, Bulk):
+    def of(cls, values: Sequence[bytes]) -> BulkStrings:
+        """From any byte strings."""
+        if isinstance(values, BulkStrings):
             return values
         framed = [frame(value) for value in values]
         return cls(b"".join(framed), np.cumsum([0, *map(len, framed)], dtype=np.int64))
 
     @classmethod
-    def of_arrow(cls, column: pa.Array) -> Bulk:
-        """A column of binary values without nulls."""
+    def of_arrow(cls, column: pa.Array) -> BulkStrings:
+        """From a column of binary values without nulls."""
         sizes = pc.binary_length(column).cast(pa.large_string()).cast(_LARGE)
         dollar, end, nothing = (pa.scalar(text, _LARGE) for text in (b"$", END, b""))
         whole = pc.binary_join_element_wise(dollar, sizes, end, column.cast(_LARGE), end, nothing)
@@ -43,7 +43,7 @@ class Bulk(Sequence[bytes]):
         return cls(memoryview(whole.buffers()[2])[starts[0] : starts[-1]], starts - starts[0])
 
     def framed(self, start: int, stop: int) -> bytes:
-        """Those from ``start`` to ``stop`` as they are sent."""
+        """The strings from ``start`` to ``stop``, framed."""
         return bytes(self._framed[self.starts[start] : self.starts[stop]])
 
     def portions(self, count: int, size: int) -> Iterator[tuple[int, int]]:
@@ -71,5 +71,5 @@ class Bulk(Sequence[bytes]):
 
 
 def frame(value: bytes) -> bytes:
-    """One byte string as Redis's protocol wants it."""
+    """One byte string as a RESP bulk string."""
     return b"$%d\r\n%b\r\n" % (len(value), value)

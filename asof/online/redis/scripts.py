@@ -1,13 +1,13 @@
-"""The Lua scripts that change what is stored: Redis runs each as one atomic step.
+"""The Lua scripts that write rows, events and buckets. Redis runs each as one atomic step.
 
-All are idempotent: applied again, they change nothing. So a write whose answer was lost can be sent again, and any number
-of writers may send in any order. Times are compared as two halves, because Lua's numbers are doubles.
+All are idempotent: a write whose reply was lost can be sent again, and any number of writers may write in any order.
+Times are compared as two halves, because Lua's numbers are doubles.
 """
 
 PUT_ROWS = """
 -- KEYS: hashes of entities, then (but not in a cluster) the hash of layouts.
--- ARGV: revision of the layouts ('': any), field, now, seconds to live (0: for ever), then for each key one row.
--- Keeps, for each key, the newest row known now and all newer ones that are not known yet. Returns how many rows were news.
+-- ARGV: revision of the layouts ('': any), field, now, seconds until the key expires (0: never), then for each key one row.
+-- Keeps, for each key, the newest row known now and all newer ones that are not known yet. Returns the number of rows written.
 if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then return redis.error_reply('STALE layouts') end
 local field, expire, first = ARGV[2], tonumber(ARGV[4]), 4
 local now_low, now_high = struct.unpack('<I4i4', ARGV[3])
@@ -47,14 +47,14 @@ local function merged(old, value)
   for _, other in ipairs(rows) do
     if other.known and (not best or at_least(other, best)) then best = other end
   end
-  local kept, news = {}, false
+  local kept, written = {}, false
   for _, other in ipairs(rows) do
     if other == best or (not other.known and (not best or at_least(other, best))) then
       kept[#kept + 1] = other.bytes
-      news = news or other == row
+      written = written or other == row
     end
   end
-  return news and table.concat(kept) or nil
+  return written and table.concat(kept) or nil
 end
 
 local function newer(old, value)
@@ -89,15 +89,15 @@ return accepted
 PUT_EVENTS = """
 -- KEYS: hashes of entities, then (but not in a cluster) the hash of layouts.
 -- ARGV: revision of the layouts ('': any), field, bytes of an event (0: each event starts with its own size), horizon, slack, now, greatest size of
---       all values, events between two folds (0: never), seconds to live (0: for ever), number of sibling fields, then
+--       all values, events between two compactions (0: never), seconds until the key expires (0: never), number of sibling fields, then
 --       (field, bytes of an event, or 'b': the view's buckets, 'o': older ones, 'x': to be forgotten) of each sibling, then for
 --       each key its new events sorted by time.
 -- Adds each event whose id is neither in the field nor in a sibling. Returns how many were added, how many keys were
--- refused because their value would grow too large, and the keys whose events are to be folded.
+-- refused because their value would grow too large, and the keys that are due for compaction.
 if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then return redis.error_reply('STALE layouts') end
 local field, width = ARGV[2], tonumber(ARGV[3])
 local horizon, slack, now = tonumber(ARGV[4]), tonumber(ARGV[5]), tonumber(ARGV[6])
-local limit, fold, expire, others = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
+local limit, every, expire, others = tonumber(ARGV[7]), tonumber(ARGV[8]), tonumber(ARGV[9]), tonumber(ARGV[10])
 local HEAD, first, MANY = 8, 10 + 2 * others, 64
 
 local function i64(s, at)
@@ -132,7 +132,7 @@ local function known(s, events, size)
     local from = struct.unpack('<I4', s, 13) + 1
     return {s = s, n = (#s - from + 1) / 8, at = function(i) return from + (i - 1) * 8 end}
   end
-  return {s = s, n = events.n, at = function(i) return events.at(i) + events.skip + 16 end, loose = size == 0}
+  return {s = s, n = events.n, at = function(i) return events.at(i) + events.skip + 16 end, variable_width = size == 0}
 end
 
 local function listed(ids)
@@ -150,7 +150,7 @@ local function holds(ids, id, asked)
   if ids.n == 0 then return false end
   local origin = ids.at(1)
   local at = string.find(ids.s, id, origin, true)
-  if at and ids.loose then
+  if at and ids.variable_width then
     listed(ids)
     return ids.set[id]
   end
@@ -250,7 +250,7 @@ for k = 1, #ARGV - first do
       local high = math.floor(latest / 4294967296)
       redis.call('HSET', key, field, struct.pack('<I4i4', latest - high * 4294967296, high) .. body)
       added = added + #fresh
-      if fold > 0 and math.floor(events.n / fold) < math.floor((events.n + #fresh) / fold) then grown[#grown + 1] = key end
+      if every > 0 and math.floor(events.n / every) < math.floor((events.n + #fresh) / every) then grown[#grown + 1] = key end
       local outside = math.min(latest, now) - slack - horizon
       for name, last in pairs(ending) do
         if last <= outside then gone[#gone + 1] = name end
@@ -263,14 +263,14 @@ end
 return {added, refused, grown}
 """
 
-EXCHANGE = """
+REPLACE = """
 -- KEYS: hashes of entities, then (but not in a cluster) the hash of layouts.
 -- ARGV: revision of the layouts ('': any), field of the events, field of the buckets, then for each key: SHA-1 of its events, SHA-1
 --       of its buckets ('-' where it has none), bytes of its new events, its new events, its new buckets.
--- Puts the new ones in place of the old ones where neither changed. Returns 1 for each key where that was so.
+-- Replaces the events and buckets of each key if neither has changed. Returns 1 for each replaced key, else 0.
 if ARGV[1] ~= '' and redis.call('HGET', KEYS[#KEYS], 'revision') ~= ARGV[1] then return redis.error_reply('STALE layouts') end
 
-local function named(value)
+local function fingerprint(value)
   return value and redis.sha1hex(value) or string.rep('-', 40)
 end
 
@@ -279,7 +279,7 @@ for k = 1, #ARGV - 3 do
   local key, blob = KEYS[k], ARGV[3 + k]
   local old = redis.call('HMGET', key, ARGV[2], ARGV[3])
   done[k] = 0
-  if named(old[1]) == string.sub(blob, 1, 40) and named(old[2]) == string.sub(blob, 41, 80) then
+  if fingerprint(old[1]) == string.sub(blob, 1, 40) and fingerprint(old[2]) == string.sub(blob, 41, 80) then
     local size = struct.unpack('<I4', blob, 81)
     redis.call('HSET', key, ARGV[2], string.sub(blob, 85, 84 + size), ARGV[3], string.sub(blob, 85 + size))
     done[k] = 1

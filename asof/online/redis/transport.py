@@ -1,14 +1,14 @@
-"""Lines to Redis: bytes out, bytes in, over connections that redis-py made.
+"""Exchanges bytes with Redis over connections that redis-py opened, for threads and for ``asyncio``.
 
-redis-py opens a connection, authenticates, guards it with TLS and finds the master; from then on a line sends and receives
-by itself, which costs a tenth of redis-py's way. Whoever exchanges bytes has a line alone. Everything that is sent here may be sent twice.
+redis-py connects, authenticates, sets up TLS and finds the master. After that the bytes are sent and received here, because
+redis-py's own path takes about ten times as long. A connection serves one thread or task at a time. Only idempotent commands
+may be sent: an exchange that fails is repeated.
 """
 
 from __future__ import annotations
 
+import asyncio
 import os
-import select
-import ssl
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -18,117 +18,85 @@ import redis
 
 from asof.online.redis.connections import BACKOFF_BASE, BACKOFF_CAP
 
-POLL = 100_000 if (os.cpu_count() or 1) > 1 else 0
-"""Nanoseconds for which an answer is asked for again and again before the thread sleeps: to fall asleep and to wake up takes
-longer than a Redis on the same machine needs to answer. With a single core Redis would have to wait for us."""
-PATIENCE = 16
-"""Answers in a row that came later than that; from then on the line polls once in :data:`RARELY` exchanges only."""
-RARELY = 64
 RECEIVE = 1 << 17
-"""Bytes that a line receives at a time, into memory of its own: larger pieces of new memory cost more than what is in them."""
-FIRST = b"*"
-"""What every command begins with."""
-_now = time.perf_counter_ns
+"""Bytes that a connection receives at a time, into a buffer of its own; allocating a buffer for each reply is slower."""
 
 
-class Feedable(Protocol):
-    """What takes the bytes of an answer."""
+class ReplyParser(Protocol):
+    """Parses the bytes of a reply."""
 
     def feed(self, received: memoryview) -> bool:
-        """Take what arrived, which is gone afterwards; whether this was all."""
+        """Parse ``received``, which is valid only during the call; returns whether the reply is complete."""
 
 
-F = TypeVar("F", bound=Feedable)
+P = TypeVar("P", bound=ReplyParser)
 
 
-class Lines:
-    """The lines of one client; safe for threads and after a fork.
+class Transport:
+    """Exchanges bytes with one Redis; safe for threads and after a fork.
 
     Args:
-        pool: redis-py's pool of connections.
-        retries: How often an exchange that failed is tried again, after a pause that doubles.
+        pool: redis-py's connection pool.
+        retries: How often a failed exchange is repeated; the pause before each attempt doubles.
     """
 
     def __init__(self, pool: Any, retries: int) -> None:
         self._pool, self._retries, self._process = pool, retries, os.getpid()
-        self._idle: list[_Line] = []
-        self._spare = min(getattr(pool, "max_connections", 64) // 2, 64)
+        self._idle: list[_Connection] = []
+        self._max_idle = _max_idle(pool)
 
-    def exchange(self, command: bytes, answer: Callable[[], F]) -> F:
-        """Send ``command``, feed what comes back to ``answer()`` until it has all, and return that.
+    def exchange(self, command: bytes, parser: Callable[[], P]) -> P:
+        """Send ``command``, feed the reply to a new ``parser()`` until it is complete, and return the parser.
 
         Raises:
-            redis.RedisError, OSError: As redis-py, after all tries.
+            redis.RedisError, OSError: As redis-py, after all attempts.
         """
-        tries = 0
+        attempts = _Attempts(self._retries)
         while True:
-            line = None
+            connection = None
             try:
-                line = self._taken()
-                fed = line.exchange(command, answer)
+                connection = self._take()
+                parsed = parser()
+                connection.exchange(command, parsed)
             except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
-                used = self._broken(line)
-                if used and not isinstance(error, redis.TimeoutError):
-                    continue  # Redis had gone before we asked; what is idle has been dropped, so this ends
-                if tries == self._retries:
-                    raise
-                time.sleep(min(BACKOFF_CAP, BACKOFF_BASE * 2**tries))
-                tries += 1
+                time.sleep(attempts.pause(error, reused=self._discard(connection)))
             except BaseException:
-                self._broken(line)
+                self._discard(connection)
                 raise
             else:
-                self._kept(line)
-                return fed
-
-    def nudge(self) -> None:
-        """Wake Redis for a question that is about to come: to wake takes it as long as to answer, and we may think meanwhile.
-
-        What is sent is how every command begins; the line's next exchange sends the rest. Nothing is promised.
-        """
-        if self._process != os.getpid():
-            return
-        try:
-            line = self._idle.pop()
-        except IndexError:
-            return
-        try:
-            line.nudge()
-        except BaseException:
-            self._broken(line)
-            raise
-        self._idle.append(line)
+                self._keep(connection)
+                return parsed
 
     def close(self) -> None:
         """Give the idle connections back to redis-py."""
-        for line in self._emptied():
-            line.give_back(self._pool)
+        for connection in self._take_all():
+            self._pool.release(connection.connection)
 
-    def _taken(self) -> _Line:
+    def _take(self) -> _Connection:
         if self._process != os.getpid():
-            self._idle, self._process = [], os.getpid()  # those are the parent's
+            self._idle, self._process = [], os.getpid()  # the old ones belong to the parent process
         try:
             return self._idle.pop()
         except IndexError:
-            return _Line(self._pool.get_connection())
+            return _Connection(self._pool.get_connection())
 
-    def _kept(self, line: _Line) -> None:
-        if len(self._idle) < self._spare:
-            line.used = True
-            self._idle.append(line)
+    def _keep(self, connection: _Connection) -> None:
+        if len(self._idle) < self._max_idle:
+            connection.reused = True
+            self._idle.append(connection)
         else:
-            line.give_back(self._pool)
+            self._pool.release(connection.connection)
 
-    def _broken(self, line: _Line | None) -> bool:
-        """Drop a line whose state nobody knows, and all idle ones if it had been idle too; whether it had."""
-        if line is None:
+    def _discard(self, connection: _Connection | None) -> bool:
+        """Disconnect after a failure, all idle connections too if this one was reused; returns whether it was."""
+        if connection is None:
             return False
-        for broken in (line, *(self._emptied() if line.used else ())):
+        for broken in (connection, *(self._take_all() if connection.reused else ())):
             broken.connection.disconnect()
             self._pool.release(broken.connection)
-        return line.used
+        return connection.reused
 
-    def _emptied(self) -> list[_Line]:
+    def _take_all(self) -> list[_Connection]:
         found = []
         with suppress(IndexError):
             while True:
@@ -136,91 +104,167 @@ class Lines:
         return found
 
 
-class _Line:
-    """One connection, used by one thread at a time. A plain socket does not block here; redis-py gets it back as it was."""
+class _Connection:
+    """One of redis-py's connections and its socket."""
 
-    __slots__ = ("_buffer", "_late", "_nudged", "_plain", "_socket", "_timeout", "connection", "used")
+    __slots__ = ("_buffer", "_socket", "connection", "reused")
 
     def __init__(self, connection: Any) -> None:
-        self.connection, self.used, self._late, self._nudged = connection, False, 0, 0
+        self.connection, self.reused = connection, False
         self._buffer = memoryview(bytearray(RECEIVE))
         self._socket: Any = connection._sock  # noqa: SLF001 - redis-py parses ten times slower
-        self._timeout = self._socket.gettimeout()
-        self._plain = not isinstance(self._socket, ssl.SSLSocket)
-        if self._plain:
-            self._socket.setblocking(False)
 
-    def give_back(self, pool: Any) -> None:
-        if self._nudged:
-            self.connection.disconnect()  # redis-py cannot know what was begun
-        elif self._plain:
-            self._socket.settimeout(self._timeout)
-        pool.release(self.connection)
-
-    def nudge(self) -> None:
-        """Send the first byte of the next command, unless Redis is too far away or too busy for that to matter."""
-        if self._plain and POLL and self._late < PATIENCE and not self._nudged:
-            try:
-                self._nudged = self._socket.send(FIRST)
-            except OSError:
-                return  # the exchange meets it again
-
-    def exchange(self, command: bytes, answer: Callable[[], F]) -> F:
-        """What takes the answer is made while Redis works."""
+    def exchange(self, command: bytes, parser: ReplyParser) -> None:
         try:
-            if self._plain:
-                self._send(command)
-                fed = answer()
-                size = self._polled()
-                while not fed.feed(self._buffer[: some(size)]):
-                    size = self._received()
-            else:
-                self._socket.sendall(command)
-                fed = answer()
-                while not fed.feed(self._buffer[: some(self._socket.recv_into(self._buffer))]):
-                    pass
+            self._socket.sendall(command)
+            while size := self._socket.recv_into(self._buffer):
+                if parser.feed(self._buffer[:size]):
+                    return
         except TimeoutError as error:
             raise redis.TimeoutError("timed out") from error
-        return fed
-
-    def _send(self, command: bytes) -> None:
-        sent, self._nudged = self._nudged, 0
-        while sent < len(command):
-            try:
-                sent += self._socket.send(command[sent:] if sent else command)
-            except BlockingIOError:
-                self._wait(select.POLLOUT)
-
-    def _polled(self) -> int:
-        if self._late < PATIENCE or self._late % RARELY == 0:
-            until = _now() + POLL
-            receive, buffer = self._socket.recv_into, self._buffer
-            while _now() < until:
-                try:
-                    size: int = receive(buffer)
-                except BlockingIOError:
-                    continue
-                self._late = 0
-                return size
-        self._late += 1
-        return self._received()
-
-    def _received(self) -> int:
-        while True:
-            with suppress(BlockingIOError):
-                size: int = self._socket.recv_into(self._buffer)
-                return size
-            self._wait(select.POLLIN)
-
-    def _wait(self, event: int) -> None:
-        waiting = select.poll()
-        waiting.register(self._socket, event)
-        if not waiting.poll(None if self._timeout is None else 1000 * self._timeout):
-            raise TimeoutError
-
-
-def some(size: int) -> int:
-    """How many bytes were received, unless that is the end of the connection."""
-    if not size:
         raise redis.ConnectionError("connection closed")
-    return size
+
+
+class AsyncTransport:
+    """As :class:`Transport`, for ``asyncio``; belongs to one event loop.
+
+    Args:
+        pool: redis-py's connection pool.
+        retries: How often a failed exchange is repeated; the pause before each attempt doubles.
+        timeout: Seconds for one exchange.
+    """
+
+    def __init__(self, pool: Any, retries: int, timeout: float) -> None:
+        self._pool, self._retries, self._timeout = pool, retries, timeout
+        self._idle: list[_AsyncConnection] = []
+        self._max_idle = _max_idle(pool)
+
+    async def exchange(self, command: bytes, parser: Callable[[], P]) -> P:
+        """As :meth:`Transport.exchange`."""
+        attempts = _Attempts(self._retries)
+        while True:
+            connection = None
+            try:
+                connection = self._idle.pop() if self._idle else _AsyncConnection(await self._pool.get_connection())
+                parsed = parser()
+                await connection.exchange(command, parsed, self._timeout)
+            except (redis.ConnectionError, redis.TimeoutError, OSError) as error:
+                await asyncio.sleep(attempts.pause(error, reused=await self._discard(connection)))
+            except BaseException:
+                await self._discard(connection)
+                raise
+            else:
+                await self._keep(connection)
+                return parsed
+
+    async def close(self) -> None:
+        """Give the idle connections back to redis-py."""
+        while self._idle:
+            await self._idle.pop().give_back(self._pool)
+
+    async def _keep(self, connection: _AsyncConnection) -> None:
+        if len(self._idle) < self._max_idle:
+            connection.reused = True
+            self._idle.append(connection)
+        else:
+            await connection.give_back(self._pool)
+
+    async def _discard(self, connection: _AsyncConnection | None) -> bool:
+        """As :meth:`Transport._discard`."""
+        if connection is None:
+            return False
+        idle: list[_AsyncConnection] = []
+        if connection.reused:
+            idle, self._idle = self._idle, []
+        for broken in (connection, *idle):
+            await broken.connection.disconnect(nowait=True)
+            await self._pool.release(broken.connection)
+        return connection.reused
+
+
+class _AsyncConnection(asyncio.BufferedProtocol):
+    """One of redis-py's connections. While it is used here, this protocol replaces redis-py's on its transport."""
+
+    def __init__(self, connection: Any) -> None:
+        self.connection, self.reused = connection, False
+        self._transport: Any = connection._writer.transport  # noqa: SLF001 - redis-py takes several times as long
+        self._original: Any = self._transport.get_protocol()
+        self._transport.set_protocol(self)
+        self._loop = asyncio.get_running_loop()
+        self._buffer = memoryview(bytearray(RECEIVE))
+        self._parser: ReplyParser | None = None
+        self._done: asyncio.Future[None] = self._loop.create_future()
+        self._lost = False
+
+    async def give_back(self, pool: Any) -> None:
+        self._transport.set_protocol(self._original)
+        await pool.release(self.connection)
+
+    async def exchange(self, command: bytes, parser: ReplyParser, timeout: float) -> None:  # noqa: ASYNC109 - a timer is cheaper than a context
+        if self._lost:
+            raise redis.ConnectionError("connection closed")
+        self._parser, self._done = parser, self._loop.create_future()
+        timer = self._loop.call_later(timeout, self._fail, redis.TimeoutError("timed out"))
+        try:
+            self._transport.write(command)
+            await self._done
+        finally:
+            timer.cancel()
+            self._parser = None
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        """Called by the event loop: the buffer to receive into."""
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        """Called by the event loop: ``nbytes`` were received."""
+        if self._parser is None:
+            self._lost = True  # bytes that nobody requested: the connection is out of step
+            return
+        try:
+            if self._parser.feed(self._buffer[:nbytes]) and not self._done.done():
+                self._done.set_result(None)
+        except Exception as error:  # noqa: BLE001 - raised in the task that waits
+            self._fail(error)
+
+    def eof_received(self) -> bool:
+        """Called by the event loop; lets it close the transport."""
+        self._lost = True
+        self._fail(redis.ConnectionError("connection closed"))
+        return False
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Called by the event loop; redis-py waits for this as well."""
+        self._lost = True
+        self._fail(redis.ConnectionError(f"connection lost: {exc}"))
+        self._original.connection_lost(exc)
+
+    def _fail(self, error: Exception) -> None:
+        if self._parser is not None and not self._done.done():
+            self._done.set_exception(error)
+
+
+class _Attempts:
+    """Counts the failed attempts of one exchange."""
+
+    __slots__ = ("_failed", "_retries")
+
+    def __init__(self, retries: int) -> None:
+        self._failed, self._retries = 0, retries
+
+    def pause(self, error: Exception, *, reused: bool) -> float:
+        """Seconds to wait before the next attempt; raises ``error`` after the last one.
+
+        A reused connection may have been closed while it was idle. Replacing it does not count as an attempt; all idle
+        connections have been dropped, so this happens once.
+        """
+        if reused and not isinstance(error, redis.TimeoutError):
+            return 0
+        if self._failed == self._retries:
+            raise error
+        self._failed += 1
+        return min(BACKOFF_CAP, BACKOFF_BASE * 2.0 ** (self._failed - 1))
+
+
+def _max_idle(pool: Any) -> int:
+    return int(min(getattr(pool, "max_connections", 64) // 2, 64))
