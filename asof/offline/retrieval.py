@@ -88,7 +88,8 @@ class PreparedRetrieval:
         files = {v.alias: open_files(v.source, repo, wanted.get(v.source.name)) for v in contract.views}
         for view in contract.views:
             check_view(view, files[view.alias], contract.stored(view))
-        on_demand.add_path(str(repo))
+        if contract.on_demand:
+            on_demand.add_path(str(repo))
         return cls(contract, files)
 
     @property

@@ -8,7 +8,7 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from asof.offline.take import Take
+from asof.offline.view_values import Take
 from tests.offline.test_parquet_columns import COLUMNS, ROWS
 
 PLACES = {
