@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from asof.windows.events import Events, Questions
 from asof.windows.kernel import empty, sorted_answers
-from asof.windows.sorting import stable_order
+from asof.windows.sorting import empty_array, stable_order
 
 if TYPE_CHECKING:
     from asof.contract import Aggregation
@@ -67,8 +67,8 @@ def _by_key(
     """The answers by key and time, and the place of each question among them; None if the questions came in that order."""
     by_key, asked = pool.map(stable_order, (events.key, questions.key))
     rows = len(questions.t)
-    answers = {a.name: np.empty(rows, empty(events, a, 0).dtype) for a in aggregations}
-    place = np.empty(rows, np.int64)
+    answers = {a.name: empty_array(rows, empty(events, a, 0).dtype) for a in aggregations}
+    place = empty_array(rows)
 
     def answer(part: KeyRange) -> bool:
         """Write the range's answers and the places of its questions; whether these were asked in another order."""
@@ -100,7 +100,7 @@ def _questions_at(questions: Questions, chosen: Ints) -> Questions:
 
 def into_question_order(answers: Answers, place: Ints, pool: ThreadPoolExecutor) -> Answers:
     """``answers`` in the order of the questions; the memory of each is reused for a later one."""
-    spare = [np.empty(len(place), np.int64) for _ in range(_WORKERS)]
+    spare = [empty_array(len(place)) for _ in range(_WORKERS)]
 
     def placed(values: NDArray[Any]) -> NDArray[Any]:
         if values.dtype == object:

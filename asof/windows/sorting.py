@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Callable
 from functools import partial
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from asof.windows.events import Events, Questions
 
@@ -20,6 +22,8 @@ _UNITS = (1, 1_000, 1_000_000)
 FEW = 4096
 """Up to this many values numpy's own argsort is as fast."""
 _BLOCK = 1 << 15
+_LONG = 1 << 22
+"""From this many bytes on, numpy asks Linux for huge pages."""
 
 
 def clock(events: Events, bucket: Ints | None, questions: Questions) -> tuple[Clock, int]:
@@ -100,13 +104,24 @@ def numbered(values: Ints, shift: int) -> Ints:
     """``values << shift | position``; block by block, which stays in the cache."""
     if len(values) <= _BLOCK:
         return values << shift | np.arange(len(values))
-    packed, numbers = np.empty(len(values), np.int64), np.arange(_BLOCK)
+    packed, numbers = empty_array(len(values)), np.arange(_BLOCK)
     for start in range(0, len(values), _BLOCK):
         block = packed[start : start + _BLOCK]
         np.left_shift(values[start : start + _BLOCK], shift, out=block)
         block |= numbers[: len(block)]
         numbers += _BLOCK
     return packed
+
+
+def empty_array(length: int, kind: DTypeLike = np.int64) -> NDArray[Any]:
+    """An uninitialized array, as ``numpy.empty`` returns; a long one is in pages of ordinary size.
+
+    Without this, the benchmark of windows takes a quarter more processor time, which Linux spends on making huge pages.
+    """
+    size = length * np.dtype(kind).itemsize
+    if size < _LONG or np.dtype(kind).hasobject:
+        return np.empty(length, kind)
+    return np.frombuffer(mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS), kind)
 
 
 def event_order(codes: Ints, kt: Ints | None) -> Ints | None:
