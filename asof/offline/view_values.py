@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from asof.offline.arrow_columns import conform, event_values, joined
 from asof.offline.source_rows import EntityRows, KeyPartition, SourceRows, read_source
 from asof.windows import aggregate, newest
-from asof.windows.sorting import numbered
+from asof.windows.sorting import empty_array, numbered
 
 if TYPE_CHECKING:
     from asof.contract import View
@@ -163,10 +163,11 @@ class Take:
 
     def _words(self, parts: Sequence[NDArray[Any]]) -> NDArray[Any]:
         """The values at the positions of the concatenated ``parts``; 0 for no value."""
-        found = np.zeros(len(self.positions), dtype=parts[0].dtype)
+        found = empty_array(len(self.positions), parts[0].dtype)
         if len(parts) == 1:
             parts[0].take(self.positions, out=found, mode="clip")
             return found
+        found.fill(0)
         for part, positions, places in self._by_part([len(p) for p in parts]):
             found[places] = parts[part][positions]
         return found

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asof.windows.events import Events, Questions
-from asof.windows.sorting import FEW, numbered, roughly_sorted, stable_order
+from asof.windows.sorting import FEW, empty_array, numbered, roughly_sorted, stable_order
 
 Ints = NDArray[np.int64]
 Flags = NDArray[np.bool_]
@@ -177,7 +177,7 @@ def _last_of_key(steps: _Steps, ordered: _SortedQuestions, workers: int) -> Ints
     """Per question, by time, the last event of its key with arrival <= t; -1 where there is none."""
     if workers == 1 and ordered.by_key is None:
         return _search(steps, ordered.key, count_known(steps.arrival, ordered.t))
-    known, found = np.empty_like(ordered.t), np.empty_like(ordered.t)
+    known, found = empty_array(len(ordered.t)), empty_array(len(ordered.t))
 
     def count(piece: slice) -> None:
         known[piece] = count_known(steps.arrival, ordered.t[piece])
