@@ -1,1 +1,1 @@
-"""Stored rows, events and buckets as bytes, and back. The format is described in ``docs/online-layout.md``."""
+"""Encodes and decodes stored rows, events and buckets. The format is described in ``docs/online-layout.md``."""

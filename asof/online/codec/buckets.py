@@ -1,7 +1,7 @@
-"""Buckets of windowed views as bytes, and back. The format is described in ``docs/online-layout.md``.
+"""Encodes and decodes buckets of windowed views. The format is described in ``docs/online-layout.md``.
 
-Where a view declares a hop, only whole buckets of events count. A bucket holds what :class:`asof.windows.partial_aggregates.Column` says of
-its events, and their ids, so that each of them still counts once.
+If a view declares a hop, only whole buckets of events count. A bucket holds the partial aggregates of its events
+(:class:`asof.windows.partial_aggregates.PartialColumn`), and their ids, so that each event still counts once.
 """
 
 from __future__ import annotations
@@ -27,10 +27,10 @@ HEADER = struct.Struct("<qII")
 """Before the first bucket: event time of the newest event that was ever merged, number of buckets, bytes before the ids."""
 
 FLOATS = ("total", "above", "spread", "low", "high", "last")
-"""What a bucket has of each column of numbers."""
+"""The partial aggregates of a column of numbers."""
 
 NEVER = -(2**63)
-"""In place of an event time: no event was ever merged."""
+"""Stands for an event time if no event was ever merged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +42,7 @@ class StoredBuckets:
         start: Where each bucket starts, int64[b], microseconds UTC.
         ids: The ids of each bucket's events, one bucket after another.
         newest: Event time of the newest event that was merged, int64[n]; :data:`NEVER` where none was.
-        columns: Column -> what the buckets know of it; the column of no name counts events.
+        columns: Column -> its partial aggregates; the column with an empty name counts events.
     """
 
     owner: Ints
@@ -149,7 +149,7 @@ def _tail(layout: Layout, name: str, column: PartialColumn, buckets: slice) -> b
 
 
 class _Tails:
-    """What follows the fixed parts of each key's buckets, read from its beginning on."""
+    """Reads the bytes after the fixed parts of each key's buckets, from front to back."""
 
     def __init__(self, held: Ints, tails: Sequence[bytes]) -> None:
         self._tails, self._at = tails, [0] * len(tails)

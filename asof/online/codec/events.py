@@ -1,8 +1,8 @@
-"""Events of windowed views as bytes, and back. The format is described in ``docs/online-layout.md``.
+"""Encodes and decodes events of windowed views. The format is described in ``docs/online-layout.md``.
 
-All events of a key that may still be in a window lie one after another in one value, sorted by event time. An event is
-known by an id of 64 bits: that of its id column, else a hash of its whole row and of how often the same row came before in
-the batch. So an event that is delivered twice is stored once.
+All events of a key that may still be in a window are in one value, sorted by event time. Each event has a 64-bit id: from its id
+column, or else a hash of its whole row and of the number of equal rows before it in the batch. So an event that is delivered
+twice is stored once.
 """
 
 from __future__ import annotations

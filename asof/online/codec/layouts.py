@@ -1,8 +1,8 @@
-"""Layouts: what the bytes of a stored row or event mean.
+"""Layouts: the schemas of stored rows, events and buckets.
 
-A layout is an ordered list of columns with their types. Its id is a hash of that list, and every stored value starts with
-the id of the layout that it was written under, so that values written before a view changed keep their meaning. Redis
-holds every layout that was ever used: a reader that meets an unknown id asks for it.
+A layout is an ordered list of columns with their types. Its id is a hash of that list. Every stored row, and every field of
+events or buckets, names the id of its layout, so that values written before a view changed stay readable. The store keeps
+every layout that was ever used; a reader that meets an unknown id fetches it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 from asof.errors import OnlineStoreError
 
 BLOCKS = ("f8", "i8", "f4", "i4", "b1")
-"""Fixed-width columns lie in these blocks, in this order, so that a reader copies blocks and not columns."""
+"""Fixed-width columns are grouped in these blocks, in this order, so that a reader copies blocks instead of columns."""
 
 _BLOCK_OF = {
     "float64": "f8", "int64": "i8", "unixtimestamp": "i8", "float32": "f4", "int32": "i4", "bool": "b1",
@@ -34,11 +34,11 @@ def block_of(dtype: str) -> str | None:
 
 @dataclass(frozen=True)
 class Layout:
-    """What the bytes of a stored value mean.
+    """The schema of a stored value.
 
     Attributes:
-        kind: ``row`` for the newest row of a plain view, ``events`` for the events of a windowed view, ``buckets`` for what
-            events were merged into where the view declares a hop.
+        kind: ``row`` for the newest row of a plain view, ``events`` for the events of a windowed view, ``buckets`` for the
+            merged events of a view with a hop.
         view: Name of the view.
         fields: (column, type) in order. In events and buckets every number is ``float64``.
         hop: Width of a bucket in microseconds.
@@ -53,7 +53,7 @@ class Layout:
 
     @cached_property
     def id(self) -> int:
-        """32 bits that stand for the layout; never 0."""
+        """The 32-bit id of the layout; never 0."""
         return int.from_bytes(hashlib.sha256(self.to_json().encode()).digest()[:4], "little") or 1
 
     @cached_property
@@ -135,9 +135,9 @@ def buckets_layout(events: Layout, hop: int, distinct: Sequence[str]) -> Layout:
 
 
 def field_of(layout: Layout) -> bytes:
-    """The field of an entity's hash that values of this layout lie in.
+    """The field of an entity's hash that holds values of this layout.
 
-    A plain view has one field: its row says itself how to read it. The events and the buckets of a windowed view share one layout
-    per field, so that they can be searched without decoding.
+    A plain view has one field, whose rows start with their layout id. A windowed view has one field per layout of events or
+    buckets, so that a script can search them without decoding.
     """
     return layout.view.encode() if layout.kind == "row" else f"{layout.view}#{layout.id:08x}".encode()

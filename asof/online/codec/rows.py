@@ -1,7 +1,6 @@
-"""Rows of plain views as bytes, and back. The format is described in ``docs/online-layout.md``.
+"""Encodes and decodes rows of plain views. The format is described in ``docs/online-layout.md``.
 
-A stored value is one row, or several one after another while rows are not known yet: the newest known one and those whose
-time has yet to come. Packing works on whole columns; no Python object per value for types of fixed width.
+A stored value is usually one row. While rows are not known yet, it holds the newest known row followed by those. Packing works on whole columns; no Python object per value for types of fixed width.
 """
 
 from __future__ import annotations
@@ -26,7 +25,7 @@ Ints = NDArray[np.int64]
 _CONVERT: dict[str, Callable[[Any], Any]] = {"unixtimestamp": from_micros, "bool": bool}
 
 ENCODED = pa.large_binary()
-"""Arrow type of a column whose values are encoded already, because Arrow has no type for them."""
+"""Arrow type of a column of encoded values, for types that Arrow lacks."""
 
 
 def pack(layout: Layout, columns: Mapping[str, pa.Array], ts: Ints, kt: Ints) -> BulkStrings:
@@ -89,7 +88,7 @@ def _tail(dtype: str, column: pa.Array) -> pa.Array:
 
 
 def _framed(fixed: np.dtype[np.void], count: int) -> tuple[NDArray[np.void], NDArray[np.void]]:
-    """Memory for rows of a fixed size as they are sent, and the part of it that holds the rows."""
+    """A buffer for rows of a fixed size, framed for sending, and the view of it that holds the rows."""
     before = b"$%d\r\n" % fixed.itemsize
     whole = np.zeros(count, [("before", f"S{len(before)}"), ("row", fixed), ("after", "S2")])
     whole["before"], whole["after"] = before, END
@@ -139,7 +138,7 @@ class StoredRows:
         return bits.view(bool)
 
     def fixed_column(self, name: str) -> NDArray[Any]:
-        """The n values of a fixed-width column; what a missing one holds means nothing."""
+        """The n values of a fixed-width column; the content of a missing one is undefined."""
         block = block_of(self.layout.dtypes[name]) or ""
         column: NDArray[Any] = self.fixed[block][:, self.layout.blocks[block].index(name)]
         return column
@@ -149,7 +148,7 @@ class StoredRows:
 
         Args:
             name: The column.
-            missing: What :meth:`missing` gives, where it is at hand.
+            missing: The result of :meth:`missing`, if already computed.
         """
         dtype = self.layout.dtypes[name]
         absent = (self.missing() if missing is None else missing)[:, self.layout.place[name]]

@@ -1,4 +1,4 @@
-"""Values without a fixed width, as bytes: text, bytes, lists, maps, structs and all other types that Feast knows.
+"""Encodes and decodes values without a fixed width: text, bytes, lists, maps, structs and all other types that Feast knows.
 
 Text is UTF-8 and bytes are themselves. Everything else is written with a one-letter tag, length-prefixed and recursive, so
 that reading needs neither a schema nor protobuf and can never run code.

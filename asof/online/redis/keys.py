@@ -1,7 +1,7 @@
-"""What things are called in Redis: one hash per entity key, two hashes per project. See ``docs/online-layout.md``.
+"""Names of the keys in Redis: one hash per entity key, two hashes per project. See ``docs/online-layout.md``.
 
-Key values are written as text (``asof/shop/customer_id/4711``), so that a person can find them with any Redis client, and
-so that a view that declares its entities in another order finds the same hash.
+Key values are written as text (``asof/shop/customer_id/4711``), so that people can find them with any Redis client. Columns are
+sorted, so that views that declare their entities in different orders share a hash.
 """
 
 from __future__ import annotations
@@ -44,28 +44,28 @@ def watermarks_key(project: str) -> bytes:
 
 
 def inflight_key(project: str, table: str) -> bytes:
-    """The sorted set of events under way into a table; on a cluster beside the watermarks."""
+    """The sorted set of events being written to a table; in a cluster in the slot of the watermarks."""
     return f"{{asof/{quote(project, safe='')}}}#inflight/{quote(table, safe='')}".encode()
 
 
 def consumers_key(project: str) -> bytes:
-    """The hash: what each consumer of a stream last said, for a project; see :mod:`asof.streams.status`."""
+    """The hash: consumer of a stream -> its last status, for a project; see :mod:`asof.streams.status`."""
     return f"{{asof/{quote(project, safe='')}}}#consumers".encode()
 
 
 def streams_prefix(project: str) -> bytes:
-    """What the keys that consumers keep beside the store start with."""
+    """Prefix of the keys that stream consumers keep beside the store."""
     return f"{{asof/{quote(project, safe='')}}}#".encode()
 
 
 @lru_cache
 def project_prefix(project: str) -> bytes:
-    """What the keys of all entities of a project start with."""
+    """Prefix of the keys of all entities of a project."""
     return f"asof/{quote(project, safe='')}/".encode()
 
 
 def entity_prefix(project: str, columns: Iterable[str]) -> bytes:
-    """What the keys of all entities with these join key columns start with."""
+    """Prefix of the keys of all entities with these join key columns."""
     listed = ",".join(quote(c, safe="") for c in sorted(columns))
     return project_prefix(project) + listed.encode() + b"/"
 
@@ -78,16 +78,16 @@ def ordered_keys(view: View) -> list[JoinKey]:
 def request_keys(
     prefix: bytes, keys: Sequence[JoinKey], given: Mapping[str, Sequence[Any]], rows: int
 ) -> tuple[list[bytes], list[int] | None]:
-    """The distinct keys of n requested rows in the order of their first use, and which of them each row asks for.
+    """The distinct keys of n requested rows in the order of their first use, and the position of each row's key among them.
 
     Args:
-        prefix: What :func:`entity_prefix` gives for these keys.
+        prefix: The result of :func:`entity_prefix` for these keys.
         keys: As :func:`ordered_keys` returns them.
         given: Request name -> n values.
         rows: n.
 
     Returns:
-        The keys, and n positions among them, -1 where a key value is missing; None where each row asks for its own.
+        The keys, and n positions among them, -1 where a key value is missing; None if each row has a key of its own.
 
     Raises:
         RequestError: A value does not fit its key's type.
@@ -98,7 +98,7 @@ def request_keys(
         if rows == 1:
             return [b"%b%d" % (prefix, *values)], None
         distinct = dict.fromkeys(values)
-        # Text and bytes are made of all at once, which is twice as fast as of each.
+        # Converting all keys at once is twice as fast as one by one.
         found = prefix + (_BETWEEN + prefix.decode()).join(map(str, distinct)).encode()
         return found.split(_BETWEEN.encode()), _positions(distinct, values)
     texts = _request_texts(keys, given, rows)

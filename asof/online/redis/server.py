@@ -43,7 +43,7 @@ _PAUSE = 0.02
 
 @dataclass(frozen=True, slots=True)
 class ServerStatus:
-    """What is known about an embedded server.
+    """The state of an embedded server.
 
     Attributes:
         running: Whether a process holds the folder's lock.
@@ -87,7 +87,7 @@ class EmbeddedRedis:
         return str(real) if len(os.fsencode(real)) <= _LONGEST_SOCKET_PATH else str(_alias(real.parent) / SOCKET)
 
     def start(self) -> bool:
-        """Make sure that the server runs and answers; True where this call started it.
+        """Start the server unless it is running; returns whether this call started it.
 
         Safe to call from any number of processes at once: they end up on one server.
 
@@ -111,7 +111,7 @@ class EmbeddedRedis:
         return started
 
     def stop(self) -> bool:
-        """End the server after it has written everything; False where none was running.
+        """Stop the server after it has written everything; returns False if none was running.
 
         Raises:
             OnlineStoreError: It is still there after :data:`PATIENCE` seconds.
@@ -127,7 +127,7 @@ class EmbeddedRedis:
         return True
 
     def status(self) -> ServerStatus:
-        """What is known about the server; starts nothing."""
+        """The state of the server; does not start it."""
         running = self._alive()
         if not (running and self._answers()):
             return ServerStatus(running, answering=False, socket=self.socket, pid=self._pid() if running else None)
