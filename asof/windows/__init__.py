@@ -12,7 +12,7 @@ are merged. Both are exact.
 """
 
 from asof.windows.events import Events, Questions
+from asof.windows.kernel import aggregate
 from asof.windows.latest import newest
-from asof.windows.parallel import aggregate
 
 __all__ = ["Events", "Questions", "aggregate", "newest"]

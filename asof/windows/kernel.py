@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.windows import out_of_order, ranges
+from asof.windows import out_of_order, parallel, ranges
 from asof.windows.events import Events, Questions
 from asof.windows.visibility import Visibility
 
@@ -25,12 +25,45 @@ _ORDERED = frozenset({"min", "max", "last"})
 _SPREAD = frozenset({"std", "var"})
 
 
+def aggregate(
+    events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int = 1
+) -> dict[str, NDArray[Any]]:
+    """The value of every aggregation at every question.
+
+    Args:
+        events: The events, in source order.
+        questions: The keys and moments.
+        aggregations: What to compute; an empty ``column`` counts events.
+        hop: Bucket width in microseconds.
+
+    Returns:
+        Name -> q values in the order of the questions: float64 with NaN for missing, int64 for counts, or objects with None for missing where
+        min, max or last is over strings or bytes. ``count``, ``sum`` and ``count_distinct`` of an empty window are 0.
+    """
+    rows = len(questions.t)
+    if not len(events.ts) or not rows:
+        return {a.name: empty(events, a, rows) for a in aggregations}
+    if len(events.ts) + rows > parallel.RANGE_SIZE:
+        dtypes = {a.name: empty(events, a, 0).dtype for a in aggregations}
+        return parallel.by_key_ranges(
+            events, questions, dtypes, lambda some, asked: sorted_answers(some, asked, aggregations, hop)
+        )
+    order, answers = sorted_answers(events, questions, aggregations, hop)
+    return answers if order is None else {name: _in_question_order(values, order) for name, values in answers.items()}
+
+
+def _in_question_order(values: NDArray[Any], order: Ints) -> NDArray[Any]:
+    answers = np.empty_like(values)
+    answers[order] = values
+    return answers
+
+
 def sorted_answers(
     events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int
 ) -> tuple[Ints | None, dict[str, NDArray[Any]]]:
     """The order of the q questions by key and time (None if they came in it), and the answers in that order.
 
-    The answers are those of :func:`asof.windows.aggregate`; q must not be 0.
+    The answers are those of :func:`aggregate`; q must not be 0.
     """
     if not len(events.ts):
         return None, {a.name: empty(events, a, len(questions.t)) for a in aggregations}

@@ -1,4 +1,4 @@
-"""Aggregates many events and questions on all cores, one range of keys at a time.
+"""Computes answers to many questions on all cores, one range of keys at a time.
 
 A range of keys is small enough for its data to stay in the processor's cache. Its answers are written in order of key and
 time; one pass per answer then restores the order of the questions. Both passes read or write memory sequentially, which
@@ -8,66 +8,54 @@ scattering each range's answers over all rows would not.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from asof.windows.events import Events, Questions
-from asof.windows.kernel import empty, sorted_answers
 from asof.windows.sorting import empty_array, stable_order
-
-if TYPE_CHECKING:
-    from asof.contract import Aggregation
 
 Ints = NDArray[np.int64]
 Answers = dict[str, NDArray[Any]]
+Compute = Callable[[Events, Questions], tuple[Ints | None, Answers]]
 
 RANGE_SIZE = 1 << 16
 """More events and questions than this are answered by ranges of keys."""
 _WORKERS = min(len(os.sched_getaffinity(0)), 4)
 
 
-def aggregate(events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int = 1) -> Answers:
-    """The value of every aggregation at every question.
+def by_key_ranges(
+    events: Events, questions: Questions, dtypes: Mapping[str, np.dtype[Any]], compute: Compute
+) -> Answers:
+    """The answers of ``compute`` for every range of keys, put together in the order of the questions.
 
     Args:
         events: The events, in source order.
         questions: The keys and moments.
-        aggregations: What to compute; an empty ``column`` counts events.
-        hop: Bucket width in microseconds.
-
-    Returns:
-        Name -> q values in the order of the questions: float64 with NaN for missing, int64 for counts, or objects with None for missing where
-        min, max or last is over strings or bytes. ``count``, ``sum`` and ``count_distinct`` of an empty window are 0.
+        dtypes: Name -> type of each answer.
+        compute: Gives, for some events and questions, the order of the questions by key and time (None if they came in it) and the
+            answers in that order.
     """
-    rows = len(questions.t)
-    if not len(events.ts) or not rows:
-        return {a.name: empty(events, a, rows) for a in aggregations}
-    if len(events.ts) + rows > RANGE_SIZE:
-        with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
-            answers, place = _by_key(events, questions, aggregations, hop, pool)
-            return answers if place is None else into_question_order(answers, place, pool)
-    order, answers = sorted_answers(events, questions, aggregations, hop)
-    return answers if order is None else {name: _in_question_order(values, order) for name, values in answers.items()}
-
-
-def _in_question_order(values: NDArray[Any], order: Ints) -> NDArray[Any]:
-    answers = np.empty_like(values)
-    answers[order] = values
-    return answers
+    with ThreadPoolExecutor(max_workers=_WORKERS) as pool:
+        answers, place = _by_key(events, questions, dtypes, compute, pool)
+        return answers if place is None else into_question_order(answers, place, pool)
 
 
 def _by_key(
-    events: Events, questions: Questions, aggregations: Sequence[Aggregation], hop: int, pool: ThreadPoolExecutor
+    events: Events,
+    questions: Questions,
+    dtypes: Mapping[str, np.dtype[Any]],
+    compute: Compute,
+    pool: ThreadPoolExecutor,
 ) -> tuple[Answers, Ints | None]:
     """The answers by key and time, and the place of each question among them; None if the questions came in that order."""
     by_key, asked = pool.map(stable_order, (events.key, questions.key))
     rows = len(questions.t)
-    answers = {a.name: empty_array(rows, empty(events, a, 0).dtype) for a in aggregations}
+    answers = {name: empty_array(rows, dtype) for name, dtype in dtypes.items()}
     place = empty_array(rows)
 
     def answer(part: KeyRange) -> bool:
@@ -75,7 +63,7 @@ def _by_key(
         chosen = part.events if by_key is None else by_key[part.events]
         places = np.arange(part.questions.start, part.questions.stop)
         mine = places if asked is None else asked[part.questions]
-        inner, values = sorted_answers(events_at(events, chosen), _questions_at(questions, mine), aggregations, hop)
+        inner, values = compute(events_at(events, chosen), _questions_at(questions, mine))
         for name, found in values.items():
             answers[name][part.questions] = found
         place[mine if inner is None else mine[inner]] = places
