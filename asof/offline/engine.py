@@ -75,17 +75,17 @@ class EngineSettings:
 
     @property
     def workers(self) -> int:
-        """Threads that work for one question beside DuckDB's own."""
+        """Threads for one retrieval, in addition to DuckDB's."""
         return self.threads or len(os.sched_getaffinity(0))
 
     def connect(self, repo: Path) -> DuckDBPyConnection:
-        """A connection of the caller's own to the process's engine with these settings; times are UTC."""
+        """A new connection to the engine that this process shares for these settings; times are UTC."""
         folder = str(repo / self.temp_directory) if self.temp_directory else None
         return _engine(self, folder, os.getpid()).cursor()
 
 
 class Engine:
-    """A connection that is made when it is first wanted: starting DuckDB costs more than many a question that does without it.
+    """A connection that is opened on first use, because starting DuckDB costs more than a small retrieval that does not need it.
 
     Args:
         settings: As for :meth:`EngineSettings.connect`.
@@ -97,7 +97,7 @@ class Engine:
 
     @cached_property
     def connection(self) -> DuckDBPyConnection:
-        """The connection; of one thread at a time."""
+        """The connection; it serves one thread at a time."""
         return self._settings.connect(self._repo)
 
     def close(self) -> None:
@@ -120,7 +120,7 @@ def parse_size(text: str) -> int:
 
 @lru_cache(maxsize=8)
 def _engine(settings: EngineSettings, folder: str | None, process: int) -> DuckDBPyConnection:
-    """One engine per process and settings: starting one costs more than a small question to it."""
+    """One engine per process and settings, because starting one costs more than a small query."""
     import duckdb
 
     config: dict[str, Any] = {

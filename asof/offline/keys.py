@@ -1,4 +1,4 @@
-"""Keys as dense integers, shared by the rows of a source and the rows that ask."""
+"""Encodes keys as dense integers that the rows of a source and the entity rows share."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _SPARSE = 8
 def codes(
     stored: Sequence[pa.ChunkedArray], asked: Sequence[pa.ChunkedArray], rows: tuple[int, int]
 ) -> tuple[Ints, Ints]:
-    """One code per distinct key.
+    """An integer code for each distinct key.
 
     Args:
         stored: The key columns of the source, in the order of the join keys.
         asked: The key columns of the entity rows, of the same types.
-        rows: How many rows there are of each (for a view without entities there is no column to tell).
+        rows: Number of rows of the source and of the entity rows (a view without entities has no key column to count).
 
     Returns:
         Codes of the source's rows and of the entity rows, int64; -1 where a key is null, and for entity rows where it does not
@@ -44,10 +44,10 @@ def codes(
 
 
 def cast_like(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.ChunkedArray:
-    """A key column in the type that the source has, NaN as null; pandas turns whole numbers with gaps into floats, so they may be that.
+    """A key column cast to the type of the source, with NaN as null. Floats are accepted: pandas makes them of integers with gaps.
 
     Raises:
-        SchemaError: The types do not go together.
+        SchemaError: The types cannot be compared.
     """
     if pa.types.is_dictionary(asked.type):
         asked = asked.cast(plain_type(asked.type))
@@ -74,12 +74,12 @@ def cast_like(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.Chun
 
 
 def _is_whole(kind: pa.DataType) -> bool:
-    """Whether values are whole numbers; SQL has decimals for those that no integer can hold."""
+    """Whether the type holds whole numbers only, decimals of scale 0 included."""
     return bool(pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0))
 
 
 def _out_of_range(asked: pa.ChunkedArray, stored: pa.DataType, name: str) -> pa.ChunkedArray:
-    """Numbers that the source's narrower type cannot hold are keys that the source does not have: null finds nothing, too."""
+    """The column cast to a narrower type. A number that does not fit cannot be a key of the source, so it becomes null."""
     if not (_is_whole(asked.type) and pa.types.is_integer(stored)):
         raise SchemaError(
             f"entity column {name!r} has {asked.type} values that are no {stored}, expected keys as in the source"
@@ -107,7 +107,7 @@ def _column_codes(ours: pa.ChunkedArray, theirs: pa.ChunkedArray) -> tuple[tuple
 
 
 def _offset(column: pa.ChunkedArray, low: int) -> Ints:
-    """Whole numbers counted from ``low``; -1 for null."""
+    """The numbers minus ``low``; -1 for null."""
     filled = pc.fill_null(column, pa.scalar(low, column.type)) if column.null_count else column
     numbers: Ints = joined(filled.cast(pa.int64())).to_numpy(zero_copy_only=False)
     numbers = numbers - low if low else numbers
@@ -115,7 +115,7 @@ def _offset(column: pa.ChunkedArray, low: int) -> Ints:
 
 
 def _within(numbers: Ints, size: int) -> Ints:
-    """Numbers from 0 to ``size``; -1 for others."""
+    """The numbers in [0, size); -1 for all others."""
     outside = (numbers < 0) | (numbers >= size)
     return np.where(outside, -1, numbers) if outside.any() else numbers
 

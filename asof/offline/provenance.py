@@ -1,4 +1,4 @@
-"""What a dataset was made from, carried in its Parquet metadata."""
+"""Provenance of a dataset, stored in its Parquet metadata: contract, table versions, entity rows, code revision."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """Everything that a dataset's values follow from.
+    """Everything that determines a dataset's values.
 
     Attributes:
         service: Feature service.
         fingerprint: Fingerprint of its contract.
         contract: The contract itself, as JSON text.
         tables: Source name -> version, for Delta tables.
-        files: Source name -> digest of names, sizes and footers, for plain Parquet, which has no versions.
+        files: Source name -> digest of file names, sizes and footers, for plain Parquet files, which have no versions.
         at: Column of the rows' moments.
         knowledge: Whether rows were hidden until their knowledge time.
         rows: Number of entity rows.
@@ -71,7 +71,7 @@ class Provenance:
         columns: list[str],
         digest: EntityDigest,
     ) -> Self:
-        """The provenance of a dataset that was just made."""
+        """The provenance of a new dataset."""
         contract = prepared.contract
         return cls(
             service=contract.service,
@@ -89,7 +89,7 @@ class Provenance:
 
     @classmethod
     def read(cls, path: Path) -> Self:
-        """The provenance in a dataset's metadata.
+        """Read the provenance from a dataset's metadata.
 
         Raises:
             SourceError: The file cannot be read, or was not written by asof.
@@ -116,14 +116,14 @@ class Provenance:
 
 
 class EntityDigest:
-    """SHA-256 over entity rows, the same for equal values however they are chunked by the caller of equal-sized pieces."""
+    """SHA-256 over entity rows, given in batches of equal size; how a batch is chunked does not matter."""
 
     def __init__(self) -> None:
         self.rows = 0
         self._hash = hashlib.sha256()
 
     def update(self, rows: pa.Table) -> None:
-        """Take in the next rows."""
+        """Add the next rows."""
         self.rows += rows.num_rows
         for name in rows.column_names:
             self._hash.update(f"{name}:{rows[name].type}:".encode())

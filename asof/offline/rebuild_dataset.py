@@ -1,4 +1,4 @@
-"""Datasets made again from what their metadata says they were made from."""
+"""Rebuilds a dataset from the provenance in its metadata."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ __all__ = ["Provenance", "Rebuilt", "rebuild"]
 
 @dataclass(frozen=True, slots=True)
 class Rebuilt:
-    """A dataset that was made again.
+    """A rebuilt dataset.
 
     Attributes:
         path: The new file.
-        identical: Whether its bytes are those of the old one.
+        identical: Whether its bytes equal those of the old file.
         provenance: What both were made from.
-        code_revision: Revision of the repo now, to compare with that of the provenance where the bytes differ.
+        code_revision: Current revision of the repo; compare it with that of the provenance where the bytes differ.
     """
 
     path: Path
@@ -42,7 +42,7 @@ class Rebuilt:
 
 
 def rebuild(like: Path, path: Path, repo: Path, *, settings: EngineSettings | None = None) -> Rebuilt:
-    """Make the dataset ``like`` again: same rows, same contract, same versions of its tables, whatever has arrived since.
+    """Rebuild the dataset ``like`` from the same entity rows, contract and table versions; rows that arrived since are not used.
 
     Args:
         like: A dataset that asof wrote.
@@ -80,7 +80,7 @@ def _check_files(contract: Contract, digests: Mapping[str, str], repo: Path) -> 
 
 
 def _copy_entities(like: Path, work: Path, made: Provenance) -> None:
-    """The entity rows of a dataset as a file of their own, known to be what they were."""
+    """Write the entity rows of a dataset to a file, after checking their digest."""
     digest = EntityDigest()
     work.parent.mkdir(parents=True, exist_ok=True)
     with pq.ParquetFile(like) as file:

@@ -1,4 +1,4 @@
-"""Declared sources and the files behind them: found, counted and checked before any work starts."""
+"""Finds the files of declared sources, counts their rows and checks their columns, before any work starts."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class SourceFiles:
-    """The Parquet files of one source, as they are now (or were at a version).
+    """The Parquet files of one source, as they are now or at a version.
 
     Attributes:
         source: The source's name.
         paths: Absolute paths, in source order.
         schema: Columns of the files, partition columns included.
         rows: How many rows there are.
-        partitions: Columns told by folder names (``name=value``); they are read as text.
+        partitions: Columns that come from folder names (``name=value``); they are read as text.
         version: Version of the Delta table; None for plain Parquet.
     """
 
@@ -86,7 +86,7 @@ def locate(path: str, repo: Path) -> Path:
 
 
 def check_view(view: View, files: SourceFiles, wanted: Sequence[str]) -> None:
-    """Check that a view's source has the columns, of the types, that a question for ``wanted`` features needs.
+    """Check that a view's source has the columns that the ``wanted`` features need, with fitting types.
 
     Raises:
         SourceError: It is empty, lacks a column, or a column has another type.

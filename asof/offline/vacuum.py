@@ -1,4 +1,4 @@
-"""Removing what no one needs from Delta tables, and nothing that a model was made from."""
+"""Deletes files of Delta tables that neither the newest version nor a model needs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from deltalake import DeltaTable
 
 RETENTION_HOURS = 7 * 24
-"""Files that left the table more recently than this stay, for readers that are at work."""
+"""Files that left the table within this time are kept for running readers."""
 
 
 def versions_in_use(models: Path) -> dict[str, set[int]]:
@@ -41,7 +41,7 @@ def clean(
         path: The table.
         keep: Versions that must stay readable, such as ``versions_in_use(models)[name]``.
         retention_hours: Files that left the table within this time stay.
-        dry_run: Only say what would be deleted.
+        dry_run: Report what would be deleted, and delete nothing.
 
     Returns:
         The deleted files.
@@ -62,7 +62,7 @@ def clean(
                     f"version {version} of {path} has lost {len(missing)} files already; nothing was cleaned"
                 )
         found = _unneeded(table, kept, retention_hours, dry_run=True)
-        # The log of a table goes on naming files that an earlier cleaning deleted.
+        # The log of a table still names files that an earlier vacuum deleted.
         there = [f for f in found if (path / f).exists()]
         if there and not dry_run:
             _unneeded(table, kept, retention_hours, dry_run=False)
@@ -73,7 +73,7 @@ def clean(
 
 
 def _unneeded(table: DeltaTable, kept: list[int], retention_hours: int, *, dry_run: bool) -> list[str]:
-    """Files that no version in ``kept`` names; "full" has those in it that no commit ever named, left by a writer that died."""
+    """Files that no version in ``kept`` names. "full" includes files that no commit names, which a killed writer leaves behind."""
     return table.vacuum(
         retention_hours, dry_run=dry_run, enforce_retention_duration=False, full=True, keep_versions=kept
     )

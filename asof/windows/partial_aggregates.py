@@ -1,8 +1,8 @@
-"""Partial aggregates: what remains of events where only whole buckets of them count, and how such remains are put together.
+"""Partial aggregates: summaries of events that can be merged, for views with a hop, in which only whole buckets enter a window.
 
-A part stands for some events of one key and one bucket: for a single one, or for all that a store has merged. From parts every
-function of :mod:`asof.windows.kernel` has the value that it has from the events themselves. Parts are only ever added, so nothing
-cancels; squared deviations are merged about the common mean (Chan, Golub and LeVeque, 1983).
+A part summarizes one or more events of one key and one bucket. Every function of :mod:`asof.windows.kernel` has the same value
+from parts as from the events. Parts are only added, never subtracted, so no precision is lost by cancellation; squared
+deviations are merged about the common mean (Chan, Golub and LeVeque, 1983).
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ Flags = NDArray[np.bool_]
 
 @dataclass(frozen=True, slots=True)
 class PartialColumn:
-    """What p parts know of one column's values that are not missing.
+    """Summaries of one column's non-missing values, for p parts.
 
     Attributes:
-        count: How many there are, int64[p].
+        count: Number of values, int64[p].
         total: Their sum, float64[p]; 0 for text and bytes.
-        above: Sum of what they are above the least, float64[p]: where the mean lies, to the precision of differences.
+        above: Sum of (value - low), float64[p]; gives the mean without cancellation.
         spread: Sum of their squared deviations from their mean, float64[p].
-        low: The least, float64[p], or objects for text and bytes; anything where ``count`` is 0, as all that follow.
-        high: The greatest.
-        last: The one with the greatest (event time, knowledge time).
+        low: The minimum, float64[p], or objects for text and bytes. This and the following are arbitrary where ``count`` is 0.
+        high: The maximum.
+        last: The value with the greatest (event time, knowledge time).
         ts: Event time of ``last``, int64[p].
         kt: Knowledge time of ``last``, int64[p].
-        owner: Part of each distinct value, int64[d], ascending.
+        owner: The part that each distinct value belongs to, int64[d], ascending.
         distinct: The distinct values of each part, [d].
-        whole: Whether a part has kept its distinct values, bool[p].
+        whole: Whether the distinct values of a part were kept, bool[p].
     """
 
     count: Ints
@@ -75,19 +75,19 @@ class PartialColumn:
 
     @classmethod
     def counting(cls, count: Ints) -> Self:
-        """Parts of which only the number of events is known, or asked for."""
+        """Parts with only a number of events."""
         made = cls.absent(len(count), np.dtype(np.float64))
         return replace(made, count=count)
 
     @classmethod
     def absent(cls, parts: int, kind: np.dtype[Any]) -> Self:
-        """Parts without any value of a kind."""
+        """Parts without values."""
         values = np.full(parts, None if kind.hasobject else np.nan, kind)
         return cls.of_events(values, np.zeros(parts, np.int64), np.zeros(parts, np.int64))
 
     @classmethod
     def joined(cls, columns: Sequence[PartialColumn], kind: np.dtype[Any] | None = None) -> Self:
-        """All parts one after another; those of another kind of value than ``kind`` (the first's) have none."""
+        """The parts of all columns in sequence. Parts with another kind of value than ``kind`` (by default the first column's) become empty."""
         kind = kind or columns[0].low.dtype
         columns = [c if c.low.dtype == kind else cls.absent(len(c.count), kind) for c in columns]
         offsets = np.cumsum([0, *(len(c.count) for c in columns[:-1])])
@@ -98,11 +98,11 @@ class PartialColumn:
         return cls(**joined, owner=owner, distinct=distinct, whole=whole)
 
     def taken(self, parts: Ints) -> PartialColumn:
-        """Some of the parts, in another order."""
+        """The chosen parts, in the given order."""
         return self.merged(Groups(parts, np.arange(len(parts))))
 
     def merged(self, groups: Groups) -> PartialColumn:
-        """A part for each group of parts."""
+        """One merged part for each group."""
         there = groups.sums(self.count) > 0
         winner = _winner(self, groups)
         above, spread = _moments(self, groups)

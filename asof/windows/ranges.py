@@ -1,4 +1,4 @@
-"""Folds over many contiguous ranges ``values[first:end]`` at once, without subtraction, so that nothing cancels.
+"""Folds many contiguous ranges ``values[first:end]`` at once, without subtraction, so that no precision is lost by cancellation.
 
 Short ranges are folded one by one. For long ones, each range straddles exactly one boundary between two neighbouring
 blocks of some power-of-two width; it is the end of the left block and the start of the right one. Running folds inside
