@@ -13,11 +13,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import hiredis
 import pytest
 import redis
 
 from asof.errors import OnlineStoreError, RequestError
 from asof.online import AsyncReader, Reader, Vectors, Writer
+from asof.online.redis import transport
 from asof.online.redis.resp_decoding import HashReplies, Replies
 from asof.online.redis.server import EmbeddedRedis
 from asof.online.redis.store import RedisStore
@@ -183,6 +185,29 @@ def test_a_silent_server_behind_tls_times_out(tmp_path: Path, port: int) -> None
         address = f"127.0.0.1:{guarded},ssl=true,ssl_ca_certs={trusted}"
         with pytest.raises(OnlineStoreError, match="does not answer in time"):
             read_sync(OnlineSettings(address, Path("unused"), retries=0, read_timeout=0.2))
+
+
+def test_a_slow_server_is_not_polled_for_ever(port: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that is always later than polling lasts is soon waited for asleep, and still answers."""
+    looked: list[int] = []
+
+    def clock() -> int:
+        looked.append(1)
+        return time.perf_counter_ns()
+
+    monkeypatch.setattr(transport, "_now", clock)
+
+    def meddle(_: int, answer: bytes) -> Iterator[bytes | float | None]:
+        yield 0.002
+        yield answer
+
+    with between(port, meddle) as proxy, redis.Redis(port=proxy, protocol=2) as client:
+        mine, command = transport.Transport(client.connection_pool, 0), hiredis.pack_command(("PING",))
+        for number in range(3 * transport.PATIENCE):
+            looked.clear()
+            assert mine.exchange(command, lambda: Replies(1)).found == [b"PONG"]
+            assert bool(looked) == (number < transport.PATIENCE)
+        mine.close()
 
 
 def test_threads_share_a_reader(port: int) -> None:

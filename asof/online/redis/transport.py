@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import select
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -20,6 +21,15 @@ from asof.online.redis.connections import BACKOFF_BASE, BACKOFF_CAP
 
 RECEIVE = 1 << 17
 """Bytes that a connection receives at a time, into a buffer of its own; allocating a buffer for each reply is slower."""
+
+
+POLL = 100_000 if (os.cpu_count() or 1) > 1 else 0
+"""Nanoseconds that a thread polls for a reply before it blocks. A Redis on the same machine answers faster than a blocked thread
+wakes up. With a single core, polling would keep Redis from running."""
+PATIENCE = 16
+"""Replies in a row slower than :data:`POLL`, after which a connection polls in one of :data:`RARELY` exchanges only."""
+RARELY = 64
+_now = time.perf_counter_ns
 
 
 class ReplyParser(Protocol):
@@ -107,22 +117,35 @@ class Transport:
 class _Connection:
     """One of redis-py's connections and its socket."""
 
-    __slots__ = ("_buffer", "_socket", "connection", "reused")
+    __slots__ = ("_buffer", "_poller", "_slow", "_socket", "connection", "reused")
 
     def __init__(self, connection: Any) -> None:
         self.connection, self.reused = connection, False
         self._buffer = memoryview(bytearray(RECEIVE))
         self._socket: Any = connection._sock  # noqa: SLF001 - redis-py parses ten times slower
+        self._slow, self._poller = 0, select.poll()
+        self._poller.register(self._socket, select.POLLIN)
 
     def exchange(self, command: bytes, parser: ReplyParser) -> None:
         try:
             self._socket.sendall(command)
+            self._poll()
             while size := self._socket.recv_into(self._buffer):
                 if parser.feed(self._buffer[:size]):
                     return
         except TimeoutError as error:
             raise redis.TimeoutError("timed out") from error
         raise redis.ConnectionError("connection closed")
+
+    def _poll(self) -> None:
+        """Poll for the reply, unless the last replies were all too slow for that."""
+        if self._slow < PATIENCE or self._slow % RARELY == 0:
+            until, poll = _now() + POLL, self._poller.poll
+            while _now() < until:
+                if poll(0):
+                    self._slow = 0
+                    return
+        self._slow += 1
 
 
 class AsyncTransport:
