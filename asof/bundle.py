@@ -18,9 +18,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-import shutil
-import uuid
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -28,6 +25,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Self
 
+from asof.atomic_file import replacing
 from asof.contract import Contract
 from asof.errors import BundleError, NotFoundError
 
@@ -133,18 +131,13 @@ def writing(models: Path, model: str, version: str) -> Iterator[Path]:
         BundleError: The version exists already.
     """
     target = models / model / version
-    target.parent.mkdir(parents=True, exist_ok=True)
     if target.exists():
         raise BundleError(f"model {model!r} has a version {version} already; versions never change")
-    work = target.parent / f".writing-{uuid.uuid4().hex}"
-    work.mkdir()
-    try:
+    with replacing(target) as work:
+        work.mkdir()
         yield work
         files = {str(p.relative_to(work)): _digest(p) for p in sorted(work.rglob("*")) if p.is_file()}
         write_json(work / MANIFEST, {"files": files})
-        os.replace(work, target)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)
 
 
 def write_json(path: Path, payload: Mapping[str, Any]) -> None:

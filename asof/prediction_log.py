@@ -26,6 +26,7 @@ import os
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain
@@ -38,6 +39,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from asof.atomic_file import replacing
 from asof.contract import Contract
 from asof.contract.arrow_types import COLUMN_TYPES
 from asof.instants import SECOND, from_micros, to_micros
@@ -148,20 +150,14 @@ def write(predictions: Path, model: str, table: pa.Table) -> list[Path]:
         OSError: The disk is full or not writable.
     """
     hours = _integers(table["at"]) // HOUR
-    work: dict[Path, Path] = {}
-    try:
+    written: list[Path] = []
+    with ExitStack() as files:  # each file gets its name when the stack is closed
         for hour in np.unique(hours).tolist():
-            folder = predictions / model / hour_name(hour * HOUR)
-            folder.mkdir(parents=True, exist_ok=True)
-            name = f"part-{time.time_ns() // 1_000}-{os.getpid()}-{secrets.token_hex(4)}"
-            work[folder / f".{name}.tmp"] = folder / f"{name}.parquet"
-            pq.write_table(table.filter(_plain(hours == hour, pa.bool_())), folder / f".{name}.tmp", compression="zstd")
-        for temporary, target in work.items():
-            os.replace(temporary, target)
-    finally:
-        for temporary in work:
-            temporary.unlink(missing_ok=True)
-    return list(work.values())
+            name = f"part-{time.time_ns() // 1_000}-{os.getpid()}-{secrets.token_hex(4)}.parquet"
+            written.append(predictions / model / hour_name(hour * HOUR) / name)
+            work = files.enter_context(replacing(written[-1]))
+            pq.write_table(table.filter(_plain(hours == hour, pa.bool_())), work, compression="zstd")
+    return written
 
 
 def scan(
@@ -206,7 +202,7 @@ def files(predictions: Path, model: str, start: int, end: int) -> list[Path]:
 def remove_leftovers(predictions: Path, model: str, older_than: timedelta = timedelta(hours=1)) -> int:
     """Delete unfinished files of killed writers; files younger than ``older_than`` may still be in use. Returns their number."""
     limit, removed = time.time() - older_than.total_seconds(), 0
-    for path in (predictions / model).glob("hour=*/.part-*.tmp"):
+    for path in (predictions / model).glob("hour=*/.writing-*"):
         try:
             if path.stat().st_mtime < limit:
                 path.unlink()

@@ -10,6 +10,7 @@ from html import escape
 from importlib import resources
 from pathlib import Path
 
+from asof.atomic_file import replacing
 from asof.instants import SECOND, format_moment
 from asof.statistics import histograms
 from monitoring.charts import chart
@@ -40,7 +41,8 @@ def to_html(report: DriftReport) -> str:
 def write_html(report: DriftReport, path: Path) -> None:
     """Write the document to ``path``; its folder is made."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(to_html(report), encoding="utf-8")
+    with replacing(path) as work:
+        work.write_text(to_html(report), encoding="utf-8")
 
 
 _LEGEND = (

@@ -16,6 +16,7 @@ import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
+from asof.atomic_file import replacing
 from asof.cli import repo_option
 from asof.console import emit, progress, table
 from asof.errors import AsofError, SettingsError, UsageError
@@ -113,15 +114,11 @@ def simulate(ctx: click.Context, /, output: Path, **options: Any) -> None:
         rows = function(**{name: value.date() if hasattr(value, "date") else value for name, value in options.items()})
     except (ValueError, OverflowError, MemoryError) as error:
         raise UsageError(f"these options cannot be simulated: {' '.join(str(error).split())}") from error
-    output.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = output.with_name(f".{output.name}.unfinished")
     try:
-        write(rows, unfinished)
-        unfinished.replace(output)
+        with replacing(output) as unfinished:
+            write(rows, unfinished)
     except OSError as error:
         raise AsofError(f"cannot write {output}: {error.strerror or error}") from error
-    finally:
-        unfinished.unlink(missing_ok=True)
     emit({"rows": rows.num_rows, "file": str(output)}, f"{rows.num_rows:,} rows -> {output}")
 
 

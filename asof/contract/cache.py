@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 import yaml
 
 from asof import __version__
+from asof.atomic_file import replacing
 from asof.contract import Contract
 from asof.errors import BundleError
 from asof.settings import RepoSettings
@@ -62,10 +62,8 @@ def digest(settings: RepoSettings, registry: Path) -> str:
 def write_whole(path: Path, payload: Any) -> None:
     """Write ``payload`` as JSON, atomically; a folder that cannot be written to is no error."""
     try:
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-        with os.fdopen(handle, "w") as file:
-            json.dump(payload, file)
-        Path(name).replace(path)
+        with replacing(path) as work:
+            work.write_text(json.dumps(payload))
     except OSError:
         return  # a read-only repo works too, it only starts more slowly
 

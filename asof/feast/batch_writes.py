@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.dataset as ds
 import pyarrow.parquet as pq
 
+from asof.atomic_file import replacing
 from asof.contract import EVENT_ID_TAG
 from asof.errors import SchemaError, TableError
 from asof.offline.sources import locate
@@ -101,15 +102,11 @@ def write_file(table: pa.Table, path: Path) -> None:
     Raises:
         TableError: The file cannot be written.
     """
-    work = path.with_name(f".writing-{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, work)
-        os.replace(work, path)
+        with replacing(path) as work:
+            pq.write_table(table, work)
     except OSError as error:
         raise TableError(f"{path} cannot be written ({error.strerror or error})") from None
-    finally:
-        work.unlink(missing_ok=True)
 
 
 def _is_delta(source: Any) -> bool:

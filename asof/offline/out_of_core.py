@@ -8,7 +8,6 @@ file is written. If everything fits, there is one set. The bytes of the file do 
 from __future__ import annotations
 
 import io
-import os
 import shutil
 import tempfile
 import uuid
@@ -22,6 +21,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from asof.atomic_file import replacing
 from asof.errors import SchemaError, SourceError, TableError
 from asof.offline.engine import Engine, EngineSettings, literal, quoted
 from asof.offline.provenance import KEY, EntityDigest, Provenance
@@ -265,10 +265,8 @@ def _write(
     answers: Sequence[Iterator[Mapping[str, pa.Array]]],
 ) -> Provenance:
     digest = EntityDigest()
-    work = path.with_name(f".{path.name}.{uuid.uuid4().hex}")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with ExitStack() as stack:
+        with replacing(path) as work, ExitStack() as stack:
             writer: pq.ParquetWriter | None = None
             for group in groups:
                 table = assemble(
@@ -280,11 +278,8 @@ def _write(
             made = provenance(digest)
             if writer is not None:
                 writer.add_key_value_metadata({KEY: made.to_json()})
-        os.replace(work, path)
     except OSError as error:
         raise TableError(f"{path} cannot be written ({error.strerror or error}); choose another place") from None
-    finally:
-        work.unlink(missing_ok=True)
     return made
 
 

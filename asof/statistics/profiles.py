@@ -16,7 +16,6 @@ whylogs' own protobuf format, so any whylogs reads it; nothing is pickled. whylo
 from __future__ import annotations
 
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from functools import lru_cache, reduce
 from pathlib import Path
@@ -25,6 +24,7 @@ from typing import TYPE_CHECKING, Any, TypeAlias
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from asof.atomic_file import replacing
 from asof.contract import Contract
 from asof.errors import SchemaError, SourceError
 from asof.instants import from_micros
@@ -75,15 +75,8 @@ def profile(
 
 def write(path: Path, view: bytes) -> None:
     """``view`` as the file ``path``, whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, name = tempfile.mkstemp(prefix=".writing-", dir=path.parent)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(view)
-        os.replace(name, path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
+    with replacing(path) as work:
+        work.write_bytes(view)
 
 
 def read(source: Path | bytes) -> DatasetProfileView:

@@ -136,7 +136,7 @@ def test_leftovers_of_killed_writers_go_once_they_are_old(tmp_path: Path) -> Non
     folder = tmp_path / "m" / "hour=2018-08-08T00"
     folder.mkdir(parents=True)
     for name, age in (("old", 7_200), ("young", 0)):
-        (folder / f".part-{name}.tmp").touch()
-        os.utime(folder / f".part-{name}.tmp", (time.time() - age,) * 2)
+        (folder / f".writing-{name}").touch()
+        os.utime(folder / f".writing-{name}", (time.time() - age,) * 2)
     assert prediction_log.remove_leftovers(tmp_path, "m") == 1
-    assert [p.name for p in folder.iterdir()] == [".part-young.tmp"]
+    assert [p.name for p in folder.iterdir()] == [".writing-young"]
