@@ -27,7 +27,7 @@ from asof import prediction_log
 from asof.bundle import Bundle
 from asof.errors import ServiceError, UsageError
 from asof.repo import Repo
-from asof.streams import Sender
+from asof.streams import Producer
 from asof.tables import Pusher
 from serving.replay_source import Recording
 
@@ -136,12 +136,12 @@ class Replay:
             await self._await_log(client, report)
         return report
 
-    def _feed(self) -> Pusher | Sender:
-        feed = Sender if self.stream else Pusher
+    def _feed(self) -> Pusher | Producer:
+        feed = Producer if self.stream else Pusher
         return feed(self.repo, self.recording.tables)
 
     async def _play(
-        self, client: aiohttp.ClientSession, pusher: Pusher | Sender, known: set[str], report: ReplayReport
+        self, client: aiohttp.ClientSession, pusher: Pusher | Producer, known: set[str], report: ReplayReport
     ) -> None:
         scored, moments = self.recording.scored, self.recording.scored.moments
         requests = self.recording.requests()
@@ -158,7 +158,7 @@ class Replay:
             self.advance(last - first)
         self._push_labels(pusher, before, 2**62, report)
 
-    def _push_labels(self, pusher: Pusher | Sender, start: int, end: int, report: ReplayReport) -> None:
+    def _push_labels(self, pusher: Pusher | Producer, start: int, end: int, report: ReplayReport) -> None:
         if self.recording.labels is not None:
             rows = self.recording.labels.between(start, end)
             if rows.num_rows:

@@ -36,7 +36,7 @@ THIN_MODULES: dict[str, str] = {
 }
 """Module under 60 lines with a single importer -> why it is a module of its own."""
 
-SHARED_NAMES = {"Source": "to be renamed"}
+SHARED_NAMES: dict[str, str] = {}
 """Public class name that several modules define -> why."""
 
 

@@ -19,11 +19,11 @@ from asof.instants import parse_moment
 from asof.online.redis.connections import connect
 from asof.repo import Repo
 from asof.streams.consumer import Progress
-from asof.streams.kafka_source import KafkaOutlet
+from asof.streams.consumer_group import ConsumerGroup, ConsumerOptions
+from asof.streams.kafka_source import KafkaPublisher
 from asof.streams.metrics import StreamMetrics, serve
+from asof.streams.producer import Producer, RedisPublisher
 from asof.streams.redis_source import CLAIM_AFTER, GROUP
-from asof.streams.running import Crew, Plan
-from asof.streams.sending import RedisOutlet, Sender
 from asof.streams.status import StreamStatus, statuses
 from asof.tables import declarations, reading
 
@@ -96,14 +96,14 @@ def run(
     if start is not None and options["clock"] != "events":
         raise UsageError("--start belongs to --clock events, where the events' own time counts")
     first = None if start is None else parse_moment(start)
-    plan = Plan(start=first, names=_pairs(names), kafka_options=_pairs(kafka_options), **options)
+    plan = ConsumerOptions(start=first, names=_pairs(names), kafka_options=_pairs(kafka_options), **options)
     with _stopping() as stop, progress("events") as line:
-        crew = Crew(Repo.open(repo_option(ctx)), tables, plan, _drawing(line))
+        group = ConsumerGroup(Repo.open(repo_option(ctx)), tables, plan, _drawing(line))
         try:
-            with _metrics(crew, metrics_port, metrics_address):
-                done = crew.run(stop, until_drained=once)
+            with _metrics(group, metrics_port, metrics_address):
+                done = group.run(stop, until_drained=once)
         finally:
-            crew.close()
+            group.close()
     emit({name: found.to_dict() for name, found in done.items()}, "\n".join(_told(n, p) for n, p in done.items()))
 
 
@@ -127,19 +127,21 @@ def send(
     Example: asof stream send transactions payments.parquet --rate 100
     """
     repo = Repo.open(repo_option(ctx))
-    plan = Plan(names=_pairs(names), redis=redis, kafka=kafka)
+    plan = ConsumerOptions(names=_pairs(names), redis=redis, kafka=kafka)
     declaration = declarations(repo).table(name)
     wanted = [c.name for c in declaration.columns]
-    outlet = KafkaOutlet(kafka, _pairs(kafka_options)) if kafka else RedisOutlet(plan.carrier(repo.settings.online))
+    publisher = (
+        KafkaPublisher(kafka, _pairs(kafka_options)) if kafka else RedisPublisher(plan.carrier(repo.settings.online))
+    )
     target = plan.stream(repo.settings.project, declaration.name)
     sent = 0
-    with Sender(repo, [name], outlet, {name: target}) as sender, progress("sent") as line:
+    with Producer(repo, [name], publisher, {name: target}) as producer, progress("sent") as line:
         began = time.monotonic()
         for file in reading.files(files):
             rows = reading.read(file, wanted).table
             for at in range(0, rows.num_rows, CHUNK if rate is None else max(1, min(CHUNK, int(rate / 10)))):
                 size = CHUNK if rate is None else max(1, min(CHUNK, int(rate / 10)))
-                sent += sender.push(name, rows.slice(at, size))
+                sent += producer.push(name, rows.slice(at, size))
                 line.advance(size)
                 if rate is not None:
                     time.sleep(max(0.0, began + sent / rate - time.monotonic()))
@@ -158,7 +160,7 @@ def status(ctx: click.Context, tables: tuple[str, ...], group: str, names: tuple
     Example: asof stream status
     """
     repo = Repo.open(repo_option(ctx))
-    declared, plan = declarations(repo), Plan(names=_pairs(names), redis=redis)
+    declared, plan = declarations(repo), ConsumerOptions(names=_pairs(names), redis=redis)
     wanted = [declared.table(name).name for name in tables] or [t.name for t in declared.tables.values() if t.id]
     online, project = repo.settings.online, repo.settings.project
     streams = {name: plan.stream(project, name) for name in wanted}
@@ -180,12 +182,12 @@ def _stopping() -> Iterator[threading.Event]:
 
 
 @contextlib.contextmanager
-def _metrics(crew: Crew, port: int | None, address: str) -> Iterator[None]:
+def _metrics(group: ConsumerGroup, port: int | None, address: str) -> Iterator[None]:
     if port is None:
         yield
         return
-    found = {name: consumer.progress for name, consumer in crew.consumers.items()}
-    end = serve(StreamMetrics(found, crew.lags), port, address)
+    found = {name: consumer.progress for name, consumer in group.consumers.items()}
+    end = serve(StreamMetrics(found, group.lags), port, address)
     try:
         yield
     finally:
@@ -215,7 +217,7 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
 
 def _told(name: str, done: Progress) -> str:
     line = (
-        f"{name}: {done.received:,} events, {done.added:,} added, {done.duplicates:,} were there already, "
+        f"{name}: {done.received:,} events, {done.added:,} added, {done.duplicates:,} duplicates, "
         f"{done.dead:,} to the dead-letter stream"
     )
     return "\n".join([line, *(f"  {count:,}: {reason}" for reason, count in done.reasons.most_common())])

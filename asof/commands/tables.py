@@ -198,7 +198,7 @@ def _writer_of(output: Path) -> Callable[[pa.Table, Path], None]:
 def _told(report: IngestReport) -> str:
     lines = [
         f"{report.table}: read {report.rows_read:,} rows, added {report.rows_added:,}, "
-        f"{report.duplicates:,} were there already, {report.quarantined:,} in quarantine; "
+        f"{report.duplicates:,} duplicates, {report.quarantined:,} in quarantine; "
         + (f"version {report.version}" if report.version is not None else "no version yet")
     ]
     lines += [f"  quarantined {count:,}: {reason}" for reason, count in report.reasons.items()]
@@ -230,7 +230,7 @@ def _table_of_states(found: list[TableState]) -> str:
 def _table_of_versions(name: str, commits: list[TableVersion]) -> str:
     if not commits:
         return f"{name} has no rows yet; add some with `asof ingest {name} FILE`"
-    header = ("version", "when", "what", "read", "added", "there already", "quarantined")
+    header = ("version", "when", "what", "read", "added", "duplicates", "quarantined")
     rows = [
         (c.version, format_moment(c.moment), c.operation, c.rows_read, c.rows_added, c.duplicates, c.quarantined)
         for c in commits

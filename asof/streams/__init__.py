@@ -1,20 +1,20 @@
-"""Events as they happen: from Redis Streams or Kafka into the offline tables and the online store, each event once on both sides."""
+"""Consumes events from Redis Streams or Kafka into the offline tables and the online store, each event once on both sides."""
 
 from asof.streams.consumer import Consumer, Progress
-from asof.streams.intake import Intake, Outcome
-from asof.streams.messages import Letter, Message, Source
-from asof.streams.sending import Sender
+from asof.streams.messages import DeadLetter, EventSource, Message
+from asof.streams.producer import Producer
 from asof.streams.status import StreamStatus, statuses
+from asof.streams.table_sink import BatchResult, TableSink
 
 __all__ = [
+    "BatchResult",
     "Consumer",
-    "Intake",
-    "Letter",
+    "DeadLetter",
+    "EventSource",
     "Message",
-    "Outcome",
+    "Producer",
     "Progress",
-    "Sender",
-    "Source",
     "StreamStatus",
+    "TableSink",
     "statuses",
 ]

@@ -1,4 +1,4 @@
-"""The loop around an intake: batches by count and linger time, trying again while something is down, stopping between batches."""
+"""Moves batches from a stream to a table until it is stopped; retries while Redis or the table is out of reach."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from typing import Any
 import redis
 
 from asof.errors import OnlineStoreError, SourceError, TableError
-from asof.streams.intake import Intake, Outcome
-from asof.streams.messages import Message, Source
+from asof.streams.messages import EventSource, Message
+from asof.streams.table_sink import BatchResult, TableSink
 
 TRY_AGAIN, AT_MOST = 0.2, 5.0
-"""Seconds before a batch that failed is tried again the first time, and at most."""
+"""Seconds before the first retry of a failed batch, and between retries at most."""
 
 RATE_OVER = 10.0
-"""Seconds over which the rate is measured."""
+"""Seconds over which the rate is averaged."""
 
 REPORT_EVERY = 1.0
 
@@ -33,11 +33,11 @@ class Progress:
         added: Events that were new.
         duplicates: Events that the table had.
         dead: Events that went to the dead-letter stream.
-        late: Events of an ordered stream that came after the watermark had passed them.
-        batches: Batches.
-        retries: Times that a batch was tried again.
-        freshness: Seconds from the moment that the stream took the oldest event of the last batch to when reads saw it.
-        problem: Why the last try failed; empty while all is well.
+        late: Events of an ordered stream with a knowledge time before the watermark.
+        batches: Batches written.
+        retries: Retries of batches.
+        freshness: Seconds between the arrival of the last batch's oldest event in the stream and its visibility to reads.
+        problem: Why the last attempt failed; empty if it did not.
     """
 
     received: int = 0
@@ -60,17 +60,17 @@ class Progress:
             self._recent.popleft()
         return sum(n for _, n in self._recent) / RATE_OVER
 
-    def add(self, messages: list[Message], outcome: Outcome) -> None:
+    def add(self, messages: list[Message], outcome: BatchResult) -> None:
         """Count a batch that was settled."""
         self.received += len(messages)
         self.added += outcome.added
         self.duplicates += outcome.duplicates
-        self.dead += len(outcome.letters)
+        self.dead += len(outcome.dead_letters)
         self.late += outcome.late
         self.batches += 1
         self.problem = ""
         self.freshness = time.time() - min(m.sent for m in messages) / 1e6
-        self.reasons.update(letter.reason for letter in outcome.letters)
+        self.reasons.update(dead_letter.reason for dead_letter in outcome.dead_letters)
         self._recent.append((time.monotonic(), len(messages)))
 
     def to_dict(self) -> dict[str, Any]:
@@ -83,19 +83,19 @@ class Progress:
 
 @dataclass
 class Consumer:
-    """Moves events from a source into a table until it is told to stop.
+    """Moves events from a source into a table.
 
     Args:
-        source: Where events come from.
-        intake: Where they go.
+        source: The stream.
+        sink: Where they go.
         batch: Most events of a batch.
         linger: Seconds to wait for a batch to fill.
-        revive: Called before a batch is tried again, to start what may have ended.
+        revive: Called before a retry, to restart an embedded Redis that has ended.
         report: Called about once a second with the progress, and at the end.
     """
 
-    source: Source
-    intake: Intake
+    source: EventSource
+    sink: TableSink
     batch: int = 5_000
     linger: float = 1.0
     revive: Callable[[], object] = lambda: None
@@ -104,16 +104,16 @@ class Consumer:
     _reported: float = 0.0
 
     def run(self, stop: threading.Event, *, until_drained: bool = False) -> Progress:
-        """Consume until ``stop`` is set: the batch under way is finished first.
+        """Consume until ``stop`` is set; the current batch is finished first.
 
         Args:
-            stop: Set by whoever wants it to end.
-            until_drained: End when nothing waits any more.
+            stop: Ends the loop when it is set.
+            until_drained: End when no message is waiting.
 
         Raises:
-            AsofError: Something is wrong that trying again does not cure.
+            AsofError: An error that a retry does not cure.
         """
-        self._persist(lambda: self.intake.open(self.source), stop)
+        self._persist(lambda: self.sink.open(self.source), stop)
         while not stop.is_set():
             messages = self._persist(lambda: self.source.poll(self.batch, self.linger), stop) or []
             if messages:
@@ -121,17 +121,17 @@ class Consumer:
             elif until_drained and self._persist(self.source.drained, stop):
                 break
             self._tell()
-        self._persist(lambda: self.intake.close(self.source), stop)
+        self._persist(lambda: self.sink.close(self.source), stop)
         self._tell(always=True)
         return self.progress
 
     def _take(self, messages: list[Message]) -> None:
-        outcome = self.intake.take(messages, self.source.name)
-        self.source.settle(messages, outcome.letters)
+        outcome = self.sink.write(messages, self.source.name)
+        self.source.settle(messages, outcome.dead_letters)
         self.progress.add(messages, outcome)
 
     def _persist(self, work: Callable[[], Any], stop: threading.Event) -> Any:
-        """The result of ``work``, tried again while a table or a server is out of reach; None when stopped meanwhile."""
+        """The result of ``work``, retried while a table or server is out of reach; None if ``stop`` is set before it succeeds."""
         pause = TRY_AGAIN
         while True:
             try:

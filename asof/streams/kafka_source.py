@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from asof.errors import OnlineStoreError, SettingsError
-from asof.streams.messages import Letter, Message
+from asof.streams.messages import DeadLetter, Message
 from asof.streams.redis_source import GROUP, WAIT
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ class KafkaSource:
         return self.topic
 
     def poll(self, count: int, linger: float) -> list[Message]:
-        """As :meth:`asof.streams.messages.Source.poll`.
+        """As :meth:`asof.streams.messages.EventSource.poll`.
 
         Raises:
             OnlineStoreError: The brokers report an error.
@@ -79,21 +79,21 @@ class KafkaSource:
             found += self._consume(count - len(found), left)
         return found
 
-    def settle(self, messages: Sequence[Message], letters: Sequence[Letter]) -> None:
-        """Send the letters to the dead-letter topic, wait until they are there, and commit the offsets.
+    def settle(self, messages: Sequence[Message], dead_letters: Sequence[DeadLetter]) -> None:
+        """Send the dead letters to the dead-letter topic, wait until they are there, and commit the offsets.
 
         Raises:
-            OnlineStoreError: The brokers do not take the letters or the offsets.
+            OnlineStoreError: The brokers do not take the dead_letters or the offsets.
         """
-        for letter in letters:
+        for dead_letter in dead_letters:
             said: list[tuple[str, str | bytes | None]] = [
-                ("reason", letter.reason.encode()),
-                ("position", letter.message.position.encode()),
+                ("reason", dead_letter.reason.encode()),
+                ("position", dead_letter.message.position.encode()),
             ]
-            self._producer.produce(dead_letter_name(self.topic), letter.message.payload or b"", headers=said)
+            self._producer.produce(dead_letter_name(self.topic), dead_letter.message.payload or b"", headers=said)
         if self._producer.flush(PATIENCE):
             raise OnlineStoreError(
-                f"Kafka did not take the dead letters of topic {self.topic!r} within {PATIENCE:.0f} s"
+                f"Kafka did not take the dead dead_letters of topic {self.topic!r} within {PATIENCE:.0f} s"
             )
         try:
             self._consumer.commit(offsets=_offsets(messages), asynchronous=False)
@@ -141,7 +141,7 @@ class KafkaSource:
         return found
 
 
-class KafkaOutlet:
+class KafkaPublisher:
     """Appends to topics.
 
     Args:

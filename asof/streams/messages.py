@@ -1,4 +1,4 @@
-"""What a stream hands over and takes back, whatever carries it.
+"""Messages of a stream, the interface of a stream, and the encoding of events as JSON.
 
 A message is one event as a JSON object whose fields are the table's columns: numbers, text, true and false; moments as ISO 8601
 text (without an offset: UTC). :func:`encode` makes such texts from rows, :func:`decode` makes rows from them; both work on whole
@@ -26,12 +26,12 @@ GONE = "the stream dropped the event before it was read"
 
 
 class Message(NamedTuple):
-    """One event on its way.
+    """One event in a stream.
 
     Attributes:
-        position: Where it stands in its stream; the same at every delivery.
-        payload: The event as JSON; None where the stream has only its position left.
-        sent: When the stream took it, microseconds by the stream's clock.
+        position: Its position in the stream; the same at every delivery.
+        payload: The event as JSON; None if the stream has deleted it.
+        sent: Arrival in the stream, microseconds by the stream's clock.
     """
 
     position: str
@@ -40,15 +40,15 @@ class Message(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True)
-class Letter:
-    """An event that the table cannot hold, and why."""
+class DeadLetter:
+    """An event that does not fit the table, and the reason."""
 
     message: Message
     reason: str
 
 
-class Source(Protocol):
-    """A stream as one consumer of a group sees it: every message is delivered until it was settled, to one consumer at a time."""
+class EventSource(Protocol):
+    """A stream, read by one consumer of a group. A message is delivered again until it is settled, to one consumer at a time."""
 
     @property
     def name(self) -> str:
@@ -56,23 +56,23 @@ class Source(Protocol):
         ...
 
     def poll(self, count: int, linger: float) -> list[Message]:
-        """Up to ``count`` messages: those there are after ``linger`` seconds from the first; none after a short wait."""
+        """Up to ``count`` messages: those that arrive within ``linger`` seconds of the first; none if none arrives in a short time."""
         ...
 
-    def settle(self, messages: Sequence[Message], letters: Sequence[Letter]) -> None:
-        """Put the letters on the dead-letter stream and acknowledge all messages."""
+    def settle(self, messages: Sequence[Message], dead_letters: Sequence[DeadLetter]) -> None:
+        """Move dead letters to the dead-letter stream and acknowledge all messages."""
         ...
 
     def drained(self) -> bool:
-        """Whether nothing waits to be delivered to anyone."""
+        """Whether every message was delivered and settled."""
         ...
 
     def pending(self) -> list[str] | None:
-        """Positions that were delivered to any consumer and not settled; None where the stream cannot tell."""
+        """Positions that were delivered to any consumer and not settled; None if the stream cannot tell."""
         ...
 
     def close(self) -> None:
-        """Give back the connection; what was not settled will be delivered again."""
+        """Close the connection; messages that were not settled will be delivered again."""
         ...
 
 
@@ -82,11 +82,11 @@ class Decoded:
 
     Attributes:
         rows: The events that are JSON objects, numbered by their position in the batch; columns as in the table.
-        letters: The others.
+        dead_letters: The other events.
     """
 
     rows: Rows
-    letters: list[Letter] = field(default_factory=list)
+    dead_letters: list[DeadLetter] = field(default_factory=list)
 
 
 def encode(rows: pa.Table) -> list[bytes]:
@@ -105,14 +105,14 @@ def decode(messages: Sequence[Message], columns: Sequence[Column], optional: fro
 
     Args:
         messages: The batch.
-        columns: The table's columns; fields that are no column are left out.
-        optional: Columns that can be derived; left out where no event has them.
-        source: What to call the batch in messages.
+        columns: The table's columns; other fields are ignored.
+        optional: Columns that can be derived; absent from the result if no event has them.
+        source: Name of the batch in error messages.
     """
     given = [_object(m.payload) for m in messages]
     good = [i for i, event in enumerate(given) if isinstance(event, dict)]
-    letters = [
-        Letter(m, GONE if m.payload is None else NOT_JSON)
+    dead_letters = [
+        DeadLetter(m, GONE if m.payload is None else NOT_JSON)
         for m, e in zip(messages, given, strict=True)
         if not isinstance(e, dict)
     ]
@@ -121,7 +121,7 @@ def decode(messages: Sequence[Message], columns: Sequence[Column], optional: fro
         values = [given[i].get(column.name) for i in good]
         if column.name not in optional or any(v is not None for v in values):
             arrays[column.name] = _array(values, column)
-    return Decoded(Rows(source, pa.table(arrays), np.array(good, np.int64), typed=False), letters)
+    return Decoded(Rows(source, pa.table(arrays), np.array(good, np.int64), typed=False), dead_letters)
 
 
 def _object(payload: bytes | None) -> Any:
@@ -129,7 +129,7 @@ def _object(payload: bytes | None) -> Any:
         return None
     try:
         text = payload.decode()
-        if text[0] == "{":  # without blanks around it, which the decoder would look for in a slower way
+        if text[0] == "{":  # raw_decode skips the decoder's slow search for surrounding blanks
             value, end = _DECODER.raw_decode(text)
             if end == len(text):
                 return value
@@ -139,7 +139,7 @@ def _object(payload: bytes | None) -> Any:
 
 
 def _array(values: list[Any], column: Column) -> pa.Array:
-    """Values of the declared kind as they are; where one is of another, all as text, so that the check names each wrong one."""
+    """An array of the declared kind; if any value is of another kind, all as text, so that the check names each wrong value."""
     kind, python = _KINDS.get(column.dtype.rstrip("0123456789"), (pa.string(), {str}))
     if {type(v) for v in values} <= {*python, type(None)}:
         try:
@@ -154,7 +154,7 @@ _KINDS: dict[str, tuple[pa.DataType, set[type]]] = {
     "float": (pa.float64(), {int, float}),
     "bool": (pa.bool_(), {bool}),
 }
-"""Kind of a declared type -> what it arrives as, and the Python types that JSON has for it."""
+"""Kind of a declared type -> Arrow type of its values, and the Python types that JSON parses to."""
 
 
 def _plain(column: pa.ChunkedArray) -> list[Any]:

@@ -1,6 +1,6 @@
-"""Events from a Redis Stream through a consumer group, and the names that streams have.
+"""Reads a Redis Stream through a consumer group; names of streams.
 
-A stream and its dead-letter stream share a hash tag, so that one script may write to both on a cluster as well.
+A stream and its dead-letter stream share a hash tag, so that one script can write to both on a cluster.
 """
 
 from __future__ import annotations
@@ -16,20 +16,20 @@ from redis.cluster import RedisCluster
 
 from asof.online.redis.connections import Client, translated
 from asof.settings import OnlineSettings
-from asof.streams.messages import Letter, Message
+from asof.streams.messages import DeadLetter, Message
 
 GROUP = "asof"
 FIELD = b"event"
 """Field of an entry that holds the event as JSON; an entry without it is an event whose fields are texts."""
 
 WAIT = 0.5
-"""Seconds that a poll waits for the first message, so that a consumer that is told to stop notices."""
+"""Seconds that a poll waits for the first message; a consumer checks its stop event between polls."""
 
 CLAIM_AFTER = 30.0
-"""Seconds after which messages that another consumer took and did not settle are taken over."""
+"""Seconds after which unsettled messages of another consumer are claimed."""
 
 SETTLE = """
--- KEYS: stream, dead-letter stream. ARGV: group, 1 to delete settled entries, number of letters, three of each
+-- KEYS: stream, dead-letter stream. ARGV: group, 1 to delete settled entries, number of dead_letters, three of each
 -- (event, position, reason), then the positions to acknowledge.
 local at = 4
 for i = 1, tonumber(ARGV[3]) do
@@ -59,10 +59,10 @@ class RedisSource:
     """One consumer of a Redis Stream.
 
     Args:
-        settings: The Redis that has the stream.
+        settings: The Redis that holds the stream.
         client: A client for it.
-        stream: Name of the stream; it is made where there is none.
-        consumer: Name of this consumer; what it had under way when it died it gets first.
+        stream: Name of the stream; it is created if it does not exist.
+        consumer: Name of this consumer; messages delivered to this name before and not settled come first.
         group: Consumer group.
         claim_after: Seconds, see :data:`CLAIM_AFTER`.
         forget: Whether settled entries are deleted from the stream.
@@ -87,19 +87,19 @@ class RedisSource:
         return self.stream
 
     def poll(self, count: int, linger: float) -> list[Message]:
-        """As :meth:`asof.streams.messages.Source.poll`: first what this consumer had under way, then what others left, then news."""
+        """As :meth:`asof.streams.messages.EventSource.poll`: first this consumer's unsettled messages, then abandoned ones of others, then new ones."""
         with translated(self.settings):
             try:
-                return self._left_behind(count) or self._abandoned(count) or self._news(count, linger)
+                return self._unsettled(count) or self._abandoned(count) or self._new(count, linger)
             except redis.ResponseError as error:
                 if not str(error).startswith("NOGROUP"):
                     raise
                 self._make_group()
                 return []
 
-    def settle(self, messages: Sequence[Message], letters: Sequence[Letter]) -> None:
-        """Put the letters on the dead-letter stream and acknowledge all messages, a thousand at a time, each once."""
-        reasons = {letter.message.position: letter.reason for letter in letters}
+    def settle(self, messages: Sequence[Message], dead_letters: Sequence[DeadLetter]) -> None:
+        """Move dead letters to the dead-letter stream and acknowledge all messages, a thousand at a time, each once."""
+        reasons = {dead_letter.message.position: dead_letter.reason for dead_letter in dead_letters}
         for at in range(0, len(messages), _AT_ONCE):
             some = messages[at : at + _AT_ONCE]
             dead = [m for m in some if m.position in reasons]
@@ -125,14 +125,14 @@ class RedisSource:
                 start = f"({found[-1]}"
 
     def backlog(self, most: int = 10_000) -> dict[str, int]:
-        """What waits: ``unread`` entries (counted up to ``most``), ``pending`` ones, and seconds ``behind`` of the last delivery."""
+        """Counts of ``unread`` (up to ``most``) and ``pending`` entries, and the seconds that the last delivery is ``behind``."""
         return backlog(self.settings, self.client, self.stream, self.group, most)
 
     def close(self) -> None:
-        """Give back the connection."""
+        """Close the connection."""
         self.client.close()
 
-    def _left_behind(self, count: int) -> list[Message]:
+    def _unsettled(self, count: int) -> list[Message]:
         if self._own is None:
             return []
         found: Any = self.client.xreadgroup(self.group, self.consumer, {self.stream: self._own}, count=count)
@@ -151,7 +151,7 @@ class RedisSource:
             self._claimed = time.monotonic()
         return messages
 
-    def _news(self, count: int, linger: float) -> list[Message]:
+    def _new(self, count: int, linger: float) -> list[Message]:
         messages = self._read(count, WAIT)
         deadline = time.monotonic() + linger
         while messages and len(messages) < count and (left := deadline - time.monotonic()) > 0.001:

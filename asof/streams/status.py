@@ -1,7 +1,7 @@
-"""What consumers say of themselves, and what waits: behind ``asof stream status`` and the metrics.
+"""Status of streams, for ``asof stream status`` and the metrics: heartbeats of consumers, and unread messages.
 
-Each consumer writes its progress into the online store about once a second, whatever kind of stream it reads. What waits in a
-Redis Stream is asked of the stream itself, so that it is known also while nobody consumes.
+Each consumer writes its progress into the online store about once a second, for Redis Streams and Kafka alike. The number of unread
+messages in a Redis Stream comes from the stream itself, so it is known also while no consumer runs.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from asof.streams.consumer import Progress
 from asof.streams.redis_source import GROUP, backlog, dead_letter_name
 
 ALIVE_WITHIN = 10.0
-"""Seconds since it last spoke after which a consumer counts as gone."""
+"""A consumer without a heartbeat for this many seconds counts as gone."""
 
 MOST = 100_000
-"""Up to how many unread entries are counted."""
+"""Unread entries are counted up to this number."""
 
 
 @dataclass(frozen=True)
@@ -39,14 +39,14 @@ class StreamStatus:
     Attributes:
         table: Name of the table.
         stream: Name of the stream.
-        lag: Events that nobody has read yet; ``MOST`` stands for that many or more; None where only the consumers can tell.
-        pending: Events under way.
+        lag: Unread events; ``MOST`` means that many or more; None if only the consumers know (Kafka).
+        pending: Delivered events that are not settled.
         behind: Seconds between the oldest unread event and the newest.
         dead: Events on the dead-letter stream.
-        rate: Events per second over all consumers alive.
-        freshness: Seconds from an event's entering the stream to reads seeing it, of the slowest consumer alive.
-        watermark: Moment that reads are held back to; None where they are not.
-        consumers: What each consumer last said.
+        rate: Events per second over all running consumers.
+        freshness: Seconds between an event's arrival in the stream and its visibility to reads, for the slowest running consumer.
+        watermark: Moment that reads are held back to; None if they are not.
+        consumers: The last heartbeat of each consumer.
     """
 
     table: str
@@ -65,8 +65,8 @@ class StreamStatus:
         return asdict(self)
 
 
-class Bulletin:
-    """Where consumers say how they are.
+class Heartbeats:
+    """Heartbeats of consumers, in the online store.
 
     Args:
         project: Feast project.
@@ -78,8 +78,8 @@ class Bulletin:
         self.settings, self.client = settings, client
         self._key = consumers_key(project)
 
-    def post(self, table: str, stream: str, consumer: str, progress: Progress) -> None:
-        """Say how a consumer is; silent where the store is away, which the consumer notices anyway."""
+    def send(self, table: str, stream: str, consumer: str, progress: Progress) -> None:
+        """Write a consumer's heartbeat. An unreachable store is ignored here, because the consumer itself reports it."""
         said = {
             "consumer": consumer, "stream": stream, "host": socket.gethostname(), "pid": os.getpid(), "at": time.time(),
             **progress.to_dict(),
@@ -90,7 +90,7 @@ class Bulletin:
             return
 
     def read(self, table: str) -> list[dict[str, Any]]:
-        """What the table's consumers said last, with ``alive``.
+        """The last heartbeat of each of the table's consumers, with ``alive``.
 
         Raises:
             OnlineStoreError: Redis does not answer.
@@ -110,7 +110,7 @@ def statuses(
     group: str = GROUP,
     carrier: tuple[OnlineSettings, Client] | None = None,
 ) -> list[StreamStatus]:
-    """How the streams of some tables are.
+    """Status of the streams of some tables.
 
     Args:
         project: Feast project.
@@ -118,15 +118,15 @@ def statuses(
         settings: The online store.
         client: A client for it.
         group: Consumer group.
-        carrier: The Redis that has the streams, where it is another one.
+        carrier: The Redis that holds the streams, if it is another one.
 
     Raises:
         OnlineStoreError: Redis does not answer.
     """
-    bulletin = Bulletin(project, settings, client)
+    heartbeats = Heartbeats(project, settings, client)
     found = []
     for table, stream in streams.items():
-        said = bulletin.read(table)
+        said = heartbeats.read(table)
         watermark = RedisWatermark(project, table, settings, client).value()
         others = {one["stream"] for one in said} - {stream}
         waiting = _waiting(*(carrier or (settings, client)), stream, group) if not others else {}

@@ -1,19 +1,21 @@
 """Offline tables: what they must hold, how rows get in, what happened to them. Nothing here knows what the rows are about."""
 
 from asof.tables.declarations import Declarations, declarations
+from asof.tables.event_writer import EventWriter, WriteReport
 from asof.tables.history import TableState, TableVersion, states, versions
 from asof.tables.ingest import IngestReport, ingest
-from asof.tables.push import Pusher, PushReport, push
+from asof.tables.push import Pusher, push
 from asof.tables.schema import TableDeclaration
 
 __all__ = [
     "Declarations",
+    "EventWriter",
     "IngestReport",
-    "PushReport",
     "Pusher",
     "TableDeclaration",
     "TableState",
     "TableVersion",
+    "WriteReport",
     "declarations",
     "ingest",
     "push",

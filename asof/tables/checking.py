@@ -1,4 +1,4 @@
-"""Which rows of a file are what the table declares, and what is wrong with the others.
+"""Checks rows against a table's declaration: separates good rows from bad ones, and gives each bad row a reason.
 
 A file as a whole is refused when its columns or types do not fit; a row is set aside, with the first thing that is wrong with it, when
 only the row is wrong. Times are microseconds, UTC.
@@ -29,7 +29,7 @@ _OPERATORS = {">=": operator.ge, ">": operator.gt, "<=": operator.le, "<": opera
 
 @dataclass(frozen=True)
 class BadRow:
-    """A row that was set aside: where it stood, why, and what it held (JSON, or the text of a row that is none)."""
+    """A row that does not fit: its source, number, reason and content (JSON, or the text of a malformed row)."""
 
     source: str
     number: int
@@ -39,11 +39,11 @@ class BadRow:
 
 @dataclass(frozen=True)
 class Checked:
-    """The rows of one file, told apart.
+    """The checked rows of one file.
 
     Attributes:
         good: The rows that fit, in file order, with exactly the table's columns and types.
-        bad: The others, in file order.
+        bad: The rows that do not fit, in file order.
         ignored: Columns of the file that the table does not have.
     """
 
@@ -59,7 +59,7 @@ class Checked:
 
 @dataclass
 class _Verdict:
-    """The first reason against each of n rows."""
+    """The first reason found for each of n rows."""
 
     rows: int
     reasons: list[str] = field(default_factory=list)
@@ -69,7 +69,7 @@ class _Verdict:
         self.codes = np.zeros(self.rows, dtype=np.int32)
 
     def flag(self, mask: np.ndarray, reason: str) -> None:
-        """Hold ``reason`` against the rows in ``mask`` that nothing was held against before."""
+        """Set ``reason`` for the rows in ``mask`` that have none yet."""
         fresh = mask & (self.codes == 0)
         if fresh.any():
             self.reasons.append(reason)
@@ -77,7 +77,7 @@ class _Verdict:
 
 
 def layout(declaration: TableDeclaration, existing: pa.Schema | None, first: Rows) -> tuple[Column, ...]:
-    """The table's columns: as declared, else as they are in the table, else as in the first file.
+    """The table's columns: as declared; if nothing is declared, as in the table, or else as in the first file.
 
     Raises:
         SchemaError: Nothing is declared and the file says too little, or the declaration contradicts the table.
@@ -97,7 +97,7 @@ def layout(declaration: TableDeclaration, existing: pa.Schema | None, first: Row
 
 
 def check(rows: Rows, declaration: TableDeclaration, columns: Sequence[Column], now: int) -> Checked:
-    """Tell the rows that fit from those that do not.
+    """Separate the rows that fit from those that do not.
 
     Args:
         rows: Rows of one file.
@@ -147,7 +147,7 @@ def _check_columns(rows: Rows, declaration: TableDeclaration, columns: Sequence[
 
 
 def _fill(name: str, declaration: TableDeclaration, values: dict[str, pa.Array], rows: int, now: int) -> None:
-    """Derive what is missing of the column ``name``; a knowledge time that nobody declares a rule for is the event time."""
+    """Derive missing values of the column ``name``; knowledge time without a declared rule is the event time."""
     derivation = declaration.derivations.get(name)
     if derivation is None and name in values:
         return

@@ -1,4 +1,4 @@
-"""From what a file holds to what a table declares, column by column: a value that cannot be converted is named, never guessed.
+"""Casts the columns of a file to the declared types; a value that cannot be converted is named, never guessed.
 
 Each function takes an Arrow array of n values and gives the converted array (null where it could not) and a mask bool[n]
 of the values that could not be converted. NaN becomes null; a moment without time zone means UTC, unless the column says ``zoned``.
@@ -29,13 +29,13 @@ _ACCEPTED = {
     "string": {"text"},
     "timestamp": {"timestamp", "date", "text"},
 }
-"""Kind of the declared type -> kinds that can be converted to it; text only where the file knows nothing else (CSV)."""
+"""Kind of the declared type -> kinds that can be converted to it; text only from files without types (CSV)."""
 
 Converted = tuple[pa.Array, np.ndarray]
 
 
 def convert(column: Column, array: pa.ChunkedArray, source: str, *, text: bool) -> Converted:
-    """``array`` as the declared type of ``column``.
+    """``array`` cast to the declared type of ``column``.
 
     Args:
         column: The declared column.
@@ -62,7 +62,7 @@ def convert(column: Column, array: pa.ChunkedArray, source: str, *, text: bool) 
 
 
 def kind_of(dtype: pa.DataType) -> str:
-    """``int``, ``float``, ``bool``, ``text``, ``timestamp``, ``date``, or the type's own name where it is none of these."""
+    """``int``, ``float``, ``bool``, ``text``, ``timestamp``, ``date``, or else the type's own name."""
     for kind, checks in _KINDS.items():
         if any(check(dtype) for check in checks):
             return kind
@@ -70,7 +70,7 @@ def kind_of(dtype: pa.DataType) -> str:
 
 
 def declared_name(dtype: pa.DataType) -> str | None:
-    """The name of :data:`asof.tables.schema.TYPES` that holds every value of ``dtype``; None where there is none."""
+    """The name in :data:`asof.tables.schema.TYPES` of a type that holds every value of ``dtype``; None if there is none."""
     if pa.types.is_dictionary(dtype):
         return declared_name(dtype.value_type)
     exact = next((name for name, arrow in TYPES.items() if arrow == dtype), None)
@@ -169,7 +169,7 @@ _KINDS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
 
 
 def _texts(array: pa.Array, dtype: pa.DataType, parse: Callable[[str], Any]) -> Converted:
-    """Text in one vectorised cast where all of it fits; else value by value, so that each wrong one is found."""
+    """Text cast at once if every value fits; otherwise value by value, so that each wrong one is found."""
     none = np.zeros(len(array), dtype=bool)
     naive = pa.timestamp("us") if pa.types.is_timestamp(dtype) else dtype
     for attempt in (naive, dtype):

@@ -1,4 +1,4 @@
-"""The tables that a repo has applied, from a cache where possible.
+"""The applied declarations of a repo's tables, from a cache where possible.
 
 Declarations are stored in Feast's registry. Importing Feast takes longer than an ingest, so the declarations are cached as
 JSON in ``data/declarations.json`` beside the SHA-256 of the registry file they were read from; a change of the registry
@@ -23,7 +23,7 @@ CACHE = "declarations.json"
 
 @dataclass(frozen=True)
 class Declarations:
-    """Everything that is declared about a repo's tables.
+    """The declarations of a repo's tables.
 
     Attributes:
         tables: Tables by name.

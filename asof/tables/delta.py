@@ -1,8 +1,8 @@
-"""Delta tables as asof writes them: appended to by one process at a time, in one commit, or not at all.
+"""Reads Delta tables, and appends to them in one commit, one process at a time.
 
-A Delta commit is a single file that appears at the end, so a writer that dies leaves data files which belong to no version,
-and nothing else. Two appends never conflict for Delta, though both may have looked for known ids before the other's
-commit; so whoever looks and appends holds the table's lock, a ``flock`` that dies with its process.
+A Delta commit is a single file that appears at the end, so a killed writer leaves only data files that belong to no version. For
+Delta, two appends never conflict, even if both looked for known ids before the other's commit. Therefore looking and
+appending happen under the table's lock, a ``flock`` that ends with its process.
 """
 
 from __future__ import annotations
@@ -29,17 +29,17 @@ if TYPE_CHECKING:
     from asof.tables.schema import TableDeclaration
 
 _COMPRESSION = 4
-"""Rows in memory take at least this many times the room that they need on disk, in all but odd cases."""
+"""Rows in memory usually take at least this many times their size on disk."""
 
 PATIENCE = 600.0
 """Seconds to wait for another process that writes to the same table."""
 
 
 def folder(repo: Repo, declaration: TableDeclaration) -> Path:
-    """Where the table lies.
+    """The folder of the table.
 
     Raises:
-        UsageError: It is no Delta table on a local disk.
+        UsageError: It is not a Delta table on a local disk.
     """
     if declaration.format != "delta" or "://" in declaration.path.removeprefix("file://"):
         raise UsageError(
@@ -53,7 +53,7 @@ def open_table(path: Path, version: int | None = None) -> DeltaTable | None:
     """The Delta table at ``path``, by default its newest version; None where there is none yet.
 
     Raises:
-        SourceError: What lies there is damaged, or no Delta table.
+        SourceError: The table is damaged, or the folder holds something else.
     """
     from deltalake import DeltaTable
     from deltalake.exceptions import DeltaError, TableNotFoundError
@@ -65,7 +65,7 @@ def open_table(path: Path, version: int | None = None) -> DeltaTable | None:
     except TableNotFoundError:
         if (path / "_delta_log").is_dir() and any((path / "_delta_log").glob("*.json")):
             raise SourceError(f"the Delta table {path} is damaged: its log cannot be read") from None
-        return None  # files of a first append that died before its commit
+        return None  # files of a first append that was killed before its commit
     except (DeltaError, OSError, ValueError) as error:
         raise SourceError(f"the Delta table {path} cannot be read: {_short(error)}") from error
 
@@ -81,7 +81,7 @@ def actions(table: DeltaTable) -> pa.Table:
 
 
 def scan(table: DeltaTable, columns: Sequence[str], key: str | None = None, among: pa.Array | None = None) -> pa.Table:
-    """Columns of the rows of ``table``; with ``key``, of those whose ``key`` is one of ``among``, which is of the same type.
+    """Columns of ``table``; with ``key``, only of rows whose ``key`` is in ``among`` (of the same type).
 
     Raises:
         SourceError: A data file is missing or damaged.
@@ -98,7 +98,7 @@ def scan(table: DeltaTable, columns: Sequence[str], key: str | None = None, amon
 
 
 def data_files(table: DeltaTable, key: str | None = None, among: pa.Array | None = None) -> list[Path]:
-    """The data files; with ``key``, only those whose statistics do not rule out all of ``among``."""
+    """The data files; with ``key``, only those whose statistics allow a value of ``among``."""
     files_now = actions(table)
     folder = Path(unquote(urlsplit(table.table_uri).path))
     files = [folder / unquote(path) for path in files_now["path"].to_pylist()]
@@ -172,10 +172,10 @@ def append(path: Path, rows: pa.Table, notes: Mapping[str, str], held: DeltaTabl
 
 @contextmanager
 def locked(path: Path, patience: float = PATIENCE) -> Iterator[None]:
-    """The only writer of the table at ``path``, across processes and threads.
+    """Hold the lock of the table at ``path``, across processes and threads.
 
     Raises:
-        TableError: Another process held the lock for ``patience`` seconds, or there is no place for a lock file.
+        TableError: Another process held the lock for ``patience`` seconds, or the lock file cannot be made.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -202,7 +202,7 @@ def _try_lock(handle: int) -> bool:
 
 
 def _check_space(path: Path, needed: int) -> None:
-    """Refuse what cannot fit before anything is written; what just does not fit fails while it is written."""
+    """Raise before anything is written if the disk has clearly too little space."""
     free = shutil.disk_usage(next(folder for folder in (path, *path.parents) if folder.exists())).free
     if free < needed:
         raise TableError(

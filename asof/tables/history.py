@@ -1,4 +1,4 @@
-"""What the tables hold and how they got there, from the Delta logs alone: no data file is opened."""
+"""State and history of the tables, read from the Delta logs alone; no data file is opened."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ from asof.tables.schema import TableDeclaration
 
 @dataclass(frozen=True)
 class TableState:
-    """What a table holds now.
+    """The state of a table.
 
     Attributes:
         table: Its name.
         format: ``delta`` or ``parquet``.
         version: Its newest version; None where it has none.
-        rows: Number of rows; None where nothing is there.
+        rows: Number of rows; None if the table does not exist yet.
         files: Number of data files.
         bytes: Their size.
         first: Earliest event time, microseconds; None where unknown.
         last: Latest event time, microseconds; None where unknown.
         quarantined: Rows in its quarantine.
-        path: Where it lies.
+        path: Its folder.
     """
 
     table: str
@@ -53,7 +53,7 @@ class TableState:
 
 @dataclass(frozen=True)
 class TableVersion:
-    """One commit of a table: when (microseconds), what, and how many rows it read, added, knew already and set aside."""
+    """One commit of a table: time (microseconds), operation, and its numbers of rows: read, added, duplicate and quarantined."""
 
     version: int
     moment: int
@@ -69,7 +69,7 @@ class TableVersion:
 
 
 def states(repo: Repo) -> list[TableState]:
-    """What every declared table holds, sorted by name.
+    """The state of every declared table, sorted by name.
 
     Raises:
         SourceError: Nothing is declared yet, or a table is damaged.

@@ -1,11 +1,11 @@
-"""How rows get into a table: checked, told apart, and added in one commit.
+"""Adds rows of files to a table: reads and checks them, leaves out duplicates, and appends the rest in one commit.
 
-What an ingest promises: every row that is read is added, or was there already, or is in quarantine with the reason; running it again
-adds nothing; two at once add each row once; one that dies leaves the table as it was. It holds the rows of one
-call in memory (about 200 bytes a row).
+Every row that is read is added, is a duplicate, or goes to quarantine with the reason. Ingesting a file again adds nothing; two
+ingests at once add each row once; a killed ingest leaves the table as it was. The rows of one call are held in memory
+(about 200 bytes a row).
 
-A row was there already when the table, or an earlier row of the same ingest, has its id (the first one stays). A table without
-an id compares whole rows instead: of n equal rows, those beyond the number that the table already holds are new.
+A row is a duplicate if the table, or an earlier row of the same ingest, has its id; the first one stays. A table without an id
+compares whole rows instead: of n equal rows, those beyond the number that the table already holds are new.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from asof.console import ProgressLine
 
 IN_MEMORY = "(in memory)"
-"""What stands for the file name where rows come from no file."""
+"""Stands for the file name of rows that come from memory."""
 
 
 @dataclass(frozen=True)
@@ -45,9 +45,9 @@ class IngestReport:
         table: Name of the table.
         rows_read: Rows that were read: the sum of the next three.
         rows_added: Rows that are new.
-        duplicates: Rows that were there already.
-        quarantined: Rows that were set aside.
-        reasons: Why, and how many for each reason.
+        duplicates: Rows that the table had already.
+        quarantined: Rows that went to quarantine.
+        reasons: Reason -> number of quarantined rows.
         ignored: Columns that the table does not have.
         files: Number of files read.
         version: The table's version afterwards; None while it has none.
@@ -105,7 +105,7 @@ def examine(
     now: int,
     progress: ProgressLine | None = None,
 ) -> tuple[list[Checked], tuple[Column, ...]]:
-    """Read and check every file; nothing is written.
+    """Read and check every file, without writing.
 
     Raises:
         SourceError: A file is missing, empty or truncated.
@@ -134,7 +134,7 @@ def commit(
     *,
     files: int,
 ) -> IngestReport:
-    """Set the bad rows aside and add the new ones in one commit.
+    """Add the new rows in one commit, and the bad ones to the quarantine.
 
     Raises:
         TableError: The table cannot be written; it is as it was.
@@ -143,7 +143,8 @@ def commit(
     good = pa.concat_tables([c.good for c in checked])
     bad = [row for c in checked for row in c.bad]
     with delta.locked(path):
-        quarantine.set_aside(repo, declaration.name, bad, now, again=files > 0)
+        if bad:
+            quarantine.set_aside(repo, declaration.name, bad, now, again=files > 0)
         held = delta.open_table(path)
         fresh = new_rows(held, good, declaration.id)
         version = held.version() if held is not None else None
@@ -163,7 +164,7 @@ def commit(
 
 
 def new_rows(held: DeltaTable | None, rows: pa.Table, key: str | None) -> pa.Table:
-    """Those of ``rows`` that the table does not have yet, each once."""
+    """The rows that the table does not have yet, each once."""
     if key is None:
         return _new_by_content(held, rows)
     once = _first(rows[key])
@@ -214,7 +215,7 @@ def _new_by_content(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
 
 
 def _shared(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
-    """The table's rows with the columns of ``rows``; a column that it does not have yet is null."""
+    """The table's rows with the columns of ``rows``; a column that the table lacks is null."""
     if held is None:
         return rows.slice(0, 0)
     schema = delta.schema(held)

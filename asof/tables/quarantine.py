@@ -1,4 +1,4 @@
-"""Where bad rows go: a Delta table beside each table, with file, row number, reason and content of each.
+"""The quarantine of bad rows: a Delta table for each table, with file, row number, reason and content of each row.
 
 Rows are set aside before the good ones are committed, so that none is lost in between; a file that is read again does not
 set the same row aside twice.
@@ -29,7 +29,7 @@ _IDENTITY = ["source", "row_number", "reason", "content"]
 
 
 def folder(repo: Repo, table: str) -> Path:
-    """Where the bad rows of ``table`` lie."""
+    """The folder of the quarantine of ``table``."""
     return repo.settings.data / "quarantine" / table
 
 
@@ -39,15 +39,13 @@ def set_aside(repo: Repo, table: str, bad: Sequence[BadRow], now: int, *, again:
     Args:
         repo: The feature repo.
         table: Name of the table.
-        bad: The rows.
+        bad: The rows, at least one.
         now: The wall clock.
-        again: Whether the same source may be read again, and its rows then be the same rows (files; not batches in memory).
+        again: Whether the rows come from files; a row of a file that is ingested again is quarantined once.
 
     Raises:
         TableError: They cannot be written.
     """
-    if not bad:
-        return
     path = folder(repo, table)
     rows = pa.table(
         [

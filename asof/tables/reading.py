@@ -1,4 +1,4 @@
-"""Files as they are: Parquet, CSV and folders of them, with the number of each row and nothing decided about its content.
+"""Reads Parquet and CSV files, and folders of them, as numbered rows; contents are checked later.
 
 CSV comes as text, so that a cell which is not what was declared is one bad row and not the end of the file.
 """
@@ -23,7 +23,7 @@ from asof.tables import delta
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
 NULLS = ["", "null", "NULL", "None", "NaN", "nan", "NA", "N/A"]
-"""How a CSV file says that a value is missing."""
+"""Cells of a CSV file that mean a missing value."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class Rows:
 
     Attributes:
         source: Name of the file.
-        table: n rows, those of the asked columns that the file has.
+        table: n rows, with the wanted columns that the file has.
         numbers: int64[n], 1-based number of each row in the file (the header does not count).
-        typed: Whether the file knows types; CSV does not, its cells are text.
-        ignored: Columns of the file that were not asked for.
-        broken: Rows that are no rows (wrong number of cells), as (number, text).
+        typed: Whether the file has types; CSV has none, its cells are text.
+        ignored: Columns of the file that are not wanted.
+        broken: Malformed rows (wrong number of cells), as (number, text).
     """
 
     source: str
@@ -53,7 +53,7 @@ class Rows:
 
 
 def files(paths: Sequence[Path]) -> list[Path]:
-    """The files at ``paths``, folders replaced by the Parquet and CSV files below them, sorted.
+    """The files at ``paths``; a folder stands for the Parquet and CSV files below it, sorted.
 
     Raises:
         SourceError: A path does not exist, or a folder has no such files.
@@ -92,7 +92,7 @@ def read(path: Path, wanted: Sequence[str]) -> Rows:
 
 
 def in_memory(table: pa.Table, wanted: Sequence[str], source: str) -> Rows:
-    """The rows of a table that is no file."""
+    """The rows of a table in memory."""
     keep = _keep(table.column_names, wanted, source)
     ignored = tuple(n for n in table.column_names if n not in keep)
     return Rows(source, table.select(keep), np.arange(1, table.num_rows + 1), True, ignored)

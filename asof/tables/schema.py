@@ -1,4 +1,4 @@
-"""What a table must hold, declared beside its source in the source's tags (the registry keeps them).
+"""Declarations of tables: columns, types, bounds and derivations, read from the tags of a Feast source.
 
 The grammar::
 
@@ -36,7 +36,7 @@ from asof.instants import SECOND, parse_span
 
 HOUR = 3_600 * SECOND
 ARRIVAL = "arrival"
-"""The derivation whose moment is the wall clock when a row is taken in."""
+"""The derivation that gives the wall clock at the time of arrival."""
 
 TYPES: dict[str, pa.DataType] = {
     "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(),
@@ -124,7 +124,7 @@ class Column:
 
 @dataclass(frozen=True, slots=True)
 class Derivation:
-    """How to fill the timestamp ``column`` where a file lacks it: ``source`` plus ``shift`` microseconds; no source means arrival."""
+    """How to fill the timestamp ``column`` if a file lacks it: ``source`` plus ``shift`` microseconds; no source means arrival."""
 
     column: str
     source: str
@@ -153,7 +153,7 @@ class Derivation:
 
 @dataclass(frozen=True)
 class TableDeclaration:
-    """A table and what it must hold.
+    """A declared table.
 
     Attributes:
         name: Name of the Feast source.
@@ -161,7 +161,7 @@ class TableDeclaration:
         format: ``delta`` or ``parquet``; only Delta tables can be appended to.
         timestamp_field: Event time column.
         knowledge_field: Knowledge time column; None where there is none.
-        keys: Join keys, as spelled in the files, of the views that read from the table.
+        keys: Join keys of the views that read from the table, under their names in the files.
         push_names: Push sources that feed the table.
         field_mapping: Column name in the files -> name in the views.
         tags: The source's tags.
@@ -179,12 +179,12 @@ class TableDeclaration:
 
     @cached_property
     def id(self) -> str | None:
-        """The column that identifies an event; None where rows have no identity of their own."""
+        """The column that identifies an event; None if no tag ``asof.id`` is declared."""
         return self.tags.get(EVENT_ID_TAG)
 
     @cached_property
     def columns(self) -> tuple[Column, ...]:
-        """The declared columns: id, event time, keys, the others by name, knowledge time; empty where none is declared.
+        """The declared columns: id, event time, keys, the others by name, knowledge time; empty if none is declared.
 
         Raises:
             SettingsError: A tag is not of the grammar, or names a column that is not declared.
@@ -201,13 +201,13 @@ class TableDeclaration:
 
     @property
     def stamped(self) -> bool:
-        """Whether knowledge time is the moment of arrival."""
+        """Whether knowledge time is the time of arrival."""
         derivation = self.derivations.get(self.knowledge_field or "")
         return derivation is not None and not derivation.source
 
     @cached_property
     def tolerance(self) -> int:
-        """Microseconds that a moment may be ahead of the wall clock."""
+        """Microseconds by which a timestamp may be ahead of the wall clock."""
         text = self.tags.get("asof.future")
         try:
             return HOUR if text is None else parse_span(text)
@@ -218,7 +218,7 @@ class TableDeclaration:
 
     @property
     def required(self) -> frozenset[str]:
-        """Columns that must not be null whatever their tag says."""
+        """Columns that must not be null, even if their tags allow it."""
         named = {self.id, self.timestamp_field, self.knowledge_field, *self.keys}
         return frozenset(name for name in named if name)
 

@@ -63,15 +63,15 @@ def measured(template: Path, repo: Path, rows: pa.Table, batch: int) -> dict[str
     """One run."""
     from asof.online import connect
     from asof.repo import Repo
-    from asof.streams import Sender
+    from asof.streams import Producer
     from asof.streams.redis_source import RedisSource, stream_name
 
     shutil.copytree(template, repo)
     opened = Repo.open(repo)
     try:
         began = time.perf_counter()
-        with Sender(opened, [TABLE]) as sender:
-            sender.push(TABLE, rows.drop_columns(["tx_fraud"]))
+        with Producer(opened, [TABLE]) as producer:
+            producer.push(TABLE, rows.drop_columns(["tx_fraud"]))
         sending = time.perf_counter() - began
         floor = _read_alone(RedisSource(opened.settings.online, connect(opened.settings.online),
                                         stream_name(opened.settings.project, TABLE), "floor", group="floor"), batch)  # fmt: skip

@@ -177,13 +177,14 @@ def _walks(path: Path) -> dict[str, list[str]]:
     from asof.offline import retrieve
     from asof.online import Reader
     from asof.repo import Repo
-    from asof.tables import push
+    from asof.tables import Pusher
 
     repo = Repo.open(path)
     moment = START + timedelta(days=2)
     rows = pa.table({"sensor": [1], "event_timestamp": pa.array([moment], pa.timestamp("us", "UTC"))})
     contracts = {service: repo.contract(service) for service in VALUES}
     readers = {service: Reader(contract, repo.settings.online) for service, contract in contracts.items()}
+    pusher = Pusher(repo, ["cal_push", "readings_push"])
     identity = iter(range(1000, 2000))
 
     def training_row(service: str) -> None:
@@ -195,7 +196,8 @@ def _walks(path: Path) -> dict[str, list[str]]:
         assert float(vectors.values[0, 0]) == VALUES[service]
 
     def pushed_event(table: str) -> None:
-        push(repo, table, _events([next(identity)], START + timedelta(days=5)))
+        pusher.push(table, _events([next(identity)], START + timedelta(days=5)))
+        pusher.flush()
 
     try:
         return {

@@ -31,16 +31,16 @@ import redis
 from asof.errors import OnlineStoreError
 from asof.online.redis.server import find_server
 from asof.repo import Repo
-from asof.streams import Sender
+from asof.streams import Producer
+from asof.streams.consumer_group import ConsumerGroup, ConsumerOptions
 from asof.streams.redis_source import RedisSource, dead_letter_name, stream_name
-from asof.streams.running import Crew, Plan
-from asof.streams.status import Bulletin
+from asof.streams.status import Heartbeats
 from asof.tables import Pusher
 from tests.streams import world
 
-FAST = Plan(batch=80, linger=0.02, claim_after=0.5)
+FAST = ConsumerOptions(batch=80, linger=0.02, claim_after=0.5)
 CONTEXT = multiprocessing.get_context("forkserver")
-PRELOADED = ["asof.streams.running", "asof.tables.push", "deltalake", "tests.streams.world"]
+PRELOADED = ["asof.streams.consumer_group", "asof.tables.push", "deltalake", "tests.streams.world"]
 """What the fork server imports; children that materialize also want ``asof.feast.compute_engine``, which imports Feast."""
 
 CONTEXT.set_forkserver_preload(PRELOADED)
@@ -108,14 +108,14 @@ def warm_up() -> None:
     process.join()
 
 
-def consume(folder: str, plan: Plan) -> None:
+def consume(folder: str, plan: ConsumerOptions) -> None:
     """A child: consume until told to stop; SIGUSR1 shows where it is."""
     faulthandler.register(signal.SIGUSR1)
     stop = threading.Event()
     signal.signal(signal.SIGTERM, lambda _s, _f: stop.set())
-    crew = Crew(Repo.open(folder), ["orders"], plan)
-    crew.run(stop)
-    crew.close()
+    group = ConsumerGroup(Repo.open(folder), ["orders"], plan)
+    group.run(stop)
+    group.close()
 
 
 def write(folder: str, said: Any, upto: int, seed: int) -> None:
@@ -205,19 +205,19 @@ class Figures:
     during: Counter[str] = field(default_factory=Counter)
 
 
-def feed(sender: Sender, ids: list[int], rng: random.Random, bad: list[int], figures: Figures, seed: int) -> None:
+def feed(producer: Producer, ids: list[int], rng: random.Random, bad: list[int], figures: Figures, seed: int) -> None:
     """Send events, some of them twice, and now and then a bad one; until the stream has acknowledged all."""
     rows = world.events(ids, random.Random(seed))
     again = rows.take(world.pa.array([rng.randrange(len(ids)) for _ in range(len(ids) // 10)], world.pa.int64()))
     for batch in (rows, again):
         while True:
             try:
-                figures.sent += sender.push("orders", batch)
+                figures.sent += producer.push("orders", batch)
                 break
             except OnlineStoreError:
                 time.sleep(0.05)
     if bad:
-        sender.outlet.send(sender.streams["orders"], [world.bad(n) for n in bad])
+        producer.publisher.send(producer.streams["orders"], [world.bad(n) for n in bad])
 
 
 def until_drained(repo: Repo, seconds: float = 90) -> None:
@@ -233,7 +233,7 @@ def until_drained(repo: Repo, seconds: float = 90) -> None:
 
 def _said(repo: Repo) -> list[dict[str, Any]]:
     """What the consumers said last."""
-    return Bulletin(world.PROJECT, repo.settings.online, redis_client(repo)).read("orders")
+    return Heartbeats(world.PROJECT, repo.settings.online, redis_client(repo)).read("orders")
 
 
 def redis_client(repo: Repo) -> Any:
@@ -260,14 +260,14 @@ def kill_consumers(folder: Path, kills: int, seed: int = 1, consumers: int = 2) 
 
 def _kill_consumers(repo: Repo, kills: int, rng: random.Random, figures: Figures, consumers: int) -> None:
     watcher = world.Watcher(repo, ("orders",), rng)
-    sender = Sender(repo, ["orders"])
+    producer = Producer(repo, ["orders"])
     children = [Child(consume, (str(repo.path), FAST)) for _ in range(consumers)]
     bad: list[int] = []
     while figures.kills < kills:
         ids = list(range(figures.events, figures.events + rng.randrange(50, 250)))
         wrong = [-(len(bad) + i + 1) for i in range(rng.randrange(3))]
         bad += wrong
-        feed(sender, ids, rng, wrong, figures, figures.kills)
+        feed(producer, ids, rng, wrong, figures, figures.kills)
         figures.events += len(ids)
         until = time.monotonic() + rng.uniform(0.0, 0.5)
         while time.monotonic() < until:
@@ -291,10 +291,10 @@ def kill_redis(folder: Path, kills: int, seed: int = 2) -> Figures:
     server.start()
     repo, rng, figures = world.make_repo(folder / "repo", server.address), random.Random(seed), Figures()
     began = time.monotonic()
-    watcher, sender = world.Watcher(repo, ("orders",), rng), Sender(repo, ["orders"])
+    watcher, producer = world.Watcher(repo, ("orders",), rng), Producer(repo, ["orders"])
     child = Child(consume, (str(repo.path), FAST))
     stop = threading.Event()
-    feeding = threading.Thread(target=_feed_on, args=(sender, rng, figures, stop, seed))
+    feeding = threading.Thread(target=_feed_on, args=(producer, rng, figures, stop, seed))
     feeding.start()
     try:
         while figures.kills < kills:
@@ -319,25 +319,25 @@ def kill_redis(folder: Path, kills: int, seed: int = 2) -> Figures:
     return figures
 
 
-def _feed_on(sender: Sender, rng: random.Random, figures: Figures, stop: threading.Event, seed: int) -> None:
+def _feed_on(producer: Producer, rng: random.Random, figures: Figures, stop: threading.Event, seed: int) -> None:
     rng = random.Random(seed + 1)
     while not stop.is_set():
         ids = list(range(figures.events, figures.events + rng.randrange(20, 120)))
-        feed(sender, ids, rng, [], figures, figures.events)
+        feed(producer, ids, rng, [], figures, figures.events)
         figures.events += len(ids)
         time.sleep(rng.uniform(0.05, 0.3))
 
 
 def settle(repo: Repo, watcher: world.Watcher, figures: Figures, bad: list[int]) -> None:
-    """The proof: every event once in the table, in every view and, if bad, among the dead letters; every read recomputed."""
+    """The proof: every event once in the table, in every view and, if bad, among the dead dead_letters; every read recomputed."""
     world.once(repo, "orders", set(range(figures.events)))
     wrong = [*world.everything(repo, "orders"), *watcher.mismatches()]
     client = redis_client(repo)
-    letters = client.xrange(dead_letter_name(stream_name(world.PROJECT, "orders")))
-    assert Counter(json.loads(f[b"event"])["id"] for _, f in letters) == Counter(bad)
+    dead_letters = client.xrange(dead_letter_name(stream_name(world.PROJECT, "orders")))
+    assert Counter(json.loads(f[b"event"])["id"] for _, f in dead_letters) == Counter(bad)
     counted = sum(int(v) for v in _counts(repo, watcher))
     assert counted == figures.events, f"{counted} events count online, {figures.events} were sent"
-    figures.dead, figures.reads = len(letters), len(watcher.seen)
+    figures.dead, figures.reads = len(dead_letters), len(watcher.seen)
     figures.mismatches = len(wrong)
     assert not wrong, wrong[:5]
     newest = pc.max(world.held(repo, "orders")["known_at"])

@@ -14,9 +14,9 @@ from click.testing import CliRunner
 from asof.cli import cli
 from asof.online import Writer, connect
 from asof.repo import Repo
-from asof.streams import Sender
+from asof.streams import Producer
+from asof.streams.consumer_group import ConsumerGroup, ConsumerOptions
 from asof.streams.redis_source import dead_letter_name, stream_name
-from asof.streams.running import Crew, Plan
 from asof.tables import push
 from tests.online import servers
 from tests.streams import world
@@ -30,17 +30,17 @@ def repo(tmp_path: Path) -> Iterator[Repo]:
 
 
 def send(repo: Repo, ids: range, *others: bytes) -> None:
-    with Sender(repo, ["orders", "visits"]) as sender:
-        sender.push("orders", world.events(ids, random.Random(ids.start)))
-        sender.outlet.send(sender.streams["orders"], list(others))
+    with Producer(repo, ["orders", "visits"]) as producer:
+        producer.push("orders", world.events(ids, random.Random(ids.start)))
+        producer.publisher.send(producer.streams["orders"], list(others))
 
 
 def test_each_event_is_once_and_every_read_is_right(repo: Repo) -> None:
     """Two consumers and a push feed a cluster while it is read: every vector is what the table says for its moment."""
     watcher = world.Watcher(repo, ("orders",), random.Random(1))
-    crews = [Crew(repo, ["orders"], Plan(linger=0.01, batch=30)) for _ in range(2)]
+    groups = [ConsumerGroup(repo, ["orders"], ConsumerOptions(linger=0.01, batch=30)) for _ in range(2)]
     stop, done = threading.Event(), threading.Event()
-    threads = [threading.Thread(target=crew.run, args=(stop,)) for crew in crews]
+    threads = [threading.Thread(target=group.run, args=(stop,)) for group in groups]
     threads.append(threading.Thread(target=lambda: [watcher.look() for _ in iter(done.is_set, True)]))
     for thread in threads:
         thread.start()
@@ -49,7 +49,7 @@ def test_each_event_is_once_and_every_read_is_right(repo: Repo) -> None:
             send(repo, range(start, start + 100), world.bad(start))
         push(repo, "orders", world.events(range(1000, 1040), random.Random(3)))
         deadline = time.monotonic() + 60
-        while any(not crew.consumers["orders"].source.drained() for crew in crews):
+        while any(not group.consumers["orders"].source.drained() for group in groups):
             assert time.monotonic() < deadline
             time.sleep(0.05)
     finally:
@@ -58,8 +58,8 @@ def test_each_event_is_once_and_every_read_is_right(repo: Repo) -> None:
             thread.join()
         done.set()
         threads[2].join()
-        for crew in crews:
-            crew.close()
+        for group in groups:
+            group.close()
     world.once(repo, "orders", {*range(420), *range(1000, 1040)})
     time.sleep(0.1)
     assert max(watcher.back) > 0
@@ -72,8 +72,8 @@ def test_each_event_is_once_and_every_read_is_right(repo: Repo) -> None:
 
 def test_the_command_and_an_ordered_stream(repo: Repo) -> None:
     """`asof stream run` drains a cluster's streams, with watermarks in order as well; dropping the project leaves streams only."""
-    with Sender(repo, ["visits"]) as sender:
-        sender.push("visits", world.events(range(200), random.Random(1), at=1_600_000_000_000_000))
+    with Producer(repo, ["visits"]) as producer:
+        producer.push("visits", world.events(range(200), random.Random(1), at=1_600_000_000_000_000))
     arguments = ["--repo", str(repo.path), "stream", "run", "visits", "--once", "--clock", "events"]
     ended = CliRunner().invoke(cli, [*arguments, "--batch", "60"])
     assert ended.exit_code == 0, ended.output

@@ -17,9 +17,9 @@ import pytest
 from asof.errors import SettingsError
 from asof.online import Writer
 from asof.repo import Repo
-from asof.streams import Sender
-from asof.streams.kafka_source import KafkaOutlet, KafkaSource, dead_letter_name, topic_name
-from asof.streams.running import Crew, Plan
+from asof.streams import Producer
+from asof.streams.consumer_group import ConsumerGroup, ConsumerOptions
+from asof.streams.kafka_source import KafkaPublisher, KafkaSource, dead_letter_name, topic_name
 from tests.streams import world
 
 TOPIC = topic_name(world.PROJECT, "orders")
@@ -47,24 +47,24 @@ def run(repo: Repo, brokers: str, topic: str) -> Callable[[], dict[str, Any]]:
     """Consumes until nothing waits, with a new consumer each time."""
 
     def work() -> dict[str, Any]:
-        crew = Crew(
+        group = ConsumerGroup(
             repo,
             ["orders"],
-            Plan(kafka=brokers, kafka_options=IMPATIENT, names={"orders": topic}, linger=0.05, batch=40),
+            ConsumerOptions(kafka=brokers, kafka_options=IMPATIENT, names={"orders": topic}, linger=0.05, batch=40),
         )
         try:
-            return crew.run(threading.Event(), until_drained=True)["orders"].to_dict()
+            return group.run(threading.Event(), until_drained=True)["orders"].to_dict()
         finally:
-            crew.close()
+            group.close()
 
     return work
 
 
 def send(repo: Repo, brokers: str, topic: str, ids: range, *others: bytes) -> None:
     """Send events, and texts that are none."""
-    with Sender(repo, ["orders"], KafkaOutlet(brokers), {"orders": topic}) as sender:
-        sender.push("orders", world.events(ids, random.Random(1)))
-        sender.outlet.send(topic, list(others))
+    with Producer(repo, ["orders"], KafkaPublisher(brokers), {"orders": topic}) as producer:
+        producer.push("orders", world.events(ids, random.Random(1)))
+        producer.publisher.send(topic, list(others))
 
 
 def test_each_event_is_once_on_both_sides(
@@ -92,7 +92,7 @@ def test_offsets_follow_both_writes(
     send(repo, brokers, topic, range(30))
     taken: list[int] = []
 
-    def killed(_: KafkaSource, messages: Sequence[Any], letters: Sequence[Any]) -> None:
+    def killed(_: KafkaSource, messages: Sequence[Any], dead_letters: Sequence[Any]) -> None:
         taken.append(len(messages))
         raise RuntimeError("killed")
 
@@ -113,7 +113,7 @@ def test_options_that_the_client_does_not_know_are_refused(brokers: str) -> None
     with pytest.raises(SettingsError, match="refuses its options"):
         KafkaSource(brokers, TOPIC, options={"no.such.option": 1})
     with pytest.raises(SettingsError, match="refuses its options"):
-        KafkaOutlet(brokers, {"no.such.option": 1})
+        KafkaPublisher(brokers, {"no.such.option": 1})
 
 
 def test_without_the_client_the_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

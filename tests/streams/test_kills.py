@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from asof.repo import Repo
-from asof.streams import Sender
+from asof.streams import Producer
 from tests.streams import kills, world
 from tests.streams.test_streams import events, send
 
@@ -72,5 +72,5 @@ def test_a_consumer_that_is_told_to_stop_finishes_its_batch(repo: Repo) -> None:
     settled = world.held(repo, "orders").num_rows
     assert f'"received": {settled}' in said
     assert 0 < settled <= 400
-    with Sender(repo, ["orders"]) as sender:
-        assert sender.outlet.client.xpending(sender.streams["orders"], "asof")["pending"] == 0  # type: ignore[attr-defined]
+    with Producer(repo, ["orders"]) as producer:
+        assert producer.publisher.client.xpending(producer.streams["orders"], "asof")["pending"] == 0  # type: ignore[attr-defined]

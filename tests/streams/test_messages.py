@@ -42,7 +42,7 @@ def told(payloads: list[Any]) -> tuple[list[dict[str, Any]], dict[int, str]]:
     found = decode(batch, COLUMNS, OPTIONAL, "test")
     checked = check(found.rows, TABLES["visits"], COLUMNS, NOW)
     reasons = {row.number: row.reason for row in checked.bad}
-    return checked.good.to_pylist(), reasons | {batch.index(x.message): x.reason for x in found.letters}
+    return checked.good.to_pylist(), reasons | {batch.index(x.message): x.reason for x in found.dead_letters}
 
 
 @given(st.lists(rows, min_size=1, max_size=20))

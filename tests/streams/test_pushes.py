@@ -133,7 +133,7 @@ def test_a_push_that_wrote_nothing_holds_nobody_back(
     def fail(*_args: Any, **_options: Any) -> None:
         raise TableError("the disk is full")
 
-    monkeypatch.setattr(PUSHING, "commit", fail)
+    monkeypatch.setattr("asof.tables.event_writer.commit", fail)
     with pytest.raises(TableError, match="full"):
         push(repo, "orders", world.events(range(3), random.Random(1)), writer=writer)
     assert not held_back(writer.watermark("orders"))

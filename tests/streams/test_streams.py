@@ -24,11 +24,11 @@ from asof.online.redis.server import EmbeddedRedis
 from asof.online.redis.watermarks import RedisWatermark
 from asof.online.watermarks import SLACK
 from asof.repo import Repo
-from asof.streams import Intake, Message, Outcome, Progress, Sender
+from asof.streams import BatchResult, Message, Producer, Progress, TableSink
+from asof.streams.consumer_group import ConsumerGroup, ConsumerOptions
 from asof.streams.metrics import StreamMetrics, serve
 from asof.streams.redis_source import FIELD, RedisSource, backlog, dead_letter_name, stream_name
-from asof.streams.running import Crew, Plan
-from asof.streams.status import Bulletin
+from asof.streams.status import Heartbeats
 from asof.tables import declarations
 from tests.streams import world
 
@@ -37,29 +37,29 @@ START = 1_600_000_000_000_000
 
 
 @pytest.fixture
-def crews(repo: Repo) -> Iterator[Callable[..., Crew]]:
-    """Makes crews that are closed afterwards."""
-    made: list[Crew] = []
+def groups(repo: Repo) -> Iterator[Callable[..., ConsumerGroup]]:
+    """Makes groups that are closed afterwards."""
+    made: list[ConsumerGroup] = []
 
-    def make(*tables: str, **options: Any) -> Crew:
-        made.append(Crew(repo, tables or ["orders"], Plan(**{"linger": 0.01, **options})))
+    def make(*tables: str, **options: Any) -> ConsumerGroup:
+        made.append(ConsumerGroup(repo, tables or ["orders"], ConsumerOptions(**{"linger": 0.01, **options})))
         return made[-1]
 
     yield make
-    for crew in made:
-        crew.close()
+    for group in made:
+        group.close()
 
 
 def send(repo: Repo, table: str, rows: pa.Table, *others: bytes) -> None:
     """Send rows, and texts that are no rows."""
-    with Sender(repo, [table]) as sender:
-        sender.push(table, rows)
-        sender.outlet.send(sender.streams[table], list(others))
+    with Producer(repo, [table]) as producer:
+        producer.push(table, rows)
+        producer.publisher.send(producer.streams[table], list(others))
 
 
-def drain(crew: Crew) -> Progress:
+def drain(group: ConsumerGroup) -> Progress:
     """Consume until nothing waits; the progress of the only table."""
-    (progress,) = crew.run(threading.Event(), until_drained=True).values()
+    (progress,) = group.run(threading.Event(), until_drained=True).values()
     return progress
 
 
@@ -68,7 +68,7 @@ def events(first: int, count: int, at: int | None = None) -> pa.Table:
     return world.events(range(first, first + count), random.Random(first), at)
 
 
-def letters(repo: Repo, stream: str) -> list[dict[str, str]]:
+def dead_letters(repo: Repo, stream: str) -> list[dict[str, str]]:
     """What lies on a dead-letter stream."""
     found = connect(repo.settings.online).xrange(dead_letter_name(stream))
     return [{k.decode(): v.decode() for k, v in fields.items()} for _, fields in found]
@@ -79,21 +79,21 @@ def watermark(repo: Repo, table: str = "orders") -> RedisWatermark:
     return RedisWatermark(world.PROJECT, table, repo.settings.online, connect(repo.settings.online))
 
 
-def test_each_event_is_once_on_both_sides(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_each_event_is_once_on_both_sides(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """Events that are sent twice, in one batch or in two, count once in the table and in every view."""
     send(repo, "orders", events(0, 300))
     send(repo, "orders", pa.concat_tables([events(0, 20), events(300, 50), events(300, 10)]))
-    done = drain(crews(batch=100))
+    done = drain(groups(batch=100))
     assert (done.received, done.added, done.duplicates, done.dead) == (380, 350, 30, 0)
     world.once(repo, "orders", set(range(350)))
     assert world.everything(repo, "orders") == []
 
 
-def test_bad_events_go_to_the_dead_letter_stream(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_bad_events_go_to_the_dead_letter_stream(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """A bad event is there with what it was, where it stood and why; the others are taken in; all are acknowledged."""
     send(repo, "orders", events(0, 5), b"nonsense", world.bad(9))
-    done = drain(crews())
-    found = letters(repo, ORDERS)
+    done = drain(groups())
+    found = dead_letters(repo, ORDERS)
     assert [(x["event"], x["reason"]) for x in found] == [
         ("nonsense", "not a JSON object"),
         (world.bad(9).decode(), "at: null"),
@@ -109,17 +109,17 @@ STEPS = ["commit", "write", "finish", "settle"]
 @pytest.mark.parametrize("step", STEPS)
 @pytest.mark.parametrize("after", [False, True], ids=["before", "after"])
 def test_a_crash_at_any_step_neither_loses_nor_doubles(
-    repo: Repo, crews: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch, step: str, after: bool
+    repo: Repo, groups: Callable[..., ConsumerGroup], monkeypatch: pytest.MonkeyPatch, step: str, after: bool
 ) -> None:
     """Whatever the last thing was that a consumer did, the next one completes its batch, bad events included, under the first stamps."""
     owner, name = {
-        "commit": ("asof.streams.intake", "commit"),
+        "commit": ("asof.tables.event_writer", "commit"),
         "write": ("asof.online.writer.Writer", "write"),
         "finish": ("asof.online.redis.watermarks.RedisWatermark", "finish"),
         "settle": ("asof.streams.redis_source.RedisSource", "settle"),
     }[step]
     send(repo, "orders", events(0, 40), world.bad(1))
-    dying = crews()
+    dying = groups()
     with monkeypatch.context() as patch:
         patch.setattr(f"{owner}.{name}", _dying(owner, name, after=after))
         with pytest.raises(Exception, match="killed"):
@@ -129,9 +129,9 @@ def test_a_crash_at_any_step_neither_loses_nor_doubles(
     under_way.look()
     stamped = watermark(repo).under_way()
     send(repo, "orders", events(40, 10))
-    drain(crews())
+    drain(groups())
     world.once(repo, "orders", set(range(50)))
-    assert len(letters(repo, ORDERS)) == 1
+    assert len(dead_letters(repo, ORDERS)) == 1
     assert bool(stamped) == (step in {"commit", "write"} or (step == "finish" and not after))
     assert under_way.mismatches() == []
     assert world.everything(repo, "orders") == []
@@ -172,38 +172,40 @@ def test_events_under_way_hold_reads_back(repo: Repo) -> None:
     assert reader.read(ask, np.array([now, 5])).as_of.tolist() == [now, 5]
 
 
-def test_stamps_of_events_that_are_gone_do_not_hold_reads_back_for_ever(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_stamps_of_events_that_are_gone_do_not_hold_reads_back_for_ever(
+    repo: Repo, groups: Callable[..., ConsumerGroup]
+) -> None:
     """A consumer that starts forgets stamps of events that the stream no longer owes anyone."""
     watermark(repo).begin(["1-1"])
-    drain(crews())
+    drain(groups())
     assert watermark(repo).value() is None
 
 
-def test_knowledge_time_is_arrival_whatever_the_sender_says(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_knowledge_time_is_arrival_whatever_the_sender_says(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """A stamped event is known from when Redis saw it on, and not from the moment that it claims."""
     before = time.time_ns() // 1_000
     claimed = events(0, 3).append_column("known_at", pa.array([before - 10**9] * 3, pa.int64()).cast(world.MOMENT))
     send(repo, "orders", claimed)
-    drain(crews())
+    drain(groups())
     known = world.held(repo, "orders")["known_at"].cast(pa.int64()).to_pylist()
     assert min(known) > before
 
 
-def test_what_a_dead_consumer_had_is_taken_over(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_what_a_dead_consumer_had_is_taken_over(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """Entries that were delivered to a consumer that is gone reach another one after a while."""
     send(repo, "orders", events(0, 30))
     online = repo.settings.online
     RedisSource(online, connect(online), ORDERS, "gone").poll(20, 0)
-    assert drain(crews(claim_after=0.1)).added == 30
+    assert drain(groups(claim_after=0.1)).added == 30
     world.once(repo, "orders", set(range(30)))
 
 
-def test_two_consumers_on_one_machine_have_two_names(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_two_consumers_on_one_machine_have_two_names(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """A name is free again when its consumer has ended, so that the next one gets what it left first."""
-    first, second = crews(), crews()
+    first, second = groups(), groups()
     names = [c.consumers["orders"].source.consumer for c in (first, second)]  # type: ignore[attr-defined]
     first.close()
-    third = crews().consumers["orders"].source.consumer  # type: ignore[attr-defined]
+    third = groups().consumers["orders"].source.consumer  # type: ignore[attr-defined]
     assert len(set(names)) == 2
     assert third == names[0]
 
@@ -221,27 +223,27 @@ def test_a_batch_is_full_or_has_waited(repo: Repo) -> None:
     late.join()
 
 
-def test_entries_with_a_field_for_each_column_are_events(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_entries_with_a_field_for_each_column_are_events(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """Other producers may write fields instead of JSON."""
     fields: dict[Any, Any] = {"id": "5", "at": "2020-01-01T00:00:00Z", "buyer": "1", "shop": "2", "price": "3.5"}
     connect(repo.settings.online).xadd(ORDERS, fields)
-    assert drain(crews()).added == 1
+    assert drain(groups()).added == 1
     assert world.held(repo, "orders")["price"].to_pylist() == [3.5]
 
 
-def test_settled_entries_may_be_forgotten(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_settled_entries_may_be_forgotten(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """With ``--forget`` the stream holds only what is still owed."""
     send(repo, "orders", events(0, 30))
-    drain(crews(forget=True))
+    drain(groups(forget=True))
     assert connect(repo.settings.online).xlen(ORDERS) == 0
 
 
-def test_an_ordered_stream_holds_reads_at_its_newest_event(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_an_ordered_stream_holds_reads_at_its_newest_event(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """In a replay reads are as of the newest event taken in, also those that ask for later; after its end as of what they ask."""
-    crew = crews("visits", clock="events", start=START)
+    group = groups("visits", clock="events", start=START)
     send(repo, "visits", events(0, 10, START))
     stop = threading.Event()
-    runner = threading.Thread(target=crew.run, args=(stop,))
+    runner = threading.Thread(target=group.run, args=(stop,))
     runner.start()
     reader = world.Watcher(repo, ("visits",), random.Random(0)).reader
     ask, far = {"buyer": [1], "shop": [1]}, np.array([START + 10**9])
@@ -255,13 +257,13 @@ def test_an_ordered_stream_holds_reads_at_its_newest_event(repo: Repo, crews: Ca
     assert world.everything(repo, "visits") == []
 
 
-def test_an_event_out_of_order_is_counted(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_an_event_out_of_order_is_counted(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """An event that the watermark has passed is taken in and told."""
     send(repo, "visits", events(0, 10, START))
-    assert drain(crews("visits", clock="events", start=START, batch=5)).late == 0
+    assert drain(groups("visits", clock="events", start=START, batch=5)).late == 0
     watermark(repo, "visits").lift(START + 4_000_000)
     send(repo, "visits", events(10, 2, START))
-    assert drain(crews("visits", clock="events", start=START)).late == 2
+    assert drain(groups("visits", clock="events", start=START)).late == 2
     world.once(repo, "visits", set(range(12)))
 
 
@@ -269,49 +271,49 @@ def test_tables_that_a_stream_cannot_feed_are_refused(repo: Repo, monkeypatch: p
     """A table without an id, and an order of its own for one that stamps arrival, are wrong use."""
     online, declared = repo.settings.online, declarations(repo)
     with pytest.raises(UsageError, match="stamps arrival"):
-        Intake(repo, declared, "orders", None, watermark(repo), "events")  # type: ignore[arg-type]
+        TableSink(repo, declared, "orders", None, watermark(repo), "events")  # type: ignore[arg-type]
     nameless = {"asof.column.at": "timestamp"}
     declared.tables["plain"] = world.TableDeclaration("plain", "data/tables/plain", "delta", "at", tags=nameless)
     with pytest.raises(SettingsError, match=r"no tag asof\.id"):
-        Intake(repo, declared, "plain", None, watermark(repo))  # type: ignore[arg-type]
+        TableSink(repo, declared, "plain", None, watermark(repo))  # type: ignore[arg-type]
     assert online.embedded
 
 
 def test_a_table_out_of_reach_is_tried_again(
-    repo: Repo, crews: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch
+    repo: Repo, groups: Callable[..., ConsumerGroup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """While a table or Redis fails the batch is kept and told as a problem; when it works again the batch is settled."""
-    real, failures = Intake.take, [TableError("disk full"), OnlineStoreError("away"), TableError("disk full")]
+    real, failures = TableSink.write, [TableError("disk full"), OnlineStoreError("away"), TableError("disk full")]
 
-    def take(self: Intake, messages: list[Message], source: str) -> Outcome:
+    def write(self: TableSink, messages: list[Message], source: str) -> BatchResult:
         if failures:
             raise failures.pop()
         return real(self, messages, source)
 
-    monkeypatch.setattr(Intake, "take", take)
+    monkeypatch.setattr(TableSink, "write", write)
     monkeypatch.setattr("asof.streams.consumer.TRY_AGAIN", 0.01)
     send(repo, "orders", events(0, 10))
-    crew = crews()
+    group = groups()
     told: list[str] = []
-    consumer = crew.consumers["orders"]
+    consumer = group.consumers["orders"]
     report = consumer.report
     consumer.report = lambda progress: (told.append(progress.problem), report(progress))
-    done = drain(crew)
+    done = drain(group)
     assert (done.added, done.retries, done.problem) == (10, 3, "")
     assert {"disk full", "away", ""} <= set(told)
 
 
-def test_a_redis_that_ended_is_started_again(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_a_redis_that_ended_is_started_again(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """A consumer of the repo's own Redis survives its end."""
     send(repo, "orders", events(0, 10))
-    crew = crews()
+    group = groups()
     stop = threading.Event()
-    runner = threading.Thread(target=crew.run, args=(stop,))
+    runner = threading.Thread(target=group.run, args=(stop,))
     runner.start()
     EmbeddedRedis(repo.settings.online.folder).stop()
     send(repo, "orders", events(10, 10))
     deadline = time.monotonic() + 30
-    while crew.consumers["orders"].progress.received < 20 and time.monotonic() < deadline:
+    while group.consumers["orders"].progress.received < 20 and time.monotonic() < deadline:
         time.sleep(0.02)
     stop.set()
     runner.join()
@@ -320,12 +322,12 @@ def test_a_redis_that_ended_is_started_again(repo: Repo, crews: Callable[..., Cr
 
 
 def test_small_files_of_a_stamped_table_are_merged(
-    repo: Repo, crews: Callable[..., Crew], monkeypatch: pytest.MonkeyPatch
+    repo: Repo, groups: Callable[..., ConsumerGroup], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """After some commits the table's small files become one, and no value changes."""
-    monkeypatch.setattr("asof.streams.intake.COMPACT_EVERY", 4)
+    monkeypatch.setattr("asof.streams.table_sink.COMPACT_EVERY", 4)
     send(repo, "orders", events(0, 40))
-    drain(crews(batch=10))
+    drain(groups(batch=10))
     folder = repo.path / "data" / "tables" / "orders"
     found = world.delta.open_table(folder)
     assert found is not None
@@ -334,17 +336,17 @@ def test_small_files_of_a_stamped_table_are_merged(
     assert world.everything(repo, "orders") == []
 
 
-def test_metrics_tell_what_a_consumer_does(repo: Repo, crews: Callable[..., Crew]) -> None:
+def test_metrics_tell_what_a_consumer_does(repo: Repo, groups: Callable[..., ConsumerGroup]) -> None:
     """Counts, lag, rate and freshness are served on loopback in Prometheus's format."""
     send(repo, "orders", events(0, 10), world.bad(1))
-    crew = crews()
-    drain(crew)
+    group = groups()
+    drain(group)
     send(repo, "orders", events(10, 3))
-    progress = {t: c.progress for t, c in crew.consumers.items()}
+    progress = {t: c.progress for t, c in group.consumers.items()}
     with pytest.raises(UsageError, match="choose another --metrics-port"):
-        serve(StreamMetrics(progress, crew.lags), 1, "192.0.2.1")
+        serve(StreamMetrics(progress, group.lags), 1, "192.0.2.1")
     port = _free_port()
-    end = serve(StreamMetrics(progress, crew.lags), port)
+    end = serve(StreamMetrics(progress, group.lags), port)
     text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
     end()
     assert 'asof_stream_events_total{outcome="added",table="orders"} 10.0' in text
@@ -422,16 +424,16 @@ def test_payloads_are_under_one_field() -> None:
 
 
 def test_deleting_a_project_takes_what_consumers_keep_and_leaves_streams(
-    repo: Repo, crews: Callable[..., Crew]
+    repo: Repo, groups: Callable[..., ConsumerGroup]
 ) -> None:
     """Watermarks, stamps and bulletins of a project go with it; its streams and other projects' keys stay."""
     send(repo, "orders", world.events(range(10), random.Random(1)), b"nonsense")
-    drain(crews())
+    drain(groups())
     online = repo.settings.online
     client = connect(online)
     for project in (world.PROJECT, f"{world.PROJECT}2", f"{world.PROJECT}*"):
         RedisWatermark(project, "orders", online, client).begin(["1-1"])
-        Bulletin(project, online, client).post("orders", ORDERS, "one", Progress())
+        Heartbeats(project, online, client).send("orders", ORDERS, "one", Progress())
     before = {key.decode() for key in client.keys("*")}
     assert {f"{{asof/streams}}#{k}" for k in ("watermarks", "inflight/orders", "consumers")} < before
     writer = Writer(world.PROJECT, online)

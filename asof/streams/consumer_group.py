@@ -1,4 +1,4 @@
-"""Consumers of several tables in one process: where each reads and writes, what it is called, and how all of them end."""
+"""Runs one consumer per table in threads of one process: makes their sources and sinks, names them, and stops them together."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ from asof.online.redis.server import EmbeddedRedis
 from asof.repo import Repo
 from asof.settings import OnlineSettings
 from asof.streams.consumer import Consumer, Progress
-from asof.streams.intake import Clock, Intake
 from asof.streams.kafka_source import KafkaSource, topic_name
-from asof.streams.messages import Source
+from asof.streams.messages import EventSource
 from asof.streams.redis_source import CLAIM_AFTER, GROUP, RedisSource, stream_name
-from asof.streams.status import Bulletin
+from asof.streams.status import Heartbeats
+from asof.streams.table_sink import Clock, TableSink
 from asof.tables import Declarations, declarations
 
-SEATS = 1_000
-"""Consumers of one table on one machine, at most."""
+MOST_CONSUMERS = 1_000
+"""Most consumers of one table on one machine."""
 
 
 @dataclass(frozen=True)
-class Plan:
-    """How to consume.
+class ConsumerOptions:
+    """Options of a consumer group.
 
     Attributes:
         batch: Most events of a batch.
         linger: Seconds to wait for a batch to fill.
-        clock: Whose time it is.
-        start: Of an ordered stream, the moment up to which the online store is complete before its first event.
+        clock: Whose clock gives knowledge time, see :data:`asof.streams.table_sink.Clock`.
+        start: For ``events``: the moment up to which the online store is complete before the first event.
         group: Consumer group.
-        claim_after: Seconds after which what another consumer left is taken over.
+        claim_after: Seconds after which unsettled messages of another consumer are claimed.
         forget: Whether settled entries are deleted from a Redis Stream.
         names: Table -> stream or topic, where it is not the default one.
-        redis: Connection string of the Redis that has the streams; by default the online store's.
+        redis: Connection string of the Redis that holds the streams; by default the online store's.
         kafka: Addresses of Kafka's brokers; None for Redis Streams.
         kafka_options: Further options of its client.
     """
@@ -64,17 +64,17 @@ class Plan:
         return self.names.get(table) or default(project, table)
 
     def carrier(self, online: OnlineSettings) -> OnlineSettings:
-        """The Redis that has the streams."""
+        """Settings of the Redis that holds the streams."""
         return online if self.redis is None else replace(online, connection_string=self.redis, redis_type="redis")
 
 
-class Crew:
-    """The consumers of some tables, a thread each.
+class ConsumerGroup:
+    """The consumers of some tables, one thread each.
 
     Args:
         repo: The feature repo.
         tables: Tables, or push sources that feed them.
-        plan: How to consume.
+        options: How to consume.
         report: Called about once a second with a table and its consumer's progress.
 
     Raises:
@@ -88,12 +88,12 @@ class Crew:
         self,
         repo: Repo,
         tables: Sequence[str],
-        plan: Plan,
+        options: ConsumerOptions,
         report: Callable[[str, Progress], object] = lambda _t, _p: None,
     ) -> None:
-        self.repo, self.plan = repo, plan
+        self.repo, self.options = repo, options
         self._report = report
-        self._seats: list[IO[str]] = []
+        self._name_locks: list[IO[str]] = []
         self._closing: list[Callable[[], object]] = []
         declared = declarations(repo)
         self.consumers = {declared.table(t).name: self._consumer(declared, declared.table(t).name) for t in tables}
@@ -101,14 +101,14 @@ class Crew:
 
     @property
     def lags(self) -> dict[str, Callable[[], int | None]]:
-        """Table -> a function that counts what waits."""
+        """Table -> a function that counts unread messages."""
         return {table: _lag(consumer.source) for table, consumer in self.consumers.items()}
 
     def run(self, stop: threading.Event, *, until_drained: bool = False) -> dict[str, Progress]:
-        """Consume until ``stop`` is set, or one of the consumers cannot go on.
+        """Consume until ``stop`` is set or a consumer fails.
 
         Raises:
-            AsofError: Why it could not.
+            AsofError: The error of the consumer that failed.
         """
         threads = [
             threading.Thread(target=self._work, args=(c, stop, until_drained), name=f"stream-{t}")
@@ -124,11 +124,11 @@ class Crew:
         return {table: consumer.progress for table, consumer in self.consumers.items()}
 
     def close(self) -> None:
-        """Give back all connections and names."""
+        """Close all connections and release the consumers' names."""
         for work in self._closing:
             work()
-        for seat in self._seats:
-            seat.close()
+        for lock in self._name_locks:
+            lock.close()
 
     def _work(self, consumer: Consumer, stop: threading.Event, until_drained: bool) -> None:
         try:
@@ -144,23 +144,23 @@ class Crew:
         online, project = self.repo.settings.online, self.repo.settings.project
         client, writer = connect(online), Writer(project, online)
         watermark = writer.watermark(table)
-        intake = Intake(self.repo, declared, table, writer, watermark, self.plan.clock, self.plan.start)
-        name = self._seat(table)
+        sink = TableSink(self.repo, declared, table, writer, watermark, self.options.clock, self.options.start)
+        name = self._reserve_name(table)
         source = self._source(table, name)
         self._closing += [source.close, writer.close, client.close]
-        bulletin = Bulletin(project, online, client)
-        consumer = Consumer(source, intake, self.plan.batch, self.plan.linger, self._revive)
-        consumer.report = lambda progress: self._tell(bulletin, table, source.name, name, progress)
+        heartbeats = Heartbeats(project, online, client)
+        consumer = Consumer(source, sink, self.options.batch, self.options.linger, self._revive)
+        consumer.report = lambda progress: self._tell(heartbeats, table, source.name, name, progress)
         return consumer
 
-    def _source(self, table: str, name: str) -> Source:
-        stream = self.plan.stream(self.repo.settings.project, table)
-        if self.plan.kafka:
-            return KafkaSource(self.plan.kafka, stream, group=self.plan.group, options=self.plan.kafka_options)
-        carrier = self.plan.carrier(self.repo.settings.online)
+    def _source(self, table: str, name: str) -> EventSource:
+        stream = self.options.stream(self.repo.settings.project, table)
+        if self.options.kafka:
+            return KafkaSource(self.options.kafka, stream, group=self.options.group, options=self.options.kafka_options)
+        carrier = self.options.carrier(self.repo.settings.online)
         return RedisSource(
-            carrier, connect(carrier), stream, name, group=self.plan.group, claim_after=self.plan.claim_after,
-            forget=self.plan.forget,
+            carrier, connect(carrier), stream, name, group=self.options.group, claim_after=self.options.claim_after,
+            forget=self.options.forget,
         )  # fmt: skip
 
     def _revive(self) -> None:
@@ -168,19 +168,19 @@ class Crew:
         if online.embedded:
             EmbeddedRedis(online.folder).start()
 
-    def _tell(self, bulletin: Bulletin, table: str, stream: str, name: str, progress: Progress) -> None:
-        bulletin.post(table, stream, name, progress)
+    def _tell(self, heartbeats: Heartbeats, table: str, stream: str, name: str, progress: Progress) -> None:
+        heartbeats.send(table, stream, name, progress)
         self._report(table, progress)
 
-    def _seat(self, table: str) -> str:
-        """The first name on this machine that no living consumer has: one that died leaves its name, and what it had under way, to the next."""
+    def _reserve_name(self, table: str) -> str:
+        """Reserve the first name that no running consumer on this machine has. The successor of a killed consumer gets its name and its unsettled messages."""
         folder = self.repo.settings.data / "streams"
-        for number in range(SEATS):
+        for number in range(MOST_CONSUMERS):
             handle = _locked(folder / f"{table}.{number}.lock")
             if handle is not None:
-                self._seats.append(handle)
+                self._name_locks.append(handle)
                 return f"{socket.gethostname()}-{number}"
-        raise TableError(f"{SEATS} consumers of table {table!r} run on this machine already; stop some")
+        raise TableError(f"{MOST_CONSUMERS} consumers of table {table!r} run on this machine already; stop some")
 
 
 def _locked(path: Path) -> IO[str] | None:
@@ -194,7 +194,7 @@ def _locked(path: Path) -> IO[str] | None:
     return handle
 
 
-def _lag(source: Source) -> Callable[[], int | None]:
+def _lag(source: EventSource) -> Callable[[], int | None]:
     if isinstance(source, KafkaSource):
         return source.lag
     if isinstance(source, RedisSource):

@@ -1,4 +1,4 @@
-"""Producing: rows onto the stream of their table. For tests, replays, demos, and programs that have Arrow tables anyway."""
+"""Sends rows to the stream of their table: for tests, replays, demos, and programs that hold Arrow tables."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from asof.streams.redis_source import FIELD, stream_name
 from asof.tables import declarations
 
 AT_ONCE = 2_000
-"""Entries that are sent together."""
+"""Entries sent in one pipeline."""
 
 
-class Outlet(Protocol):
-    """Where events are sent to."""
+class EventPublisher(Protocol):
+    """A destination of events."""
 
     def send(self, stream: str, payloads: Sequence[bytes]) -> None:
-        """Append events to a stream, in order; they are there when the call returns."""
+        """Append events to a stream, in order; the stream has them when the call returns."""
         ...
 
     def close(self) -> None:
-        """Give back the connection."""
+        """Close the connection."""
         ...
 
 
-class RedisOutlet:
+class RedisPublisher:
     """Appends to Redis Streams."""
 
     def __init__(self, settings: OnlineSettings, client: Client | None = None) -> None:
@@ -39,10 +39,10 @@ class RedisOutlet:
         self.client: Client = client if client is not None else connect(settings)
 
     def send(self, stream: str, payloads: Sequence[bytes]) -> None:
-        """As :meth:`Outlet.send`.
+        """As :meth:`EventPublisher.send`.
 
         Raises:
-            OnlineStoreError: Redis does not take them; some may be there.
+            OnlineStoreError: Redis refused them; the stream may have some of them.
         """
         with translated(self.settings):
             for at in range(0, len(payloads), AT_ONCE):
@@ -52,18 +52,18 @@ class RedisOutlet:
                     pipe.execute()
 
     def close(self) -> None:
-        """Give back the connection."""
+        """Close the connection."""
         self.client.close()
 
 
-class Sender:
-    """Sends rows of tables to their streams; takes the place of :class:`asof.tables.Pusher`.
+class Producer:
+    """Sends rows of tables to their streams; has the interface of :class:`asof.tables.Pusher`.
 
     Args:
         repo: The feature repo.
         tables: Tables, or push sources that feed them.
-        outlet: Where to; by default the streams in the repo's Redis.
-        names: Table -> stream, where it is not the default one.
+        publisher: The destination; by default the streams in the repo's Redis.
+        names: Table -> stream, if it is not the default one.
 
     Raises:
         NotFoundError: There is no such table.
@@ -71,14 +71,18 @@ class Sender:
     """
 
     def __init__(
-        self, repo: Repo, tables: Sequence[str], outlet: Outlet | None = None, names: Mapping[str, str] | None = None
+        self,
+        repo: Repo,
+        tables: Sequence[str],
+        publisher: EventPublisher | None = None,
+        names: Mapping[str, str] | None = None,
     ) -> None:
         declared = declarations(repo)
         known = {table: declared.table(table).name for table in tables}
         self.streams = {
             table: (names or {}).get(table) or stream_name(repo.settings.project, name) for table, name in known.items()
         }
-        self.outlet: Outlet = outlet or RedisOutlet(repo.settings.online)
+        self.publisher: EventPublisher = publisher or RedisPublisher(repo.settings.online)
 
     def __enter__(self) -> Self:
         return self
@@ -86,14 +90,14 @@ class Sender:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self.outlet.close()
+        self.publisher.close()
 
     def push(self, table: str, batch: pa.Table | Sequence[Mapping[str, Any]]) -> int:
-        """Send rows, in order; returns how many. They are checked by whoever consumes them.
+        """Send rows, in order; returns their number. The consumer checks them.
 
         Raises:
             OnlineStoreError: The stream cannot be reached.
         """
         rows = batch if isinstance(batch, pa.Table) else pa.Table.from_pylist(list(batch))
-        self.outlet.send(self.streams[table], encode(rows))
+        self.publisher.send(self.streams[table], encode(rows))
         return int(rows.num_rows)
