@@ -6,7 +6,7 @@ import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 import numpy as np
@@ -23,6 +23,9 @@ from asof.instants import format_moment, from_micros, parse_moment
 from asof.repo import Repo
 from asof.tables import reading
 from asof.tables.declarations import declarations
+
+if TYPE_CHECKING:
+    from asof.feast.compute_engine import KnownLater
 
 FILE = click.Path(path_type=Path)
 
@@ -65,9 +68,12 @@ def materialize(ctx: click.Context, names: tuple[str, ...], start: str | None, e
             f"--from {format_moment(wrong[0].start)} is after --to {format_moment(last)}; expected an earlier time"
         )
     done = _materialize(repo, spans)
-    rows = [(s.view.name, format_moment(s.start), format_moment(s.end), seconds) for s, seconds in done]
+    rows = [(s.view.name, format_moment(s.start), format_moment(s.end), seconds) for s, seconds, _ in done]
     payload = [dict(zip(("view", "from", "to", "seconds"), row, strict=True)) for row in rows]
-    emit({"views": payload}, table(("view", "from", "to", "seconds"), rows))
+    for entry, (_, _, later) in zip(payload, done, strict=True):
+        entry["known_later"] = later.rows if later else 0
+    told = [f"{x}; to write them: asof materialize {x.view} --to {format_moment(x.end)}" for _, _, x in done if x]
+    emit({"views": payload}, "\n".join([table(("view", "from", "to", "seconds"), rows), *told]))
 
 
 @click.command()
@@ -268,13 +274,16 @@ def _start(view: View, end: int) -> int:
     return max(0, end - view.ttl) if view.ttl else 0
 
 
-def _materialize(repo: Repo, spans: list[MaterializeSpan]) -> list[tuple[MaterializeSpan, float]]:
+def _materialize(repo: Repo, spans: list[MaterializeSpan]) -> list[tuple[MaterializeSpan, float, KnownLater | None]]:
+    from asof.feast.compute_engine import Interval, known_later, told_by_caller
+
     done = []
     for span in spans:
         began = time.monotonic()
-        with feast_call(f"materializing {span.view.name}", repo=repo.path):
+        with feast_call(f"materializing {span.view.name}", repo=repo.path), told_by_caller():
             repo.store.materialize(from_micros(span.start), from_micros(span.end), feature_views=[span.view.name])
-        done.append((span, round(time.monotonic() - began, 3)))
+        seconds = round(time.monotonic() - began, 3)
+        done.append((span, seconds, known_later(span.view, repo.path, Interval(span.start, span.end))))
     declarations(repo)  # Feast notes every materialization in the registry; keep what was read from it up to date
     return done
 

@@ -1,5 +1,7 @@
 """The Arrow type of each Feast type: the one table for datasets, the online store, Feast's requests and the prediction log."""
 
+from typing import Any
+
 import pyarrow as pa
 
 _UTC = pa.timestamp("us", "UTC")
@@ -17,3 +19,15 @@ ENCODED_BY_VALUE = frozenset({"uuid", "timeuuid", "zonedtimestamp"})
 
 COLUMN_TYPES = {dtype: kind for dtype, kind in ARROW_TYPES.items() if dtype not in ENCODED_BY_VALUE}
 """The types that the online store writes as whole Arrow columns."""
+
+
+def parsed_moments(texts: Any) -> Any:
+    """An Arrow column of ISO 8601 times as microseconds UTC; a time without a zone means UTC.
+
+    Raises:
+        ArrowInvalid: A text is no such time, or some have a zone and some have none.
+    """
+    try:
+        return texts.cast(pa.timestamp("us")).cast(_UTC)
+    except pa.ArrowInvalid:
+        return texts.cast(_UTC)

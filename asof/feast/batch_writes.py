@@ -15,6 +15,7 @@ import pyarrow.parquet as pq
 
 from asof.atomic_file import replacing
 from asof.contract import EVENT_ID_TAG
+from asof.contract.arrow_types import parsed_moments
 from asof.errors import SchemaError, TableError
 from asof.offline.sources import locate
 from asof.tables import delta
@@ -151,9 +152,16 @@ def _shaped(table: pa.Table, schema: pa.Schema, name: str) -> pa.Table:
             f"got the columns {', '.join(table.column_names)}, source {name!r} has {', '.join(schema.names)}"
         )
     try:
-        return table.select(schema.names).cast(schema)
+        return pa.table([_column(table[field.name], field.type) for field in schema], schema=schema)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise SchemaError(
             f"rows do not have the types of source {name!r} ({reason}); cast them before writing"
         ) from None
+
+
+def _column(column: pa.ChunkedArray, target: pa.DataType) -> pa.ChunkedArray:
+    """``column`` cast without loss; text that becomes a moment is UTC where it has no zone."""
+    if pa.types.is_timestamp(target) and pa.types.is_string(column.type):
+        column = parsed_moments(column)
+    return column.cast(target)

@@ -46,6 +46,9 @@ if TYPE_CHECKING:
 DEFAULT_HOP = 5 * 60 * 1_000_000
 """Bucket width of a tiled view that names none: Feast's default of five minutes."""
 
+WRITTEN = "written"
+"""The time column of a stored on-demand view: the moment of writing."""
+
 _NO_MODULE = frozenset({"__main__", "feast_udf_rehydrate"})
 """Feast's module name for a decorated function, and for one that it made from the source text in the registry."""
 
@@ -77,6 +80,24 @@ def compile_view(view: FeatureView, projection: FeatureViewProjection | None = N
         aggregations=aggregations,
         hop=_hop(view),
         online=bool(view.online),
+    )
+
+
+def compile_written(view: OnDemandFeatureView) -> View:
+    """The stored view of an on-demand view that Feast computes when rows are written (``write_to_online_store``).
+
+    Feast stamps its rows with the moment of writing, so event time is that moment, and there is no ttl.
+    """
+    keys = {c.name for c in view.entity_columns}
+    fields = tuple(_field(f) for f in view.features if f.name not in keys)
+    used = view.projection
+    return View(
+        name=view.name,
+        alias=used.name_to_use() if used else view.name,
+        join_keys=_join_keys(view, dict(used.join_key_map or {}) if used else {}),
+        features=fields,
+        ttl=0,
+        source=Source(view.name, "", "parquet", WRITTEN),
     )
 
 
@@ -268,7 +289,7 @@ def _dtype(feast_field: Any) -> str:
     return str(feast_field.dtype).lower()
 
 
-def _join_keys(view: FeatureView, renamed: Mapping[str, str]) -> tuple[JoinKey, ...]:
+def _join_keys(view: FeatureView | OnDemandFeatureView, renamed: Mapping[str, str]) -> tuple[JoinKey, ...]:
     columns = [c for c in view.entity_columns if c.name != DUMMY_ENTITY_ID]
     keys = tuple(JoinKey(c.name, renamed.get(c.name, c.name), _dtype(c)) for c in columns)
     for key in keys:
@@ -291,12 +312,17 @@ def _source(view: FeatureView) -> Source:
         name=batch.name,
         path=batch.path,
         format="delta" if isinstance(batch.file_format, DeltaFormat) else "parquet",
-        timestamp_field=batch.timestamp_field or getattr(view, "timestamp_field", ""),
-        created_timestamp_column=batch.created_timestamp_column or None,
+        timestamp_field=spelled_in_files(batch, batch.timestamp_field or getattr(view, "timestamp_field", "")),
+        created_timestamp_column=spelled_in_files(batch, batch.created_timestamp_column) or None,
         field_mapping=dict(batch.field_mapping or {}),
         event_id=batch.tags.get(EVENT_ID_TAG),
         push_name=push.name if push is not None else None,
     )
+
+
+def spelled_in_files(source: FileSource, name: str | None) -> str:
+    """A column's name in the files; Feast accepts the names of time columns before and after ``field_mapping``."""
+    return next((raw for raw, mapped in (source.field_mapping or {}).items() if mapped == name), name or "")
 
 
 def _hop(view: FeatureView) -> int:

@@ -9,10 +9,12 @@ Writing is idempotent, so a crashed run can be run again. Feast records an inter
 
 from __future__ import annotations
 
+import logging
 import uuid
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -30,7 +32,7 @@ from feast.infra.registry.base_registry import BaseRegistry
 from asof.contract import View
 from asof.errors import SettingsError
 from asof.feast.compiler import compile_view
-from asof.instants import to_micros
+from asof.instants import SECOND, format_moment, from_micros, to_micros
 from asof.offline.engine import EngineSettings, quoted
 from asof.offline.pull import micros_sql, newest_sql
 from asof.offline.sources import SourceFiles, open_files
@@ -41,6 +43,8 @@ BATCH = 20_000
 WRITERS = 2
 """Concurrent writes."""
 
+logger = logging.getLogger(__name__)
+
 _CHOSEN = "asof_chosen_rows"
 
 
@@ -50,6 +54,28 @@ class Interval:
 
     start: int
     end: int
+
+
+@dataclass(frozen=True, slots=True)
+class KnownLater:
+    """Rows with an event time in an interval that became known after its end: a run over the interval leaves them out.
+
+    Attributes:
+        view: Name of the view.
+        rows: Their number.
+        end: The end of an interval that includes them, microseconds UTC, in whole seconds.
+    """
+
+    view: str
+    rows: int
+    end: int
+
+    def __str__(self) -> str:
+        """What happened, as a sentence."""
+        return (
+            f"view {self.view!r}: {self.rows} rows have an event time in the interval but became known after its end "
+            f"(the last by {format_moment(self.end)}); a read at its end must not see them, so they were not written"
+        )
 
 
 @dataclass
@@ -103,6 +129,7 @@ class DuckDBComputeEngine(ComputeEngine):
     ) -> DuckDBMaterializationJob:
         job = DuckDBMaterializationJob(task)
         try:
+            _check_version(registry, task)
             job.written = self._run(task)
         except Exception as error:  # noqa: BLE001 - the job reports its error to the caller
             job.failure = error
@@ -119,7 +146,27 @@ class DuckDBComputeEngine(ComputeEngine):
         start = datetime.fromtimestamp(0, UTC) if task.disable_event_timestamp else task.start_time
         repo = Path(self.repo_config.repo_path or ".").resolve()
         interval = Interval(to_micros(start), to_micros(end))
-        return materialize(compile_view(task.feature_view), writer, repo, interval, task.tqdm_builder)
+        view = compile_view(task.feature_view)
+        written = materialize(view, writer, repo, interval, task.tqdm_builder)
+        if logger.isEnabledFor(logging.WARNING) and (later := known_later(view, repo, interval)):
+            first, last = (from_micros(m).strftime("%Y-%m-%dT%H:%M:%S") for m in (interval.start, later.end))
+            logger.warning("%s; to write them: feast materialize %s %s -v %s", later, first, last, view.name)
+        return written
+
+
+def _check_version(registry: BaseRegistry, task: MaterializationTask) -> None:
+    """Refuse an earlier version of a view, because values are stored under the view's name."""
+    if not getattr(registry, "enable_online_versioning", False):
+        return
+    given = getattr(task.feature_view, "current_version_number", None)
+    applied = getattr(
+        registry.get_any_feature_view(task.feature_view.name, task.project), "current_version_number", None
+    )
+    if given != applied:
+        raise SettingsError(
+            f"view {task.feature_view.name!r}: got version {given}, but asof keeps only the applied version ({applied}) online; "
+            "materialize without a version, or declare a view of another name"
+        )
 
 
 def materialize(
@@ -155,6 +202,32 @@ def materialize(
         return written
     finally:
         connection.close()
+
+
+def known_later(view: View, repo: Path, interval: Interval) -> KnownLater | None:
+    """The rows of the interval that a run leaves out because they became known after its end; None where there is none."""
+    created = view.source.created_timestamp_column
+    files = open_files(view.source, repo)
+    if not files.rows or created is None:
+        return None
+    ts, kt = micros_sql(view.source.timestamp_field), micros_sql(created)
+    query = f"SELECT count(*), max({kt}) FROM {files.scan} WHERE {ts} BETWEEN {interval.start} AND {interval.end} AND {kt} > {interval.end}"
+    connection = EngineSettings.load(repo).connect(repo)
+    try:
+        ((rows, last),) = connection.execute(query).fetchall()
+    finally:
+        connection.close()
+    return KnownLater(view.name, rows, -(-last // SECOND) * SECOND) if rows else None
+
+
+@contextmanager
+def told_by_caller() -> Iterator[None]:
+    """Run without the engine's warning about rows that became known later; the caller asks :func:`known_later` itself."""
+    before, logger.disabled = logger.disabled, True
+    try:
+        yield
+    finally:
+        logger.disabled = before
 
 
 def _write(view: View, writer: Writer, portions: Iterator[pa.Table], progress: Callable[[int], Any] | None) -> int:

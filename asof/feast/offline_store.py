@@ -29,6 +29,7 @@ from pydantic import ConfigDict, StrictInt, StrictStr
 from asof.contract import Source
 from asof.errors import SettingsError, SourceError
 from asof.feast.batch_writes import add_file, append
+from asof.feast.compiler import spelled_in_files
 from asof.feast.historical_request import EVENT_TIME, compile_request, entity_table, event_time, queried_table
 from asof.feast.retrieval_job import PointInTimeRetrievalJob, metadata
 from asof.instants import from_micros, to_micros
@@ -133,7 +134,7 @@ class DuckDBOfflineStore(OfflineStore):
         span = pull.Span(to_micros(start_date), to_micros(end_date))
         pull.checked_files(source, repo, columns)
         return PointInTimeRetrievalJob(
-            lambda: pull.latest(source, repo, join_key_columns, columns, span, settings), repo
+            lambda: _keyed(pull.latest(source, repo, join_key_columns, columns, span, settings), join_key_columns), repo
         )
 
     @staticmethod
@@ -153,7 +154,9 @@ class DuckDBOfflineStore(OfflineStore):
         columns = _columns(join_key_columns, feature_name_columns, source)
         span = pull.Span(to_micros(start_date) if start_date else None, to_micros(end_date) if end_date else None)
         pull.checked_files(source, repo, columns)
-        return PointInTimeRetrievalJob(lambda: pull.everything(source, repo, columns, span, settings), repo)
+        return PointInTimeRetrievalJob(
+            lambda: _keyed(pull.everything(source, repo, columns, span, settings), join_key_columns), repo
+        )
 
     @staticmethod
     def offline_write_batch(
@@ -161,7 +164,9 @@ class DuckDBOfflineStore(OfflineStore):
     ) -> None:
         """Append rows to the view's batch source."""
         events = bool(getattr(feature_view, "aggregations", None))
-        append(table, _file_source(feature_view.batch_source), _place(config)[0], events=events)
+        source = _file_source(feature_view.batch_source)
+        table = table.rename_columns([spelled_in_files(source, name) for name in table.column_names])
+        append(table, source, _place(config)[0], events=events)
         if progress:
             progress(table.num_rows)
 
@@ -181,6 +186,17 @@ class DuckDBOfflineStore(OfflineStore):
             )
         table = data if isinstance(data, pa.Table) else ds.dataset(data, format="parquet").to_table()
         add_file(table, locate(destination.path, _place(config)[0]), destination.partition_by or ())
+
+    @staticmethod
+    def ensure_monitoring_tables(config: RepoConfig) -> None:
+        """Refuse ``feast monitor``, which asks for its tables first.
+
+        Raises:
+            SettingsError: Always; profiles and drift are asof's own.
+        """
+        raise SettingsError(
+            "this offline store keeps no tables for `feast monitor`; use `asof profile`, `asof drift` and `asof skew`"
+        )
 
     def validate_data_source(self, config: RepoConfig, data_source: DataSource) -> None:
         """Check that a source's files, where there are any yet, can be read and have its timestamp columns.
@@ -232,13 +248,22 @@ def _source(data_source: DataSource, timestamp_field: str, created_timestamp_col
         name=batch.name,
         path=batch.path,
         format="delta" if isinstance(batch.file_format, DeltaFormat) else "parquet",
-        timestamp_field=timestamp_field or batch.timestamp_field,
-        created_timestamp_column=created_timestamp_column or None,
+        timestamp_field=spelled_in_files(batch, timestamp_field or batch.timestamp_field),
+        created_timestamp_column=spelled_in_files(batch, created_timestamp_column) or None,
     )
 
 
 def _exists(source: Source, repo: Path) -> bool:
     return locate(source.path, repo).exists()
+
+
+def _keyed(rows: pa.Table, keys: list[str]) -> pa.Table:
+    """Rows of a view without entities with Feast's dummy key, which its own engine writes them under."""
+    from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
+
+    return (
+        rows if keys else rows.append_column(DUMMY_ENTITY_ID, pa.array([DUMMY_ENTITY_VAL] * rows.num_rows, pa.string()))
+    )
 
 
 def _columns(keys: list[str], features: list[str], source: Source) -> list[str]:

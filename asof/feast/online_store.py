@@ -10,7 +10,8 @@ import asyncio
 import os
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from contextvars import ContextVar
 from datetime import datetime
 from pathlib import Path
@@ -18,7 +19,7 @@ from typing import Any, Literal
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from feast import Entity, FeatureView, RepoConfig
+from feast import Entity, FeatureView, OnDemandFeatureView, RepoConfig
 from feast.feature_service import FeatureService
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
@@ -31,13 +32,14 @@ from feast.repo_config import FeastConfigBaseModel
 from pydantic import Field, StrictStr
 
 from asof.contract import View
-from asof.errors import SchemaError
+from asof.errors import RequestError, SchemaError
 from asof.feast import protobuf
-from asof.feast.compiler import compile_view
+from asof.feast.compiler import compile_view, compile_written
 from asof.feast.raw_events import accept_raw_events, declared_view
-from asof.feast.response import FilledResponse, LazyResponse, RequestCache
+from asof.feast.response import FilledResponse, LazyResponse, RequestCache, keyed_rows
 from asof.online.read_plan import ReadPlan, ViewFeatures
 from asof.online.reader import read, read_async
+from asof.online.redis.server import EmbeddedRedis
 from asof.online.redis.store import AsyncRedisStore, RedisStore
 from asof.online.vectors import Vectors
 from asof.online.writer import Writer
@@ -127,7 +129,7 @@ class RedisOnlineStore(OnlineStore):
             SchemaError: The view is windowed; it takes raw events, through ``push`` or materialization.
             OnlineStoreError: Redis is down or full.
         """
-        view = compile_view(declared_view(table))
+        view = _compiled(declared_view(table))
         if view.windowed:
             raise SchemaError(
                 f"view {view.name!r} is windowed: push its raw events, or materialize it, instead of values"
@@ -180,9 +182,11 @@ class RedisOnlineStore(OnlineStore):
             vectors = self._read(config, plan, keys, len(next(iter(keys.values()))))
             return LazyResponse(request, keys, vectors, full_feature_names)
         filled = _start()
-        response = super().get_online_features(
-            config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
-        )
+        with _naming_keys(entity_rows):
+            response = super().get_online_features(
+                config, features, keyed_rows(entity_rows), registry, project, full_feature_names,
+                include_feature_view_version_metadata,
+            )  # fmt: skip
         return _answer(response, filled)
 
     async def get_online_features_async(
@@ -196,9 +200,11 @@ class RedisOnlineStore(OnlineStore):
             vectors = await self._read_async(config, plan, keys, len(next(iter(keys.values()))))
             return LazyResponse(request, keys, vectors, full_feature_names)
         filled = _start()
-        response = await super().get_online_features_async(
-            config, features, entity_rows, registry, project, full_feature_names, include_feature_view_version_metadata
-        )
+        with _naming_keys(entity_rows):
+            response = await super().get_online_features_async(
+                config, features, keyed_rows(entity_rows), registry, project, full_feature_names,
+                include_feature_view_version_metadata,
+            )  # fmt: skip
         return _answer(response, filled)
 
     def update(
@@ -218,8 +224,14 @@ class RedisOnlineStore(OnlineStore):
         writer.register([compile_view(t) for t in kept])
 
     def teardown(self, config: RepoConfig, tables: Sequence[FeatureView], entities: Sequence[Entity]) -> None:
-        """Delete everything that is stored for the project."""
+        """Delete everything that is stored for the project, and stop the redis-server if it is the repo's own."""
+        settings = settings_of(config)
         self.writer(config).drop_project()
+        if settings.connection_string == EMBEDDED:
+            for _, store in self._stores.values():
+                store.close()
+            self._stores = {}
+            EmbeddedRedis(settings.folder).stop()
 
     async def initialize(self, config: RepoConfig) -> None:
         """Connect before the first request."""
@@ -262,14 +274,14 @@ class RedisOnlineStore(OnlineStore):
         return False
 
     def _wanted(self, table: FeatureView, names: Sequence[str] | None) -> tuple[View, tuple[str, ...]]:
-        view = compile_view(table)
+        view = _compiled(table)
         return view, tuple(names) if names else tuple(f.name for f in view.features)
 
     def _plan_of(self, config: RepoConfig, grouped_refs: list[Any]) -> ReadPlan:
         identity = tuple(_identity(table, names) for table, names in grouped_refs)
         if (config.project, identity) in self._plans:
             return self._plans[config.project, identity]
-        return self._plan(config, [_in_order(compile_view(t), names) for t, names in grouped_refs], identity)
+        return self._plan(config, [_in_order(_compiled(t), names) for t, names in grouped_refs], identity)
 
     def _plan(self, config: RepoConfig, wanted: list[ViewFeatures], identity: tuple[Any, ...]) -> ReadPlan:
         return self._plans.setdefault((config.project, identity), ReadPlan(config.project, wanted, exact=True))
@@ -304,6 +316,25 @@ class RedisOnlineStore(OnlineStore):
         if loop not in self._async:
             self._async[loop] = AsyncRedisStore(settings_of(config))
         return self._async[loop]
+
+
+def _compiled(table: FeatureView | OnDemandFeatureView) -> View:
+    """The stored view that a Feast view is, on-demand views that are written included."""
+    return compile_written(table) if isinstance(table, OnDemandFeatureView) else compile_view(table)
+
+
+@contextmanager
+def _naming_keys(rows: Any) -> Iterator[None]:
+    """Let an error about a missing key name all fields of the request; Feast drops those that it does not know."""
+    try:
+        yield
+    except RequestError as error:
+        given = sorted(rows[0] if isinstance(rows, list) else rows)
+        if error.field in given:
+            raise
+        raise RequestError(
+            None, error.field, f"is missing; the request has {', '.join(given) or 'no fields'}"
+        ) from None
 
 
 def _start() -> Filled:

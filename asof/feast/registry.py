@@ -14,7 +14,7 @@ from asof.contract import Contract, View
 from asof.contract.on_demand import add_path
 from asof.errors import NotFoundError
 from asof.feast.calls import feast_call
-from asof.feast.compiler import compile_service, compile_view
+from asof.feast.compiler import compile_service, compile_view, spelled_in_files
 from asof.settings import RepoSettings
 from asof.tables.schema import TableDeclaration
 
@@ -93,8 +93,8 @@ def _table(source: FileSource, pushes: Iterable[str], views: Iterable[View]) -> 
         name=source.name,
         path=source.path,
         format="delta" if isinstance(source.file_format, DeltaFormat) else "parquet",
-        timestamp_field=source.timestamp_field,
-        knowledge_field=source.created_timestamp_column or None,
+        timestamp_field=spelled_in_files(source, source.timestamp_field),
+        knowledge_field=spelled_in_files(source, source.created_timestamp_column) or None,
         keys=_keys(source.name, views),
         push_names=tuple(sorted(pushes)),
         field_mapping=dict(source.field_mapping or {}),

@@ -13,6 +13,7 @@ from functools import cached_property
 from typing import Any
 
 from feast import FeatureService, FeatureView, ValueType, metrics, utils
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_VAL
 from feast.infra.online_stores.online_store import OnlineStore
 from feast.infra.registry.base_registry import BaseRegistry
 from feast.online_response import TIMESTAMP_POSTFIX, OnlineResponse
@@ -203,6 +204,13 @@ def _compiled(context: tuple[Any, ...], full_names: bool) -> FeatureRequest | No
             columns.append(ResponseColumn(label, alias, name, str(types[name]).lower(), types[name]))
     feature_types = OnlineStore._build_feature_types(grouped)  # noqa: SLF001 - as Feast does
     return FeatureRequest(context, grouped, tuple(columns), feature_types)
+
+
+def keyed_rows(rows: Any) -> Any:
+    """Rows of a request as Feast takes them; for rows without a field, of views without entities, Feast's own dummy key."""
+    if isinstance(rows, list) and rows and not any(rows):
+        return {DUMMY_ENTITY_ID: [DUMMY_ENTITY_VAL] * len(rows)}
+    return rows
 
 
 def _columns(rows: Any) -> dict[str, list[Any]] | None:

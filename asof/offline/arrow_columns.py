@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from asof.contract.arrow_types import ARROW_TYPES
+from asof.contract.arrow_types import ARROW_TYPES, parsed_moments
 from asof.errors import SchemaError, SourceError
 from asof.instants import format_moment
 
@@ -176,14 +176,12 @@ def micros(column: pa.ChunkedArray | pa.Array, what: str) -> tuple[Ints, NDArray
 
 
 def _parsed(array: pa.Array, what: str) -> pa.Array:
-    for target in (pa.timestamp("us"), pa.timestamp("us", "UTC")):
-        try:
-            return array.cast(target)
-        except pa.ArrowInvalid:
-            continue
-    raise SchemaError(
-        f"{what} holds text that is not an ISO 8601 time such as 2018-08-08T12:00:00Z, expected timestamps"
-    )
+    try:
+        return parsed_moments(array)
+    except pa.ArrowInvalid:
+        raise SchemaError(
+            f"{what} holds text that is not an ISO 8601 time such as 2018-08-08T12:00:00Z, expected timestamps"
+        ) from None
 
 
 def event_values(column: pa.ChunkedArray) -> NDArray[Any]:

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from asof import windows
 from asof.contract import View, view_fingerprint
-from asof.contract.arrow_types import COLUMN_TYPES
+from asof.contract.arrow_types import COLUMN_TYPES, parsed_moments
 from asof.errors import OnlineStoreError, SchemaError
 from asof.online.codec import events, rows
 from asof.online.codec.events import Pruning
@@ -268,7 +268,9 @@ def _cast(view: View, name: str, column: pa.ChunkedArray, dtype: str) -> pa.Chun
 
 
 def _moments(column: pa.ChunkedArray) -> pa.ChunkedArray:
-    """Any Arrow time as microseconds UTC; a naive one means UTC, integers mean microseconds."""
+    """Any Arrow time, or text in ISO 8601, as microseconds UTC; a naive one means UTC, integers mean microseconds."""
+    if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+        column = parsed_moments(column)
     if pa.types.is_timestamp(column.type):
         micros = column.cast(pa.timestamp("us", column.type.tz), safe=False).cast(pa.int64())
         return micros.cast(pa.timestamp("us", "UTC"))
