@@ -20,7 +20,7 @@ import pyarrow as pa
 from asof.console import table
 from asof.contract import Source
 from asof.errors import BundleError, SourceError
-from asof.offline.engine import EngineSettings, quoted
+from asof.offline.duckdb_engine import EngineSettings, quoted
 from asof.offline.sources import SourceFiles, open_files
 from asof.statistics.design_effect import dense, hashes
 from asof.statistics.intervals import drawn_weights, interval

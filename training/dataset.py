@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from asof.contract import Contract, Source
 from asof.errors import SchemaError, SettingsError, SourceError
-from asof.offline.engine import EngineSettings, quoted
+from asof.offline.duckdb_engine import EngineSettings, quoted
 from asof.offline.sources import SourceFiles, open_files
 from training.model import Model
 

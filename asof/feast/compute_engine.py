@@ -33,7 +33,7 @@ from asof.contract import View
 from asof.errors import SettingsError
 from asof.feast.compiler import compile_view
 from asof.instants import SECOND, format_moment, from_micros, to_micros
-from asof.offline.engine import EngineSettings, quoted
+from asof.offline.duckdb_engine import EngineSettings, quoted
 from asof.offline.pull import micros_sql, newest_sql
 from asof.offline.sources import SourceFiles, open_files
 from asof.online.writer import Writer

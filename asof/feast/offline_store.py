@@ -34,7 +34,7 @@ from asof.feast.historical_request import EVENT_TIME, compile_request, entity_ta
 from asof.feast.retrieval_job import PointInTimeRetrievalJob, metadata
 from asof.instants import from_micros, to_micros
 from asof.offline import pull
-from asof.offline.engine import EngineSettings
+from asof.offline.duckdb_engine import EngineSettings
 from asof.offline.retrieval import PreparedRetrieval, moments, retrieve
 from asof.offline.sources import locate, open_files
 
@@ -51,7 +51,7 @@ logger = logging.getLogger(__name__)
 
 
 class DuckDBOfflineStoreConfig(FeastConfigBaseModel):
-    """The ``offline_store`` section; see :class:`asof.offline.engine.EngineSettings`. Unknown keys are refused."""
+    """The ``offline_store`` section; see :class:`asof.offline.duckdb_engine.EngineSettings`. Unknown keys are refused."""
 
     model_config = ConfigDict(extra="forbid")
 

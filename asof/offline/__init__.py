@@ -13,7 +13,7 @@ from typing import Any
 _PLACES = {
     "DuckDBOfflineStore": "asof.feast.offline_store",
     "DuckDBOfflineStoreConfig": "asof.feast.offline_store",
-    "EngineSettings": "asof.offline.engine",
+    "EngineSettings": "asof.offline.duckdb_engine",
     "Provenance": "asof.offline.rebuild_dataset",
     "clean": "asof.offline.vacuum",
     "rebuild": "asof.offline.rebuild_dataset",

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from asof.atomic_file import replacing
 from asof.errors import SchemaError, SourceError, TableError
-from asof.offline.engine import Engine, EngineSettings, literal, quoted
+from asof.offline.duckdb_engine import Engine, EngineSettings, literal, quoted
 from asof.offline.provenance import KEY, EntityDigest, Provenance
 from asof.offline.retrieval import PreparedRetrieval, assemble, moments
 from asof.offline.source_rows import EntityRows, KeyPartition, key_sql, stored_keys

@@ -12,7 +12,7 @@ import pyarrow as pa
 from asof.errors import SourceError, UsageError
 from asof.instants import DAY
 from asof.offline.arrow_columns import is_moment, sql_moment
-from asof.offline.engine import EngineSettings, quoted
+from asof.offline.duckdb_engine import EngineSettings, quoted
 from asof.offline.sources import SourceFiles, open_files
 
 if TYPE_CHECKING:

@@ -19,7 +19,7 @@ from asof.revision import code_revision
 
 if TYPE_CHECKING:
     from asof.contract import Contract
-    from asof.offline.engine import EngineSettings
+    from asof.offline.duckdb_engine import EngineSettings
 
 __all__ = ["Provenance", "Rebuilt", "rebuild"]
 

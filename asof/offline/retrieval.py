@@ -15,7 +15,7 @@ import pyarrow as pa
 from asof.contract import on_demand
 from asof.errors import NotFoundError, SchemaError
 from asof.offline.arrow_columns import conform, micros
-from asof.offline.engine import Engine, EngineSettings
+from asof.offline.duckdb_engine import Engine, EngineSettings
 from asof.offline.source_rows import EntityRows
 from asof.offline.sources import SourceFiles, check_view, open_files
 from asof.offline.view_values import view_values

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from asof.errors import SchemaError, SettingsError, SourceError
 from asof.offline.arrow_columns import conform, micros, plain_type, sql_moment
-from asof.offline.engine import quoted
+from asof.offline.duckdb_engine import quoted
 from asof.offline.keys import cast_like, codes
 from asof.offline.parquet_columns import AT_ONCE, ParquetRows, TimeBounds
 from asof.windows import Events, Questions
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
     from asof.contract import View
-    from asof.offline.engine import Engine
+    from asof.offline.duckdb_engine import Engine
     from asof.offline.sources import SourceFiles
 
 Ints = NDArray[np.int64]

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 
 from asof.errors import SourceError
 from asof.offline.arrow_columns import fits, is_aggregable, is_moment
-from asof.offline.engine import literal
+from asof.offline.duckdb_engine import literal
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable

@@ -19,7 +19,7 @@ from asof.windows.sorting import empty_array, numbered
 
 if TYPE_CHECKING:
     from asof.contract import View
-    from asof.offline.engine import Engine
+    from asof.offline.duckdb_engine import Engine
     from asof.offline.sources import SourceFiles
 
 Ints = NDArray[np.int64]

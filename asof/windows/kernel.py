@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.windows import out_of_order, parallel, ranges
+from asof.windows import out_of_order, parallel, range_folds
 from asof.windows.events import Events, Questions
 from asof.windows.visibility import Visibility
 
@@ -134,7 +134,7 @@ class _ColumnEvents:
 
     def __init__(self, visible: Visibility, values: NDArray[Any] | None, spread: set[int]) -> None:
         self.spread = spread
-        self._ranges: dict[tuple[int, ...], tuple[NDArray[np.bool_] | None, ranges.Ranges | None]] = {}
+        self._ranges: dict[tuple[int, ...], tuple[NDArray[np.bool_] | None, range_folds.Ranges | None]] = {}
         self._moments: dict[tuple[int, ...], tuple[Floats, Floats]] = {}
         self.visible, self.at, self.late = visible, visible.prompt, visible.late
         self.first, self.end = visible.first, np.broadcast_to(visible.end, visible.first.shape)
@@ -164,7 +164,7 @@ class _ColumnEvents:
         """The values of the in-order events that have one."""
         return self.values if self.at is None else self.values[self.at]
 
-    def ranges(self, picked: list[int]) -> tuple[NDArray[np.bool_] | None, ranges.Ranges | None]:
+    def ranges(self, picked: list[int]) -> tuple[NDArray[np.bool_] | None, range_folds.Ranges | None]:
         """Which (window, question) pairs see in-order events, None for all; and the ranges of ``prompt`` that those see, if any."""
         asked = tuple(picked)
         if asked not in self._ranges:
@@ -173,7 +173,7 @@ class _ColumnEvents:
             whole = bool(some.all())
             if not whole:
                 first, end = first[some], end[some]
-            found = ranges.Ranges(first, end, len(self.prompt)) if len(first) else None
+            found = range_folds.Ranges(first, end, len(self.prompt)) if len(first) else None
             self._ranges[asked] = (None if whole else some, found)
         return self._ranges[asked]
 
@@ -197,12 +197,12 @@ class _ColumnEvents:
 
     def _merged_moments(self, picked: list[int]) -> tuple[Floats, Floats]:
         chosen = self.ranges(picked)[1]
-        folded = (None, None) if chosen is None else ranges.moments(self.prompt, chosen)
+        folded = (None, None) if chosen is None else range_folds.moments(self.prompt, chosen)
         mean, spread = (self.table(picked, f, 0.0) for f in folded)
         for row, window in enumerate(picked if self.nodes else ()):
             prompt = (self.end[window] - self.first[window], mean[row], spread[row])
             late = out_of_order.moments(self.values[self.late], self.nodes[window])
-            _, mean[row], spread[row] = ranges.merge(prompt, late)
+            _, mean[row], spread[row] = range_folds.merge(prompt, late)
         return mean, spread
 
 
@@ -219,7 +219,7 @@ def _numbers(values: NDArray[Any]) -> tuple[Floats, NDArray[Any] | None]:
 def _folded(column: _ColumnEvents, picked: list[int], operation: np.ufunc, empty: float) -> Floats:
     """``operation`` over in-order events and out-of-order events, [len(picked), q]; ``empty`` where there are none."""
     chosen = column.ranges(picked)[1]
-    table = column.table(picked, None if chosen is None else ranges.fold(operation, column.prompt, chosen), empty)
+    table = column.table(picked, None if chosen is None else range_folds.fold(operation, column.prompt, chosen), empty)
     for row, window in enumerate(picked if column.nodes else ()):
         late = out_of_order.fold(operation, column.values[column.late], column.nodes[window], empty)
         table[row] = operation(table[row], late)
@@ -276,7 +276,7 @@ def _named(column: _ColumnEvents, picked: list[int], numbers: Floats) -> NDArray
 
 
 def _var(column: _ColumnEvents, picked: list[int]) -> Floats:
-    """Sample variance; see :func:`asof.windows.ranges.moments` for the formula."""
+    """Sample variance; see :func:`asof.windows.range_folds.moments` for the formula."""
     count = column.count[picked]
     return np.where(count > 1, column.moments(picked)[1] / (count - 1), np.nan)
 

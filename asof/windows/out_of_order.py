@@ -1,6 +1,6 @@
 """Folds over out-of-order events: each event is seen by one contiguous range of the sorted questions.
 
-This is the transpose of :mod:`asof.windows.ranges`, where each question sees one contiguous range of events. A range of questions is a union of O(log q) nodes of a binary tree over the questions. Each event is folded into its
+This is the transpose of :mod:`asof.windows.range_folds`, where each question sees one contiguous range of events. A range of questions is a union of O(log q) nodes of a binary tree over the questions. Each event is folded into its
 nodes, level by level, and then every node is folded into its two children, from the top down to the questions. There is
 no subtraction. Ranges may be empty.
 """
@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from asof.windows.ranges import Moments, merge
+from asof.windows.range_folds import Moments, merge
 
 Ints = NDArray[np.int64]
 Floats = NDArray[np.float64]

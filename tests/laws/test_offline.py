@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 
 from asof.offline import EngineSettings, retrieve, source_rows, view_values
-from asof.windows import kernel, latest, out_of_order, parallel, ranges, sorting, visibility
+from asof.windows import kernel, latest, out_of_order, parallel, range_folds, sorting, visibility
 from tests.laws import laws
 from tests.laws.worlds import Shape, World, random_shape, world, worlds
 
@@ -53,13 +53,13 @@ def test_law(law: Callable[[laws.Store, World], None], asked: World, store: laws
 
 
 @pytest.mark.parametrize(
-    ("direct", "piece"), [(0, 500), (ranges.DIRECT, parallel.RANGE_SIZE)], ids=["blocks_in_pieces", "one_by_one"]
+    ("direct", "piece"), [(0, 500), (range_folds.DIRECT, parallel.RANGE_SIZE)], ids=["blocks_in_pieces", "one_by_one"]
 )
 def test_many_cases_equal_the_definition(
     direct: int, piece: int, store: laws.Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """However many cases are tried, plain and windowed, with either way of folding ranges: no value differs from the oracle's."""
-    monkeypatch.setattr(ranges, "DIRECT", direct)
+    monkeypatch.setattr(range_folds, "DIRECT", direct)
     monkeypatch.setattr(parallel, "RANGE_SIZE", piece)
     rng = np.random.default_rng([20, direct])
     for number in range(max(CASES // 2 // KEYS, 1)):
@@ -176,9 +176,9 @@ codes, expired, event_values, coded = (
     view_values.event_values,
     source_rows.code_rows,
 )
-newest_row, steps, packed, merge = latest.newest, latest.search_steps, latest.pack_steps, ranges.merge
+newest_row, steps, packed, merge = latest.newest, latest.search_steps, latest.pack_steps, range_folds.merge
 floored, split, seen_by = visibility.floor_to_hop, visibility.split_out_of_order, visibility.count_seen
-choice, bit_length = parallel.events_at, ranges.bit_length
+choice, bit_length = parallel.events_at, range_folds.bit_length
 
 MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
     (laws.check_definition, BUSY, latest, "count_known", _known_too_late),
@@ -190,8 +190,8 @@ MUTATIONS: list[tuple[Any, Shape, Any, str, Any]] = [
     (laws.check_definition, Shape(**{**WINDOWS.__dict__, "hop": 5}), visibility, "floor_to_hop", _hop_ignored),
     (laws.check_definition, WINDOWS, visibility, "count_seen", _seen_earlier),
     (laws.check_definition, WINDOWS, parallel, "events_at", _time_of_first),
-    (laws.check_definition, WINDOWS, ranges, "bit_length", _a_bit_less),
-    (laws.check_definition, WINDOWS, ranges, "merge", _no_spread),
+    (laws.check_definition, WINDOWS, range_folds, "bit_length", _a_bit_less),
+    (laws.check_definition, WINDOWS, range_folds, "merge", _no_spread),
     (laws.check_definition, Shape(**{**WINDOWS.__dict__, "missing": 0.0}), kernel, "last_position", _last_of_all),
     (laws.check_definition, Shape(**{**BUSY.__dict__, "two_keys": True}), source_rows, "codes", _codes_by_last_key),
     (laws.check_definition, WINDOWS, kernel, "distinct_seen", _counted),
@@ -222,7 +222,7 @@ def test_law_notices(
 ) -> None:
     """A law that no change to the code can break says nothing: each of these is noticed."""
     monkeypatch.setattr(parallel, "RANGE_SIZE", 60)
-    monkeypatch.setattr(ranges, "DIRECT", 0)
+    monkeypatch.setattr(range_folds, "DIRECT", 0)
     asked = world(5, shape)
     law(store, asked)
     monkeypatch.setattr(module, name, change)
@@ -232,7 +232,7 @@ def test_law_notices(
 
 def test_every_seam_is_registered_and_mutated() -> None:
     """Mutations replace registered seams only, and every registered seam is replaced by one."""
-    modules = (latest, visibility, parallel, ranges, kernel, source_rows, view_values)
+    modules = (latest, visibility, parallel, range_folds, kernel, source_rows, view_values)
     registered = {(module.__name__, name) for module in modules for name in module.SEAMS}
     assert {(module.__name__, name) for _, _, module, name, _ in MUTATIONS} == registered
 

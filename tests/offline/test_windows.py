@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asof.contract import WINDOW_FUNCTIONS, Aggregation, WindowFunction
-from asof.windows import Events, Questions, aggregate, latest, newest, parallel, ranges, sorting
+from asof.windows import Events, Questions, aggregate, latest, newest, parallel, range_folds, sorting
 
 TEXT_FUNCTIONS: tuple[WindowFunction, ...] = ("count", "min", "max", "last", "count_distinct")
 
@@ -84,7 +84,7 @@ def test_every_function_equals_brute_force(direct: int, piece: int, case: tuple[
     asked = [*(("x", f) for f in WINDOW_FUNCTIONS), *(("s", f) for f in TEXT_FUNCTIONS)]
     aggregations = [Aggregation(f"{c}_{f}_{w}", c, f, w) for c, f in asked for w in (3, 17, 1000)]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(ranges, "DIRECT", direct)
+        patch.setattr(range_folds, "DIRECT", direct)
         patch.setattr(parallel, "RANGE_SIZE", piece)
         got = aggregate(events, questions, aggregations, hop)
     for aggregation in aggregations:
