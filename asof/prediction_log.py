@@ -15,7 +15,7 @@ columns are::
     key.<name>               the entity keys                              as declared
     request.<name>           the request fields                           as declared
     feature.<name>           the vector, null for missing                 as declared
-    status.<name>            uint8 of each feature: PRESENT 0, NULL 1, OUTSIDE_MAX_AGE 2, NOT_FOUND 3
+    status.<name>            uint8 of each feature: PRESENT 0, NULL 1, OUTSIDE_MAX_AGE 2, NOT_FOUND 3, NOT_KEPT 4
     event_time.<view alias>  newest event or row of the view that was known at ``at``; null if there was none
 """
 

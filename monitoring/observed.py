@@ -17,8 +17,8 @@ from asof.errors import NotFoundError
 from asof.instants import format_moment
 from asof.statistics import design_effect, histograms
 
-STATUSES = ("present", "null", "stale", "not found")
-"""Names of the online store's statuses 0 to 3; stale means older than the view's ttl."""
+STATUSES = ("present", "null", "stale", "not found", "not kept")
+"""Names of the online store's statuses 0 to 4; stale means older than the view's ttl."""
 
 BATCH = 100_000
 """Rows counted or recomputed at a time."""
@@ -108,7 +108,7 @@ class Observed:
         last: Latest moment.
         features: Counts of the features under the reference's cells.
         score: Counts of the scores.
-        statuses: Feature -> int64[4], rows by status (:data:`STATUSES`).
+        statuses: Feature -> int64[5], rows by status (:data:`STATUSES`).
         effects: Column (features, and the score under ``""``) -> its design effects.
         keys: Entity key -> estimated number of distinct values.
     """

@@ -64,6 +64,9 @@ class Prediction(BaseModel):
         description="Features without a value: the key is unknown, or nothing was known at that moment."
     )
     stale: list[str] = Field(description="Features whose value was older than the ttl and was withheld.")
+    not_kept: list[str] = Field(
+        description="Features that were withheld because the online store was materialized for a later moment than the row's."
+    )
 
 
 class PredictResponse(BaseModel):

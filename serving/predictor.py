@@ -20,7 +20,7 @@ from asof.bundle import Bundle
 from asof.contract import Contract, on_demand
 from asof.errors import BundleError
 from asof.online import Vectors
-from asof.online.vectors import NULL, OUTSIDE_MAX_AGE, PRESENT
+from asof.online.vectors import NOT_FOUND, NOT_KEPT, NULL, OUTSIDE_MAX_AGE, PRESENT
 from asof.prediction_log import Entry
 from serving.booster import Booster
 from serving.feature_fetcher import FeatureFetcher
@@ -145,8 +145,9 @@ def response_body(bundle: Bundle, entry: Entry) -> dict[str, Any]:
                 "request_id": entry.request_id,
                 "model": bundle.model,
                 "model_version": bundle.version,
-                "missing": [n for n, s in zip(names, statuses, strict=True) if s not in (PRESENT, OUTSIDE_MAX_AGE)],
+                "missing": [n for n, s in zip(names, statuses, strict=True) if s in (NULL, NOT_FOUND)],
                 "stale": [n for n, s in zip(names, statuses, strict=True) if s == OUTSIDE_MAX_AGE],
+                "not_kept": [n for n, s in zip(names, statuses, strict=True) if s == NOT_KEPT],
             }
             for row, (score, decision, statuses) in enumerate(
                 zip(entry.scores.tolist(), entry.decisions.tolist(), entry.statuses.tolist(), strict=True)

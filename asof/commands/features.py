@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 FILE = click.Path(path_type=Path)
 
-STATUS_WORDS = ("present", "null", "outside max age", "not found")
+STATUS_WORDS = ("present", "null", "outside max age", "not found", "not kept")
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,8 @@ def materialize(ctx: click.Context, names: tuple[str, ...], start: str | None, e
     """Write values from the tables into the online store.
 
     For windowed views the events are written. By default covers everything that a read at --to or later can use, late rows
-    included: the longest window of a windowed view, else the ttl, else all rows. Repeating it changes nothing.
+    included: the longest window of a windowed view, else the ttl, else all rows. Repeating it changes nothing. Rows that happened
+    before --to and became known after it are left out and counted.
 
     Example: asof materialize --to 2018-08-08
     """
@@ -85,7 +86,7 @@ def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None
     """Show the online features of a service for one key.
 
     Shows value and status of every feature. The pairs give the entity keys and the request fields; a time field that is left
-    out gets the value of --at.
+    out gets the value of --at. At a moment before the one that was materialized a value may be "not kept".
 
     Example: asof get ranking_v1 user_id=596 price=57.16 --at 2018-08-08T12:00:00Z
     """
@@ -106,6 +107,11 @@ def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None
     rows = [(f.name, _plain(values[f.name][0], f.dtype), _status(f, statuses, values)) for f in contract.features]
     payload = {name: {"value": value, "status": status} for name, value, status in rows}
     text = table(("feature", "value", "status"), [(name, _shown(value), status) for name, value, status in rows])
+    if "not kept" in {status for _, _, status in rows}:
+        text += (
+            f"\nnot kept: the online store was materialized for a later moment and does not have what was known at "
+            f"{format_moment(moment)}; read at a later moment, or build a dataset (asof dataset)"
+        )
     emit({"service": service, "at": format_moment(moment), "features": payload}, text)
 
 

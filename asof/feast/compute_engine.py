@@ -36,6 +36,7 @@ from asof.instants import SECOND, format_moment, from_micros, to_micros
 from asof.offline.duckdb_engine import EngineSettings, quoted
 from asof.offline.pull import micros_sql, newest_sql
 from asof.offline.sources import SourceFiles, open_files
+from asof.online.codec.events import Pruning
 from asof.online.writer import Writer
 
 BATCH = 20_000
@@ -194,6 +195,7 @@ def materialize(
     connection = EngineSettings.load(repo).connect(repo)
     try:
         table, total = _chosen(view, connection, files, interval)
+        writer.materializing(view, interval.end)
         bar = progress(total) if progress else None
         reader = connection.sql(_query(view, files.schema, table)).to_arrow_reader(BATCH)
         written = _write(view, writer, _portions(view, reader), bar.update if bar is not None else None)
@@ -278,7 +280,8 @@ def _selection(view: View, scan: str, schema: pa.Schema, interval: Interval) -> 
     ts = micros_sql(view.source.timestamp_field)
     columns = ", ".join(quoted(raw) for raw in _columns(view, schema))
     newest = newest_sql(view.source, [view.source.column(k.column) for k in view.join_keys])
-    keep = newest if not view.windowed else f"{ts} > {interval.end - view.horizon} OR {newest}"
+    reach = view.horizon + Pruning.of(view).slack
+    keep = newest if not view.windowed else f"{ts} > {interval.end - reach} OR {newest}"
     return f"SELECT {columns}, {ts} AS _asof_ts FROM {scan} WHERE {_wanted(view, interval)} QUALIFY {keep}"
 
 

@@ -21,13 +21,14 @@ from asof.online.codec import variable_width
 from asof.online.codec.layouts import block_of
 from asof.online.codec.rows import ENCODED
 from asof.online.read_plan import ReadPlan
-from asof.online.vectors import NOT_FOUND, Status, Vectors
+from asof.online.vectors import NOT_FOUND, NOT_KEPT, Status, Vectors
 
 STATUSES = {
     Status.PRESENT: FieldStatus.PRESENT,
     Status.NULL: FieldStatus.NULL_VALUE,
     Status.OUTSIDE_MAX_AGE: FieldStatus.OUTSIDE_MAX_AGE,
     Status.NOT_FOUND: FieldStatus.NOT_FOUND,
+    Status.NOT_KEPT: FieldStatus.INVALID,
 }
 _STATUS_LIST = [STATUSES[s] for s in Status]
 SLOTS = {
@@ -128,7 +129,7 @@ def found_rows(
     columns = [proto_values(kinds[n], types[n], python_values(vectors, alias, n, kinds[n])) for n in names]
     found: list[tuple[datetime | None, dict[str, Value] | None]] = []
     for row, ts in enumerate(vectors.event_times[:, 0].tolist()):
-        known = len(names) and vectors.statuses[row, 0] != NOT_FOUND
+        known = len(names) and vectors.statuses[row, 0] not in (NOT_FOUND, NOT_KEPT)
         values = {n: column[row] for n, column in zip(names, columns, strict=True)}
         found.append((from_micros(ts).astimezone(UTC), values) if known else (None, None))
     return found

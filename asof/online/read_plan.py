@@ -15,17 +15,21 @@ from numpy.typing import NDArray
 
 from asof.contract import JoinKey, View
 from asof.errors import RequestError
+from asof.online.codec.events import Pruning
 from asof.online.codec.layouts import Layout, field_of
 from asof.online.redis.keys import entity_prefix, ordered_keys, request_keys, watermarks_key
 from asof.online.row_decoder import RowDecoder
 from asof.online.store_protocol import Fetched, Request
-from asof.online.vectors import NOT_FOUND, Vectors
+from asof.online.vectors import NOT_FOUND, NOT_KEPT, Vectors
+from asof.online.watermarks import materialized_field
 from asof.online.window_decoder import WindowDecoder
 
 Ints = NDArray[np.int64]
 
 _FIRST = np.zeros(1, np.int64)
 _FIRST.flags.writeable = False
+NEVER = 2**63 - 1
+"""Later than every moment."""
 EXACT = 2**53
 """Every integer up to this one is exact as float64."""
 
@@ -78,7 +82,9 @@ class ReadPlan:
         self._groups = _groups(project, self.wanted)
         self._empty_row = self._empty(1)
         tables = tuple(sorted({w.view.source.name.encode() for w in self.wanted}))
-        self._watermarks: Request = ((watermarks_key(project),), tables)
+        self._tables = len(tables)
+        ends = tuple(materialized_field(w.view.name).encode() for w in self.wanted)
+        self._watermarks: Request = ((watermarks_key(project),), (*tables, *ends))
         self._decoders: dict[int, RowDecoder | WindowDecoder] = {}
         self._exact_decoders: dict[int, RowDecoder] = {}
         self._fields: list[tuple[bytes, ...]] = []
@@ -137,7 +143,7 @@ class ReadPlan:
             OnlineStoreError: A stored value is damaged.
         """
         watermarks, *found = fetched.values
-        at = _held_back(at, watermarks[0])
+        at = _held_back(at, watermarks[0][: self._tables])
         values, states, times = self._empty_row if len(at) == 1 else self._empty(len(at))
         if len(at) == 1:  # copying is faster than creating
             values, states, times = values.copy(), states.copy(), times.copy()
@@ -148,6 +154,10 @@ class ReadPlan:
                 decoder.decode(stored, lookup.row, at, member, result)
                 if member in self._exact_decoders and _inexact(decoder, result):
                     self._exact_decoders[member].decode(stored, lookup.row, at, member, result)
+        earliest = at.item() if len(at) == 1 else at.min(initial=NEVER)
+        for member, end in enumerate(watermarks[0][self._tables :]):
+            if end is not None and int(end) > earliest:
+                _withhold(result, self.wanted[member], self._decoders[member].start, member, int(end))
         return result
 
     def _empty(self, rows: int) -> tuple[NDArray[np.float64], NDArray[np.uint8], Ints]:
@@ -158,6 +168,27 @@ class ReadPlan:
             np.full((rows, width), NOT_FOUND, np.uint8),
             np.full((rows, views), -1, np.int64),
         )
+
+
+def _withhold(result: Vectors, one: ViewFeatures, start: int, member: int, end: int) -> None:
+    """Withhold what the store, materialized for the moment ``end``, cannot know at an earlier one.
+
+    A plain view keeps the newest row of a key: if that row was known at an earlier moment, it was the newest then, too. A
+    windowed view keeps the events that reads back to its slack need.
+    """
+    columns = slice(start, start + len(one.features))
+    if one.view.windowed:
+        early = result.as_of < end - Pruning.of(one.view).slack
+    else:
+        early = (result.as_of < end) & (result.statuses[:, columns] == NOT_FOUND).all(axis=1)
+    if not early.any():
+        return
+    result.statuses[early, columns] = NOT_KEPT
+    result.values[early, columns] = np.nan
+    result.event_times[early, member] = -1
+    for name in one.features:
+        held = result.objects.get((one.view.alias, name), [])
+        held[:] = [None if e else v for v, e in zip(held, early.tolist(), strict=False)]
 
 
 def _groups(project: str, wanted: Sequence[ViewFeatures]) -> list[_Group]:

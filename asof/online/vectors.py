@@ -22,9 +22,11 @@ class Status(IntEnum):
     """The newest row (or event) is older than the view's ttl: the value is withheld."""
     NOT_FOUND = 3
     """The key has no row (or event) that was known."""
+    NOT_KEPT = 4
+    """The moment is before the one that the view was materialized for; what was known then is not stored, and nothing is returned."""
 
 
-PRESENT, NULL, OUTSIDE_MAX_AGE, NOT_FOUND = (int(s) for s in Status)
+PRESENT, NULL, OUTSIDE_MAX_AGE, NOT_FOUND, NOT_KEPT = (int(s) for s in Status)
 
 
 @dataclass(slots=True)

@@ -11,6 +11,10 @@ later than now. Any number of consumers may work in parallel, and may crash.
 
 *Order*, where knowledge time comes with the event and the stream is sorted by it, as in a replay of the past. The watermark
 follows the newest written event, one microsecond behind it, because another event of the same moment may follow.
+
+Beside the watermarks is, for each materialized view, the moment that it was materialized for. A materialization keeps what reads
+from that moment on need, so a read of an earlier moment may not find what was known then; it says
+:attr:`asof.online.Status.NOT_KEPT`.
 """
 
 from __future__ import annotations
@@ -28,6 +32,11 @@ SLACK = 20_000
 
 PUSH = "push/"
 """Prefix of the positions of pushed batches, which have no position in a stream."""
+
+
+def materialized_field(view: str) -> str:
+    """The name beside the tables under which the moment is kept that a view was materialized for."""
+    return f"materialized/{view}"
 
 
 class Watermark(Protocol):

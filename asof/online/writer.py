@@ -29,7 +29,7 @@ from asof.online.redis.keys import entity_prefix, ordered_keys, table_keys
 from asof.online.redis.resp_encoding import BulkStrings
 from asof.online.redis.store import RedisStore
 from asof.online.store_protocol import EventsWritten, Role, Sibling, StaleLayoutsError, WritableStore, WriteTarget
-from asof.online.watermarks import Watermark
+from asof.online.watermarks import Watermark, materialized_field
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
@@ -96,9 +96,14 @@ class Writer:
         """The watermark of a table."""
         return self.store.watermark(self.project, table)
 
+    def materializing(self, view: View, end: int) -> None:
+        """Note, before rows are written, that they are those for reads from ``end`` on; a moment in the future means now."""
+        self.watermark(materialized_field(view.name)).lift(min(end, time.time_ns() // 1000))
+
     def drop(self, view: str) -> None:
         """Delete everything stored of one view, in steps that do not block Redis."""
         self.store.drop(self.project, view)
+        self.watermark(materialized_field(view)).remove()
 
     def drop_project(self) -> int:
         """Delete everything stored for the project, in steps; returns the number of keys deleted."""

@@ -122,6 +122,15 @@ def test_get_tells_unknown_keys_from_missing_values(filled):
     assert features["amount_ratio"] == {"value": None, "status": "null"}
 
 
+def test_get_of_a_moment_before_what_was_materialized_says_so(filled):
+    """A moment long before the materialized one is "not kept", with what to do instead, and no count of 0."""
+    repo, _ = filled
+    early = ("get", "fraud_v1", "customer_id=1", "terminal_id=1", "tx_amount=1", "--at", "2018-07-01")
+    ran = asof("--repo", repo, *early, "--json")
+    assert ran.answer["features"]["customer_payments_7d"] == {"value": None, "status": "not kept"}
+    assert "asof dataset" in asof("--repo", repo, *early).out
+
+
 def test_a_pushed_payment_counts_at_once_but_not_for_itself(filled, payments_file, tmp_path):
     """After `asof push` a payment counts one microsecond after its own moment, and not at it: that is how it stays out of its own features."""
     repo, _ = filled

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -15,8 +17,8 @@ import asof.feast.compute_engine
 from asof.contract import JoinKey
 from asof.feast.compute_engine import Interval, materialize
 from asof.offline import retrieve
-from asof.online import MemoryStore, Reader, Writer
-from tests.online.tables import SECOND, T, at, contract, plain, rows
+from asof.online import MemoryStore, Reader, Status, Writer
+from tests.online.tables import SECOND, T, at, contract, plain, rows, windowed
 
 SHOP, ITEM = JoinKey("shop", "shop", "string"), JoinKey("item", "item", "int64")
 Row = tuple[str | None, int | None, int, int]
@@ -121,3 +123,60 @@ def test_whole_numbers_with_gaps_as_keys(tmp_path: Path) -> None:
     assert trained["profile_a"].to_pylist() == [3, None]
     assert trained["profile_b"].to_pylist() == found.values[:, 1].tolist() == [5.0, float(2**60 + 1)]
     assert str(found.values[:, 0].tolist()) == "[3.0, nan]"
+
+
+HOUR = 3_600 * SECOND
+END = T + 100 * HOUR
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+@given(
+    st.lists(st.tuples(st.integers(1, 3), st.integers(0, 110), st.integers(0, 30)), min_size=1, max_size=14),
+    st.lists(st.integers(0, 120), min_size=1, max_size=6),
+    st.sampled_from([1, HOUR]),
+    st.sampled_from([0, 20 * HOUR]),
+)
+def test_a_read_is_what_a_dataset_has_or_says_that_it_is_not_kept(
+    tmp_path: Path, given: list[tuple[int, int, int]], hours: list[int], hop: int, ttl: int
+) -> None:
+    """After a materialization a read at any moment gives the dataset's values or NOT_KEPT, and from its end on never NOT_KEPT."""
+    known = [g for g in given if g[1] + g[2] <= 100] or [(1, 0, 0)]
+    table = rows(
+        {"key": [g[0] for g in known], "x": [float(i) for i in range(len(known))]},
+        [T + g[1] * HOUR for g in known], [T + (g[1] + g[2]) * HOUR for g in known],
+    )  # fmt: skip
+    pq.write_table(table, tmp_path / "events")
+    counted = windowed(("n", "x", "count"), ("m", "x", "max"))
+    views = (plain(("x", "float64"), ttl=ttl), replace(counted, hop=hop, ttl=ttl))
+    store = MemoryStore()
+    for view in views:
+        materialize(view, Writer("tests", store), tmp_path, Interval(0, END), None)
+    moments = np.array([T + h * HOUR for h in hours for _ in range(4)])
+    keys = {"key": [k for _ in hours for k in range(1, 5)]}
+    found = Reader(contract(*views), store).read(keys, moments)
+    asked = pa.table({**keys, "at": pa.array(moments).cast(pa.timestamp("us", "UTC"))})
+    right = retrieve(contract(*views), asked, at="at", repo=tmp_path, knowledge=True)
+    for column, (view, name) in enumerate(found.columns):
+        for row, wanted in enumerate(right[f"{view}_{name}"].to_pylist()):
+            if found.statuses[row, column] == Status.NOT_KEPT:
+                assert moments[row] < END
+                assert np.isnan(found.values[row, column])
+            else:
+                assert str(found.values[row, column]) == str(float("nan") if wanted is None else float(wanted))
+
+
+def test_before_what_was_materialized(tmp_path: Path) -> None:
+    """A replaced row, and windows that are not stored any more, say NOT_KEPT: not "not found, 0"."""
+    table = rows({"key": [1, 1, 2], "x": [1.0, 2.0, 3.0]}, [T, T + 99 * HOUR, T])
+    pq.write_table(table, tmp_path / "events")
+    views, store = (plain(("x", "float64")), windowed(("n", "x", "count"))), MemoryStore()
+    writer = Writer("tests", store)
+    for view in views:
+        materialize(view, writer, tmp_path, Interval(0, END), None)
+    reader = Reader(contract(*views), store)
+    early = reader.read({"key": [1, 2]}, at(2, T + HOUR))
+    assert early.statuses.tolist() == [[Status.NOT_KEPT] * 2, [Status.PRESENT, Status.NOT_KEPT]]
+    assert np.isnan(early.values[:, 1]).all()
+    assert reader.read({"key": [1, 2]}, at(2, END)).statuses.tolist() == [[0, 0], [0, 0]]
+    writer.drop("spending")
+    assert reader.read({"key": [1]}, at(1, T + HOUR)).statuses.tolist() == [[Status.NOT_KEPT, Status.NOT_FOUND]]

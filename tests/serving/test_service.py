@@ -17,7 +17,7 @@ from asof import prediction_log
 from asof.bundle import Bundle
 from asof.contract import Contract, on_demand
 from asof.errors import ContractError
-from asof.online import AsyncReader
+from asof.online import AsyncReader, Writer
 from serving.limits import Limits
 from serving.readiness import Readiness
 from tests.serving.doubles import UnreliableStore
@@ -52,6 +52,16 @@ def test_an_answer_says_who_gave_it_and_what_was_missing(folder: Path) -> None:
     assert (old["missing"], old["stale"]) == ([], ["crew", "grade", "open"])
     assert set(null["missing"]) == set(unknown["missing"])
     assert answer.headers["x-request-id"] == "abc"
+
+
+def test_an_answer_says_what_was_not_kept(folder: Path, contract: Contract, unreliable_store: UnreliableStore) -> None:
+    """After a materialization for a later moment the answer lists what was withheld, apart from what is missing."""
+    writer = Writer(contract.project, unreliable_store.memory)
+    windowed = next(v for v in contract.views if v.windowed)
+    writer.materializing(windowed, AT + 90 * 86_400_000_000)
+    found = post(folder).json()["predictions"][0]
+    assert found["not_kept"] == [n for n in contract.feature_names if n.startswith("load_")]
+    assert found["missing"] == ["ratio"]
 
 
 def test_every_prediction_is_logged(folder: Path, contract: Contract) -> None:
