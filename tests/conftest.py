@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def _own_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     """No test sees the developer's own feature repo, Redis or debugging switch."""
     for name in ("ASOF_REPO", "ASOF_REDIS", "ASOF_DEBUG", "BENTOML_HOME"):
         monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
+def _own_loggers() -> None:
+    """No test is silenced by another one that imported BentoML, which disables all loggers that exist."""
+    for name in logging.root.manager.loggerDict:
+        if name.startswith("asof"):
+            logging.getLogger(name).disabled = False
 
 
 @pytest.fixture(scope="session")
