@@ -328,3 +328,56 @@ def test_rows_that_became_known_later_are_told(tmp_path: Any, caplog: pytest.Log
     now = pd.Timestamp.now(tz="UTC")
     assert found == [expected(rows, ["courier_id"], "trips", {"courier_id": c}, now, DAY) for c in COURIERS]
     store.teardown()
+
+
+TYPES: dict[str, tuple[Any, pa.DataType, list[Any]]] = {
+    "int32": (ft.Int32, pa.int32(), [1, None, 3]), "int64": (ft.Int64, pa.int64(), [2**60, None, 3]),
+    "float32": (ft.Float32, pa.float32(), [0.5, None, 1.25]), "float64": (ft.Float64, pa.float64(), [0.1, None, 1 / 3]),
+    "string": (ft.String, pa.string(), ["a", None, ""]), "bool": (ft.Bool, pa.bool_(), [True, None, False]),
+    "moment": (ft.UnixTimestamp, pa.timestamp("us", "UTC"), [NOW, None, NOW - DAY]), "bytes": (ft.Bytes, pa.binary(), [b"a", None, b"b"]),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("listed", [False, True], ids=["scalar", "list"])
+def test_every_type_offline_and_online(universe: Universe, *, listed: bool) -> None:
+    """A feature of each type, and a list of it, comes back from both sides with the declared type and the values that went in."""
+    name = "lists" if listed else "scalars"
+    given = {
+        n: ([None if v is None else [v, v] for v in values] if listed else values)
+        for n, (_, _, values) in TYPES.items()
+        if n != "bytes" or not listed
+    }
+    kinds = {n: pa.list_(TYPES[n][1]) if listed else TYPES[n][1] for n in given}
+    moments = pa.array([NOW - timedelta(hours=1)] * 3, pa.timestamp("us", "UTC"))
+    columns = {n: pa.array(values, kinds[n]) for n, values in given.items()}
+    pq.write_table(
+        pa.table({"courier_id": [1, 2, 3], "at": moments, **columns}), universe.repo / "data" / f"{name}.parquet"
+    )
+    schema = [Field(name=n, dtype=ft.Array(TYPES[n][0]) if listed else TYPES[n][0]) for n in given]
+    view = FeatureView(
+        name=name, entities=[universe.store.get_entity("courier")], schema=schema, ttl=DAY,
+        source=FileSource(name=f"{name}_source", path=f"data/{name}.parquet", timestamp_field="at"),
+    )  # fmt: skip
+    universe.store.apply([view])
+    asked = [f"{name}:{n}" for n in given]
+    rows = pd.DataFrame({"courier_id": [1, 2, 3], "event_timestamp": [NOW] * 3})
+    offline = universe.store.get_historical_features(rows, asked).to_arrow()
+    universe.store.materialize(NOW - DAY, NOW, feature_views=[name])
+    online = universe.store.get_online_features(asked, {"courier_id": [1, 2, 3]}).to_dict()
+    for n, values in given.items():
+        assert offline.schema.field(n).type == kinds[n]
+        assert offline[n].to_pylist() == values
+        assert online[n] == values, n
+    universe.store.apply([], objects_to_delete=[view], partial=False)
+
+
+def test_an_earlier_version_is_not_materialized(tmp_path: Any) -> None:
+    """``materialize(version=...)`` of a version that is not the applied one is refused, not ignored."""
+    registry = "{path: data/registry.db, enable_online_feature_view_versioning: true}"
+    made = make(tmp_path / "repo", "parquet", "asof.provider.AsofProvider", registry)
+    view = made.store.get_feature_view("customers")
+    view.features = [*view.features, Field(name="again", dtype=ft.Float64)]
+    made.store.apply([view])
+    with pytest.raises(SettingsError, match=r"got version 0.*without a version"):
+        made.store.materialize(NOW - DAY, NOW, feature_views=["customers"], version="v0")
+    made.store.teardown()
