@@ -133,6 +133,7 @@ def _payload(run: Run, bundle: Bundle | None) -> dict[str, Any]:
         "service": run.contract.service,
         "fingerprint": run.contract.fingerprint,
         "features": len(run.names),
+        "unused": run.unused,
         "metrics": {name: asdict(figure) for name, figure in run.figures.items()},
         "missed": run.missed,
         "leaks": [asdict(leak) for leak in run.leaks],
@@ -159,6 +160,7 @@ def _text(run: Run, bundle: Bundle | None) -> str:
     decided = run.decided
     parts = [
         f"model {run.model.name}: {len(run.names)} features of {run.contract.service}, {run.fitted.rounds} trees",
+        *([_unused(run)] if run.unused else []),
         table(("span", "from", "to", "rows", "positives"), rows),
         *(
             [f"left out of the test span, known before: {moments['test_left_out']:,} rows"]
@@ -172,6 +174,11 @@ def _text(run: Run, bundle: Bundle | None) -> str:
         _ending(run, bundle),
     ]
     return "\n\n".join(parts)
+
+
+def _unused(run: Run) -> str:
+    named = ", ".join(f"{name} ({dtype})" for name, dtype in run.unused.items())
+    return f"{len(run.unused)} of {len(run.contract.features)} features not used: {named}; only numbers and booleans enter the model"
 
 
 def _verdict(figure: MetricResult) -> str:

@@ -15,14 +15,10 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from asof.errors import SettingsError, UsageError
+from asof.errors import UsageError
 from asof.instants import parse_span
+from training import lightgbm_parameters
 from training.model import Decision, Fit, Model
-
-REPEATABLE: dict[str, Any] = {
-    "seed": 7, "num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1,
-}  # fmt: skip
-"""Parameters of every fit; a declaration may choose another seed or more threads."""
 
 HOLD_OUT_SHARE = 5
 """Without a declared held-out span, one part in this many of the training span is held out."""
@@ -67,9 +63,9 @@ def fit(model: Model, names: tuple[str, ...], matrix: Floats, label: Floats, tim
 
     Raises:
         UsageError: The older or the held-out part has rows of one label only.
-        SettingsError: LightGBM refuses the parameters.
+        SettingsError: LightGBM has no such parameter, or refuses a value.
     """
-    parameters = {**REPEATABLE, **model.fit.parameters, "objective": model.objective}
+    parameters = lightgbm_parameters.parameters(model)
     held_out = _held_out(model.fit, time)
     _check(label, held_out)
     try:
@@ -80,7 +76,7 @@ def fit(model: Model, names: tuple[str, ...], matrix: Floats, label: Floats, tim
         held_out_score = np.asarray(first.predict(matrix[held_out], num_iteration=rounds, num_threads=1), np.float64)
         final = _train(parameters, Fit(rounds=rounds), names, (matrix, label), None)
     except (_lightgbm().basic.LightGBMError, ValueError, TypeError) as error:
-        raise SettingsError(f"model {model.name!r}: LightGBM says {' '.join(str(error).split())}") from error
+        raise lightgbm_parameters.refusal(model, error) from error
     return Fitted(
         final.model_to_string(), final.num_trees(), parameters, held_out, held_out_score, _importance(final, names)
     )

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from asof.bundle import Bundle
 from training import fit as fitting
-from training import leak, metrics
+from training import leak, lightgbm_parameters, metrics
 from training import split as splitting
 from training.dataset import Labelled, Tables, matrix
 from training.metrics import Scored
@@ -58,11 +58,12 @@ def gather(
 
     Raises:
         NotFoundError: The service or a table is not declared.
-        SettingsError: The model's keys are not those of the service.
+        SettingsError: The model's keys are not those of the service, or LightGBM has no such parameter.
         SourceError: A table is missing, empty or cannot be read.
         SchemaError: A table lacks a column, or labels are not 0 or 1.
         UsageError: The spans do not fit the rows.
     """
+    lightgbm_parameters.parameters(model)
     say("reading definitions")
     return assemble(Tables.open(repo, model, repo.contract(model.service)), given, say=say)
 

@@ -69,6 +69,11 @@ class Run:
         return [name for name, figure in self.figures.items() if not figure.reached]
 
     @property
+    def unused(self) -> dict[str, str]:
+        """Feature -> type, of the service's features that do not enter the model because they are no numbers."""
+        return {f.name: f.dtype for f in self.contract.features if f.name not in self.names}
+
+    @property
     def digest(self) -> str:
         """SHA-256 of the booster's text: equal for equal inputs."""
         return hashlib.sha256(self.fitted.text.encode()).hexdigest()
@@ -124,6 +129,7 @@ def metadata(run: Run, version: str, created: datetime, repo: Path) -> dict[str,
         "service": run.contract.service,
         "fingerprint": run.contract.fingerprint,
         "features": list(run.names),
+        "unused": run.unused,
         "objective": run.model.objective,
         "decision": asdict(run.decided),
         "metrics": {name: asdict(figure) for name, figure in run.figures.items()},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 import subprocess
 import sys
 from dataclasses import replace
@@ -105,14 +106,41 @@ def test_the_share_rule_lets_so_many_rows_through():
     assert decide(Decision("fixed", 0.25), np.empty(0), np.empty(0), unseen) == 0.25
 
 
-def test_parts_with_one_label_and_wrong_parameters_are_refused():
-    """A part of the training span with one kind of label, or a parameter that LightGBM refuses, is one line."""
+def test_parts_with_one_label_are_refused():
+    """A part of the training span with one kind of label is one line."""
     matrix, label, time = rows(200)
     label[time > time.max() - 2 * DAY] = 0
     with pytest.raises(UsageError, match="held-out part of the training span has 0 positives"):
         fit(replace(MODEL, fit=Fit(hold_out="2 days")), NAMES, matrix, label, time)
-    with pytest.raises(SettingsError, match="LightGBM says"):
-        learned(parameters={"num_leaves": 1})
+
+
+@pytest.mark.parametrize(
+    ("parameters", "problem"),
+    [
+        ({"num_leafs": 31}, "LightGBM has no parameter 'num_leafs'; did you mean 'num_leaves'?"),
+        ({"zzzzzz": 1}, "LightGBM has no parameter 'zzzzzz'; its documentation lists"),
+        ({"objective": "regression"}, "got objective among the parameters, expected it as Model(objective=...)"),
+        ({"n_estimators": 9}, "got n_estimators, another name of num_iterations, among the parameters, expected it as Fit(rounds=...)"),
+        ({"early_stopping_round": 9}, "expected it as Fit(patience=...)"),
+        ({"seed": 1, "random_state": 2}, "the parameters 'seed' and 'random_state' are the same"),
+        ({"num_leaves": 1}, "got num_leaves = 1, expected num_leaves > 1"),
+        ({"num_leaves": "many"}, "got num_leaves = 'many', expected a whole number"),
+        ({"eta": -1}, "got eta = -1, expected learning_rate > 0.0"),
+        ({"learning_rate": "fast"}, "got learning_rate = 'fast', expected a number"),
+        ({"boosting": "foo"}, "got boosting = 'foo', expected a value that LightGBM accepts; it says 'Unknown boosting type foo'"),
+        ({"num_leaves": {"a": 1}}, "got num_leaves = {'a': 1}, expected a value that LightGBM accepts"),
+    ],
+)  # fmt: skip
+def test_wrong_parameters_are_named_with_what_is_expected(parameters, problem):
+    """A parameter that does not exist, is declared elsewhere or has a broken value is one line about that parameter."""
+    with pytest.raises(SettingsError, match=re.escape(problem)):
+        learned(parameters=parameters)
+
+
+def test_other_names_of_parameters_count():
+    """LightGBM's other names set the same parameter: ``random_state`` is the seed, although the seed has a default."""
+    assert learned(parameters={"random_state": 8}).parameters["seed"] == 8
+    assert learned(parameters={"shrinkage_rate": 0.3}).text == learned(parameters={"learning_rate": 0.3}).text
 
 
 def test_features_of_every_spelling_can_be_learned_from():

@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 import pytest
 
 from asof.bundle import Bundle
+from asof.contract import Feature, Field
 from asof.errors import BundleError, SchemaError, SettingsError, SourceError
 from asof.instants import DAY
 from asof.statistics import histograms, profiles
 from tests.training import machines
 from tests.training.machines import CONTRACT, MODEL, READINGS
 from training import pipeline
+from training.commands import _text as as_text
 from training.dataset import Tables, matrix
 from training.model import LabelledRows, Split, Suspicion
 
@@ -255,6 +257,28 @@ def test_a_bundle_holds_everything_and_predicts_the_same(folder, learned, tmp_pa
     assert facts["split"]["train_rows"] == opened.reference["features"]["rows"]
     assert histograms.count(opened.reference["score"], {"score": np.array([0.5])})["rows"] == 1
     assert profiles.read(opened.profile_file).get_column("load_mean_5d") is not None
+
+
+def test_features_that_do_not_enter_the_model_are_named(tmp_path):
+    """Texts and moments of a service are left out of the matrix, and the run, its text and its bundle name them."""
+    machines.write(tmp_path)
+    rewrite(tmp_path, "readings", "*, 'site ' || (machine_id % 3) AS site")
+    place = replace(
+        CONTRACT.views[0],
+        name="place", alias="place", features=(Field("site", "string"), Field("known_at", "timestamp")), aggregations=(),
+    )  # fmt: skip
+    more = tuple(Feature(f.name, "place", f.name, f.dtype) for f in place.features)
+    contract = replace(CONTRACT, features=(*CONTRACT.features, *more), views=(*CONTRACT.views, place))
+    run, reference = pipeline.learn(pipeline.assemble(machines.tables(tmp_path, contract=contract)))
+    repo = SimpleNamespace(path=tmp_path, settings=SimpleNamespace(models=tmp_path / "models"))
+
+    assert run.names == CONTRACT.feature_names
+    assert run.unused == {"site": "string", "known_at": "timestamp"}
+    assert (
+        f"2 of {len(contract.features)} features not used: site (string), known_at (timestamp); only numbers"
+        in as_text(run, None)
+    )
+    assert pipeline.save(run, reference, repo).metadata["unused"] == run.unused
 
 
 def test_scores_of_the_reference_are_of_rows_that_did_not_teach(material, learned):
