@@ -1,4 +1,4 @@
-"""The ASGI middleware that answers ``POST /predict``, ``/metrics`` and ``/docs.json``, and gives every error the same JSON shape.
+"""The ASGI middleware that answers ``POST /predict``, ``/metrics``, ``/docs.json`` and the page at ``/``, and gives every error the same JSON shape.
 
 BentoML answers all other paths. The middleware runs inside BentoML's own middlewares (tracing, timeout). Measured with one
 row and a trivial handler: a ``@bentoml.api`` call takes 1.05 ms, a mounted route 0.75 ms, this middleware 0.60 ms, bare uvicorn
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from asof.errors import AsofError, OnlineStoreError, RequestError
 from asof.prediction_log import Entry
+from serving import page
 from serving.predictor import response_body
 from serving.problems import RETRY_AFTER, ProblemError, from_status
 
@@ -57,6 +58,8 @@ class PredictionMiddleware:
             ("POST", "/predict"): self._serve_predict,
             ("GET", "/metrics"): self._serve_metrics,
             ("GET", "/docs.json"): self._serve_openapi,
+            ("GET", "/"): self._serve_page,
+            ("GET", page.SCRIPT_PATH): self._serve_page_script,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,6 +126,12 @@ class PredictionMiddleware:
 
     async def _serve_openapi(self, scope: Scope, receive: Receive, send: Send) -> None:
         await _send_response(send, 200, self._worker.openapi)
+
+    async def _serve_page(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _send_response(send, 200, page.PAGE, page.HTML_HEADERS)
+
+    async def _serve_page_script(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await _send_response(send, 200, page.SCRIPT, page.SCRIPT_HEADERS)
 
     def _problem(self, path: str, status: int) -> ProblemError:
         """The problem behind an error status that BentoML answered with."""
