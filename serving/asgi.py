@@ -20,7 +20,6 @@ from typing import TYPE_CHECKING, Any
 
 from asof.errors import AsofError, OnlineStoreError, RequestError
 from asof.prediction_log import Entry
-from serving import page
 from serving.predictor import response_body
 from serving.problems import RETRY_AFTER, ProblemError, from_status
 
@@ -37,6 +36,46 @@ _log = logging.getLogger("asof.serving")
 
 _REQUEST_ID = re.compile(r"[\x21-\x7e]{1,128}")
 _JSON = (b"content-type", b"application/json")
+
+_PAGE_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self' 'unsafe-inline'; img-src 'self' data:; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+)
+"""Forbids every address but the service's own."""
+
+_PAGE = b"""<!doctype html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<title>Prediction service</title>
+<link rel="stylesheet" href="./static_content/swagger-ui.css">
+<link rel="icon" type="image/png" href="./static_content/favicon-light-32x32.png">
+</head>
+<body>
+<div id="swagger-ui"></div>
+<script src="./static_content/swagger-ui-bundle.js" charset="utf-8"></script>
+<script src="./page.js"></script>
+</body>
+</html>
+"""
+"""Shows the OpenAPI document in Swagger UI, of files that BentoML brings along. BentoML's own page loads Google Tag Manager."""
+
+_PAGE_SCRIPT = b"""window.ui = SwaggerUIBundle({
+  url: "./docs.json",
+  dom_id: "#swagger-ui",
+  deepLinking: true,
+  validatorUrl: null,
+});
+"""
+"""Starts Swagger UI, without the badge that it would ask its makers' validator for."""
+
+_PAGE_HEADERS = [
+    (b"content-type", b"text/html; charset=utf-8"),
+    (b"content-security-policy", _PAGE_POLICY.encode()),
+    (b"referrer-policy", b"no-referrer"),
+]
+_PAGE_SCRIPT_HEADERS = [(b"content-type", b"text/javascript; charset=utf-8")]
 
 
 class _DisconnectedError(Exception):
@@ -59,7 +98,7 @@ class PredictionMiddleware:
             ("GET", "/metrics"): self._serve_metrics,
             ("GET", "/docs.json"): self._serve_openapi,
             ("GET", "/"): self._serve_page,
-            ("GET", page.SCRIPT_PATH): self._serve_page_script,
+            ("GET", "/page.js"): self._serve_page_script,
         }
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -128,10 +167,10 @@ class PredictionMiddleware:
         await _send_response(send, 200, self._worker.openapi)
 
     async def _serve_page(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _send_response(send, 200, page.PAGE, page.HTML_HEADERS)
+        await _send_response(send, 200, _PAGE, _PAGE_HEADERS)
 
     async def _serve_page_script(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await _send_response(send, 200, page.SCRIPT, page.SCRIPT_HEADERS)
+        await _send_response(send, 200, _PAGE_SCRIPT, _PAGE_SCRIPT_HEADERS)
 
     def _problem(self, path: str, status: int) -> ProblemError:
         """The problem behind an error status that BentoML answered with."""
