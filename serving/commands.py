@@ -105,8 +105,9 @@ def replay(
 ) -> None:
     """Send recorded rows to the running service, in time order.
 
-    Each row is scored and then ingested; each label is ingested at the time it became known. A replay that was stopped
-    continues when it is run again.
+    Each row is scored and then ingested. Every source of the model's features, and its label table, is fed at the time its rows
+    became known: from the files that fit it, otherwise from its own table. What cannot be fed is named before the replay starts.
+    Rows known before the span are not fed: materialize them first. A replay that was stopped continues when it is run again.
 
     Example: asof replay fraud --from 2018-08-08 --to 2018-08-15 --data card_transactions.parquet
     """
@@ -120,6 +121,8 @@ def replay(
     if version is None:
         bundle = Bundle.find(repo.settings.models, model, served_version(url))
     recording = record(repo, bundle, parse_moment(start), parse_moment(end), data, limit)
+    for name, reason in recording.not_fed.items():
+        click.echo(f"not fed: source {name!r}: {reason}", err=True)
     with progress(f"replaying {model}", recording.scored.rows.num_rows) as line:
         report = Replay(repo, bundle, recording, url, concurrency, line.advance, stream).run(again=again)
     emit(report.to_dict(), _told(report))

@@ -1,9 +1,10 @@
-"""``asof replay``: sends recorded rows to a running service in time order and ingests them as their time comes.
+"""``asof replay``: sends recorded rows to a running service in time order and feeds every source as its rows become known.
 
-For each row, first everything that became known before it is ingested, then the row is scored, then the row itself is
-ingested. Rows that do not read what another row writes are scored concurrently (:meth:`serving.replay_source.Recording.chunks`).
-This changes no value: a reader filters by the moment in the request, so a label that is ingested a few rows early is not
-visible early. Each request carries its own time; the system clock is not changed.
+For each row, first everything that became known before it is fed, then the row is scored, then the row itself is fed. Rows that
+do not read what another row writes are scored concurrently (:meth:`serving.replay_source.Recording.chunks`). This changes no
+value: a reader filters by the moment in the request, so an event that is fed a few rows early is not visible early, and before
+a row of a plain view replaces another one, all earlier rows are scored. Each request carries its own time; the system clock is
+not changed.
 
 A replay can be stopped and run again: rows that the same model version has already answered (they are in the prediction log)
 are skipped, and ingesting a row twice counts it once.
@@ -17,19 +18,23 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any
+from types import TracebackType
+from typing import Any, Self
 from urllib.parse import urlsplit
 
 import aiohttp
 import numpy as np
+import pyarrow as pa
 
 from asof import prediction_log
 from asof.bundle import Bundle
 from asof.errors import ServiceError, UsageError
+from asof.online import Writer
 from asof.repo import Repo
 from asof.streams import Producer
-from asof.tables import Pusher
-from serving.replay_source import Recording
+from asof.tables import Pusher, declarations
+from asof.tables.event_writer import view_columns
+from serving.replay_source import Recording, TimedRows
 
 LARGEST_CHUNK = 256
 """Most rows scored concurrently, so that progress is smooth and each push stays small."""
@@ -39,6 +44,8 @@ RETRY_FOR = 15.0
 
 ANSWER_WITHIN = 30.0
 """Seconds to wait for one answer."""
+
+_BEGINNING, _END = -(2**62), 2**62
 
 
 @dataclass
@@ -51,7 +58,8 @@ class ReplayReport:
         answered: Rows that were answered in this run.
         failures: Error message -> number of rows that got no prediction.
         retries: Requests that were repeated.
-        pushed: Table -> rows that were ingested, including rows that the table already had.
+        pushed: Source -> rows that were fed, including rows that the table already had.
+        not_fed: Source of the contract -> why none of its rows were fed.
         decisions: Rows with a positive decision.
         seconds: Duration.
         latencies: Seconds of each answer.
@@ -63,6 +71,7 @@ class ReplayReport:
     failures: Counter[str] = field(default_factory=Counter)
     retries: int = 0
     pushed: Counter[str] = field(default_factory=Counter)
+    not_fed: dict[str, str] = field(default_factory=dict)
     decisions: int = 0
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
@@ -83,10 +92,39 @@ class ReplayReport:
             "retries": self.retries,
             "decisions": self.decisions,
             "pushed": dict(self.pushed),
+            "not_fed": self.not_fed,
             "seconds": round(self.seconds, 3),
             "rows_per_second": round(self.answered / self.seconds, 1) if self.seconds else None,
             "latency_ms": milliseconds,
         }
+
+
+class _Feed:
+    """Writes rows to their tables and online views; rows that their table has and cannot recognize, online alone."""
+
+    def __init__(self, repo: Repo, recording: Recording, *, stream: bool) -> None:
+        self._pusher = (Producer if stream else Pusher)(repo, recording.tables)
+        self._declared = declarations(repo)
+        self._online = Writer(repo.settings.project, repo.settings.online)
+
+    def __enter__(self) -> Self:
+        self._pusher.__enter__()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._pusher.__exit__(kind, error, trace)
+
+    def push(self, timed: TimedRows, rows: pa.Table) -> None:
+        """Write some of the rows ``timed``."""
+        if not timed.held:
+            self._pusher.push(timed.table, rows)
+            return
+        declaration = self._declared.table(timed.table)
+        for view in self._declared.readers(timed.table):
+            if view.online:
+                self._online.write(view, view_columns(view, declaration, rows))
 
 
 @dataclass
@@ -126,44 +164,34 @@ class Replay:
         return asyncio.run(self._run(known))
 
     async def _run(self, known: set[str]) -> ReplayReport:
-        report = ReplayReport(self.recording.scored.rows.num_rows)
+        report = ReplayReport(self.recording.scored.rows.num_rows, not_fed=self.recording.not_fed)
         async with _client(self.url, self.concurrency) as client:
             await self._check_ready(client)
             began = time.perf_counter()
-            with self._feed() as pusher:
-                await self._play(client, pusher, known, report)
+            with _Feed(self.repo, self.recording, stream=self.stream) as feed:
+                await self._play(client, feed, known, report)
             report.seconds = time.perf_counter() - began
             await self._await_log(client, report)
         return report
 
-    def _feed(self) -> Pusher | Producer:
-        feed = Producer if self.stream else Pusher
-        return feed(self.repo, self.recording.tables)
-
-    async def _play(
-        self, client: aiohttp.ClientSession, pusher: Pusher | Producer, known: set[str], report: ReplayReport
-    ) -> None:
+    async def _play(self, client: aiohttp.ClientSession, feed: _Feed, known: set[str], report: ReplayReport) -> None:
         scored, moments = self.recording.scored, self.recording.scored.moments
         requests = self.recording.requests()
-        before = int(moments[0]) if self.recording.labels is None else _first(self.recording)
+        before = _BEGINNING
         for first, last in self.recording.chunks(LARGEST_CHUNK):
             now = int(moments[last - 1]) + 1
-            self._push_labels(pusher, before, now, report)
+            self._feed_known(feed, before, now, report)
             before = now
             waiting = [r for r in requests[first:last] if r["request_id"] not in known]
             report.skipped += last - first - len(waiting)
             await self._score(client, waiting, report)
-            pusher.push(scored.table, scored.rows.slice(first, last - first))
-            report.pushed[scored.table] += last - first
+            _push(feed, scored, self.recording.scored_at_once(first, last), report)
             self.advance(last - first)
-        self._push_labels(pusher, before, 2**62, report)
+        self._feed_known(feed, before, _END, report)
 
-    def _push_labels(self, pusher: Pusher | Producer, start: int, end: int, report: ReplayReport) -> None:
-        if self.recording.labels is not None:
-            rows = self.recording.labels.between(start, end)
-            if rows.num_rows:
-                pusher.push(self.recording.labels.table, rows)
-                report.pushed[self.recording.labels.table] += rows.num_rows
+    def _feed_known(self, feed: _Feed, start: int, end: int, report: ReplayReport) -> None:
+        for timed in self.recording.fed:
+            _push(feed, timed, timed.between(start, end), report)
 
     async def _score(self, client: aiohttp.ClientSession, waiting: list[dict[str, Any]], report: ReplayReport) -> None:
         waiting.reverse()
@@ -231,6 +259,8 @@ class Replay:
     def _answered_before(self) -> set[str]:
         moments = self.recording.scored.moments
         found: set[str] = set()
+        if not len(moments):
+            return found
         for table in prediction_log.scan(
             self.repo.settings.predictions, self.bundle.model, int(moments[0]), int(moments[-1]) + 1,
             ["request_id", "model_version"],
@@ -315,7 +345,7 @@ def _counters(text: str) -> dict[str, float]:
     return {name: float(value) for name, _, value in lines}
 
 
-def _first(recording: Recording) -> int:
-    """The moment of the earliest row in any table."""
-    played = [recording.scored, *([recording.labels] if recording.labels else [])]
-    return min(int(p.moments[0]) for p in played if len(p.moments))
+def _push(feed: _Feed, timed: TimedRows, rows: pa.Table, report: ReplayReport) -> None:
+    if rows.num_rows:
+        feed.push(timed, rows)
+        report.pushed[timed.table] += rows.num_rows

@@ -75,7 +75,7 @@ def make_repo(repo: Path) -> RepoSettings:
     return settings
 
 
-def declare(settings: RepoSettings) -> None:
+def declare(settings: RepoSettings, *others: TableDeclaration) -> None:
     """The tables of the repo as applied declarations, which is what ``asof apply`` would leave behind."""
     readings = TableDeclaration(
         "readings", "data/tables/readings", "delta", "read_at", "known_at", ("machine_id",), ("readings_push",),
@@ -96,7 +96,7 @@ def declare(settings: RepoSettings) -> None:
     )  # fmt: skip
     registry = settings.data / "registry.db"
     registry.write_bytes(b"stands for a registry that holds what follows")
-    found = Declarations({t.name: t for t in (readings, verdicts)}, machines().views)
+    found = Declarations({t.name: t for t in (readings, verdicts, *others)}, machines().views)
     _write(settings.data / CACHE, digest(settings, registry), settings.project, found)
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -22,11 +23,12 @@ from asof.errors import ServiceError, UsageError
 from asof.instants import parse_moment
 from asof.repo import Repo
 from asof.settings import RepoSettings
+from asof.tables import TableDeclaration
 from serving.replay import Replay, served_version
 from serving.replay_source import Recording, TimedRows, record
 from tests.serving.contracts import machines
 from tests.serving.doubles import NOON
-from tests.serving.processes import Service, asof
+from tests.serving.processes import Service, asof, declare
 
 START = datetime(2024, 5, 2, tzinfo=UTC)
 MACHINES, READINGS, DAYS = 12, 600, 3
@@ -113,6 +115,47 @@ def test_a_replay_serves_what_was_known_and_ingests_everything(
     assert {t["table"]: t["rows"] for t in tables} == {"readings": len(rows), "verdicts": len(known)}
 
 
+def test_a_replay_feeds_every_source_as_it_becomes_known(
+    settings: RepoSettings, service: Service, tmp_path: Path
+) -> None:
+    """A plain view is served as of each row's moment; spans without rows to score are fed; what cannot be fed is named."""
+    service.until_ready()
+    shift = timedelta(days=40)
+    table = readings(6).filter(pc.is_valid(readings(6)["machine_id"])).slice(0, 200)
+    rows = [{**r, "reading_id": r["reading_id"] + 10_000, "read_at": r["read_at"] + shift} for r in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, table.schema), tmp_path / "later.parquet")
+    hours = [(name, START + shift + timedelta(minutes=37 * i)) for i in range(160) for name in ("north", "old")]
+    sites = {
+        "site": [name for name, _ in hours], "crew": pa.array(range(len(hours)), pa.int32()),
+        "grade": ["A"] * len(hours), "open": [True] * len(hours),
+        "seen_at": pa.array([at for _, at in hours], pa.timestamp("us", "UTC")),
+    }  # fmt: skip
+    span = ("--from", "2024-06-11", "--to", "2024-06-14", "--data", str(tmp_path / "later.parquet"), "--json")
+    command = (settings.path, "replay", "breakdown", "--url", service.url)
+    unfed = asof(*command, *span, "--limit", "1")
+    assert "not fed: source 'sites'" in unfed.stderr
+    assert list(json.loads(unfed.stdout)["not_fed"]) == ["sites"]
+    pq.write_table(pa.table(sites), settings.path / "sites.parquet")
+    declare(settings, TableDeclaration("sites", "sites.parquet", "parquet", "seen_at", None, ("site",)))
+    try:
+        answer = asof(*command, *span, "--again")
+        assert answer.returncode == 0, answer.stderr + answer.stdout
+        report = json.loads(answer.stdout)
+        empty = json.loads(asof(*command, "--from", "2024-06-14", "--to", "2024-06-16", "--json").stdout)
+    finally:
+        declare(settings)
+    fed = sum(at < datetime(2024, 6, 14, tzinfo=UTC) for _, at in hours)
+    assert (report["answered"], report["not_fed"]) == (len(rows), {})
+    assert report["pushed"]["sites"] == fed
+    assert (empty["rows"], empty["pushed"]["sites"]) == (0, len(hours) - fed)
+    moments = (parse_moment("2024-06-11"), parse_moment("2024-06-14"))
+    served = pa.concat_tables(prediction_log.scan(settings.predictions, "breakdown", *moments)).to_pylist()
+    crews = {r["request_id"]: r["feature.crew"] for r in sorted(served, key=lambda r: r["served_at"])}
+    for row in rows:
+        known = [i for i, (name, at) in enumerate(hours) if name == row["site"] and at <= row["read_at"]]
+        assert crews[str(row["reading_id"])] == (known[-1] if known else None)
+
+
 def test_a_replay_against_nothing_says_so(settings: RepoSettings, file: Path) -> None:
     """Without a service the error is one line that names the address."""
     with pytest.raises(ServiceError, match=r"127\.0\.0\.1:9"):
@@ -154,7 +197,7 @@ def test_an_empty_span_and_a_file_without_rows_in_it_are_refused(settings: RepoS
 def recording(contract: Contract, machine: list[int | None], site: list[str | None]) -> Recording:
     """A recording of rows with these keys."""
     rows = pa.table({"machine_id": pa.array(machine, pa.int64()), "site": pa.array(site, pa.string())})
-    return Recording(contract, TimedRows("readings", rows, np.arange(len(machine))), None, "reading_id", "read_at")
+    return Recording(contract, TimedRows("readings", rows, np.arange(len(machine))), (), "reading_id", "read_at")
 
 
 @given(
