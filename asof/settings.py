@@ -70,6 +70,11 @@ class OnlineSettings:
         """The connection string without its secrets."""
         return mask(self.connection_string)
 
+    @property
+    def server(self) -> str:
+        """The server in words, at the start of a sentence."""
+        return "The embedded Redis" if self.embedded else f"Redis at {self.address}"
+
 
 @dataclass(frozen=True, slots=True)
 class RepoSettings:

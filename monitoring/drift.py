@@ -122,7 +122,7 @@ class DriftReport:
             return "no predictions in this window, so nothing can be said"
         counts = {verdict: len(self.named(verdict)) for verdict in Verdict}
         said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-        return f"{self.rows:,} predictions against {self.reference_rows:,} training rows; {len(self.columns)} columns: {said}"
+        return f"{self.rows:,} predictions against {self.reference_rows:,} training rows; {_count_columns(len(self.columns))}: {said}"
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -301,8 +301,12 @@ def _advice(columns: tuple[ColumnDrift, ...], observed: Observed) -> list[str]:
             f"The window covers about {seen}, not a whole week: weekday and hour features differ by the calendar alone."
         )
     if few := [c for c in columns if c.verdict == Verdict.TOO_FEW]:
-        lines.append(f"Too few independent rows for {len(few)} columns: widen the window with --from and --to.")
+        lines.append(f"Too few independent rows for {_count_columns(len(few))}: widen the window with --from and --to.")
     return lines or ["Nothing to do."]
+
+
+def _count_columns(count: int) -> str:
+    return f"{count} column{'s' if count != 1 else ''}"
 
 
 def _list(columns: list[ColumnDrift]) -> str:

@@ -47,7 +47,7 @@ def build(ctx: click.Context, model: str, version: str | None) -> None:
 @click.option("--workers", default=1, show_default=True, type=click.IntRange(1), help="Worker processes.")
 @click.pass_context
 def serve(ctx: click.Context, model: str, version: str | None, host: str, port: int, workers: int) -> None:
-    """Serve a built model with BentoML; Ctrl-C stops it.
+    """Serve a built model with BentoML; Ctrl-C stops it. Each worker says when it is ready, and where.
 
     When stopped, a worker reports that it is not ready, answers the remaining requests and writes its prediction log. When
     killed (kill -9), it loses the rows of the last 2 seconds and of the file that it was writing. Environment variables set
@@ -57,6 +57,7 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
     """
     from serving import build as builder
     from serving.limits import Limits
+    from serving.readiness import ADDRESS_VARIABLE
 
     settings = RepoSettings.load(repo_option(ctx))
     path = builder.find(settings, model, version)
@@ -67,7 +68,9 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
     os.environ["BENTOML_CONFIG_OPTIONS"] = f"{options} services.{model}.workers={workers}".strip()
     arguments = ["--host", host, "--port", str(port), "--timeout-keep-alive", str(KEEP_ALIVE)]
     arguments += ["--timeout-graceful-shutdown", str(int(limits.shutdown) or 1)]
-    click.echo(f"serving {path.parent.name}:{path.name} at http://{host}:{port}", err=True)
+    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    os.environ[ADDRESS_VARIABLE] = address
+    click.echo(f"starting {path.parent.name}:{path.name}", err=True)
     sys.stderr.flush()
     os.execv(sys.executable, [sys.executable, "-m", "bentoml", "serve", str(path), *arguments])  # noqa: S606
 

@@ -43,7 +43,7 @@ class FeatureFetcher:
             OnlineStoreError: Redis cannot be read.
         """
         if self._reader is None:
-            raise OnlineStoreError(self._unreachable or f"Redis at {self.settings.address} was not reached yet")
+            raise OnlineStoreError(self._unreachable or f"{self.settings.server} was not reached yet")
         return await self._reader.read(keys, at)
 
     async def check(self) -> list[str]:

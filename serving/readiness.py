@@ -23,6 +23,8 @@ _log = logging.getLogger("asof.serving")
 
 
 STARTING = "the service is starting"
+ADDRESS_VARIABLE = "ASOF_SERVING_AT"
+"""Environment variable in which ``asof serve`` tells its workers the address, for the line that says that a worker is ready."""
 
 
 @dataclass
@@ -87,8 +89,14 @@ class Readiness:
         signal.signal(signal.SIGTERM, begin)
 
     def _set(self, reason: str | None) -> None:
-        if reason != self.reason and (reason or self.reason != STARTING):
-            _log.warning("%s", f"not ready: {reason}" if reason else "ready again")
+        if reason != self.reason:
+            address = os.environ.get(ADDRESS_VARIABLE)
+            if reason:
+                _log.warning("not ready: %s", reason)
+            elif address:
+                _log.warning("ready at %s", address)
+            elif self.reason != STARTING:
+                _log.warning("ready again")
         self.reason = reason
 
 

@@ -63,12 +63,14 @@ class RowParser:
         event_time: The request field that holds a row's moment; None if rows have none and are scored for the
             moment of the request, or for now.
         max_rows: Most rows in a request.
+        scored_at: Column of the training rows with their moment, if requests do not carry it: the error for it names ``at``.
         clock: Returns the current time in microseconds.
     """
 
     contract: Contract
     event_time: str | None
     max_rows: int
+    scored_at: str | None = None
     clock: Callable[[], int] = field(default=lambda: time.time_ns() // 1_000)
 
     def parse(self, rows: Any, at: Any = None) -> RequestRows:
@@ -122,6 +124,10 @@ class RowParser:
                 for name in (n for n in row if n not in known):
                     close = difflib.get_close_matches(name, known, n=1)
                     hint = f"; did you mean {close[0]!r}?" if close else ""
+                    if name == self.scored_at:
+                        hint = (
+                            "; the moment to score for is the field 'at' beside 'rows', one for all rows of a request"
+                        )
                     shown = name if len(name) <= 64 else name[:64] + "..."
                     problems.append(RequestError(position, shown, f"is not a field of this model{hint}"))
                     if len(problems) > MOST_PROBLEMS:

@@ -66,7 +66,9 @@ class Worker:
         """Checks the rows of requests."""
         event_time = (self.bundle.metadata.get("rows") or {}).get("event_time")
         carried = event_time in {f.name for f in self.bundle.contract.request_fields}
-        return RowParser(self.bundle.contract, event_time if carried else None, self.limits.max_rows)
+        return RowParser(
+            self.bundle.contract, event_time if carried else None, self.limits.max_rows, None if carried else event_time
+        )
 
     @cached_property
     def fetcher(self) -> FeatureFetcher:

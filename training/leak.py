@@ -22,7 +22,7 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from asof.contract import Contract, View
-from asof.instants import format_span
+from asof.instants import DAY, SECOND, format_span
 from training import metrics
 from training.dataset import Labelled, Tables
 from training.model import Model
@@ -53,7 +53,7 @@ def label_delay(tables: Tables, labelled: Labelled) -> Iterator[Leak]:
             yield Leak(
                 "label delay",
                 f"{early:,} of {len(delay):,} labels of {table!r} {what} sooner than {format_span(model.delay)} after their event, "
-                f"the soonest after {format_span(max(0, int(delay.min())))}; {where}",
+                f"the soonest after {_rounded(max(0, int(delay.min())))}; {where}",
             )
     own = int((labelled.seen <= labelled.time).sum()) if readers else 0
     if own:
@@ -61,6 +61,20 @@ def label_delay(tables: Tables, labelled: Labelled) -> Iterator[Leak]:
             "own label",
             f"{own:,} of {len(labelled):,} rows find their own label in a window at their own moment; give it a later time",
         )
+
+
+def _rounded(micros: int) -> str:
+    """The span for reading: in whole hours from a day on, minutes from an hour on, seconds from a second on."""
+    unit = next(
+        (
+            unit
+            for least, unit in ((DAY, 3_600 * SECOND), (3_600 * SECOND, 60 * SECOND), (SECOND, SECOND))
+            if micros >= least
+        ),
+        1,
+    )
+    short = micros // unit * unit
+    return format_span(short) if short == micros else f"about {format_span(short)}"
 
 
 def readers_of_label(tables: Tables) -> list[View]:

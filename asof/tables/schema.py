@@ -22,6 +22,7 @@ join keys of the views that read from it.
 
 from __future__ import annotations
 
+import difflib
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -42,6 +43,13 @@ TYPES: dict[str, pa.DataType] = {
     "int8": pa.int8(), "int16": pa.int16(), "int32": pa.int32(), "int64": pa.int64(), "float32": pa.float32(),
     "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string(), "timestamp": pa.timestamp("us", "UTC"),
 }  # fmt: skip
+
+_OTHER_NAMES = {
+    "int": "int64", "integer": "int64", "bigint": "int64", "float": "float64", "double": "float64", "str": "string", "text": "string",
+    "varchar": "string", "boolean": "bool", "datetime": "timestamp", "date": "timestamp",
+}  # fmt: skip
+"""What other systems call a type -> its name here, for hints."""
+_WORDS = ("required", "zoned")
 
 _NUMBER = r"[-+]?\d+(?:\.\d+)?(?:[eE][-+]?\d+)?"
 _CONSTRAINT = re.compile(
@@ -101,8 +109,9 @@ class Column:
             _add(found, match)
             position = match.end()
         if dtype not in TYPES or rest[position:].strip():
+            hint = _closest_word(dtype, rest[position:])
             raise SettingsError(
-                f"source {owner!r}, tag asof.column.{name}: got {text!r}, expected a type ({', '.join(TYPES)}) and constraints such "
+                f"source {owner!r}, tag asof.column.{name}: got {text!r}{hint}, expected a type ({', '.join(TYPES)}) and constraints such "
                 "as '>= 0', 'in 0..1', 'in {a, b}', 'required', 'zoned'"
             )
         column = cls(name, dtype, **found)
@@ -231,7 +240,8 @@ class TableDeclaration:
         for tag in sorted(self.tags):
             if tag.startswith("asof.") and tag not in _TAGS and not tag.startswith(_PREFIXES):
                 known = ", ".join((*_TAGS, *(f"{prefix}<name>" for prefix in _PREFIXES)))
-                raise SettingsError(f"source {self.name!r} has the unknown tag {tag!r}; known: {known}")
+                hint = _closest_tag(tag)
+                raise SettingsError(f"source {self.name!r} has the unknown tag {tag!r}{hint} (known: {known})")
         _ = self.columns, self.derivations, self.tolerance
 
     def order(self, names: Iterable[str]) -> list[str]:
@@ -263,6 +273,22 @@ class TableDeclaration:
         }
         if wrong := sorted(n for n in times if n and not declared[n].moment):
             raise SettingsError(f"source {self.name!r}: the columns {wrong} hold moments, declare them as 'timestamp'")
+
+
+def _closest_tag(tag: str) -> str:
+    """A hint at the tag that was probably meant; the name after ``asof.column.`` and the like is kept."""
+    prefix, _, name = tag.removeprefix("asof.").partition(".")
+    close = difflib.get_close_matches(prefix, ["id", "future"] if not name else ["column", "derive"], n=1)
+    return f"; did you mean {'.'.join(filter(None, ('asof', *close, name)))!r}?" if close else ""
+
+
+def _closest_word(dtype: str, rest: str) -> str:
+    """A hint at the type, or the word of a constraint, that was probably meant."""
+    word, known = (
+        (dtype, [*TYPES, *_OTHER_NAMES]) if dtype not in TYPES else (rest.strip(" ,").partition(" ")[0], _WORDS)
+    )
+    close = difflib.get_close_matches(word.lower(), known, n=1)
+    return f" (did you mean {_OTHER_NAMES.get(close[0], close[0])!r}?)" if close else ""
 
 
 def _tagged(tags: Mapping[str, str], prefix: str) -> list[tuple[str, str]]:

@@ -88,6 +88,13 @@ def test_bentoml_endpoints_work(service: Service) -> None:
         assert service.ask(path)[0] == 200, path
 
 
+def test_the_service_says_that_it_is_ready_and_where(service: Service) -> None:
+    """`asof serve` ends its start with the address, once the service is ready."""
+    said = service.log.read_text().splitlines()
+    assert any(line.startswith("starting breakdown:") for line in said)
+    assert any(line.endswith(f"ready at {service.url}") for line in said)
+
+
 def test_bentomls_client_works(service: Service) -> None:
     """BentoML's own client reads the declared types and gets the answer."""
     script = f"import bentoml, json; print(json.dumps(bentoml.SyncHTTPClient({service.url!r}).predict(rows=[{ROW!r}])))"

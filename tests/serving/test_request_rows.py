@@ -100,6 +100,15 @@ def test_a_misspelled_field_is_met_with_the_right_one() -> None:
     assert "did you mean 'load'" in problem([{**GOOD, "laod": 1.0}]).message
 
 
+def test_the_time_column_of_the_training_rows_is_met_with_at() -> None:
+    """Who sends the column that training rows have their moment in, though requests do not carry it, is told of ``at``."""
+    row = {**GOOD, "read_on": "2024-05-01"}
+    with pytest.raises(
+        ProblemError, match="'read_on': is not a field of this model; the moment to score for is the field 'at'"
+    ):
+        RowParser(machines(), None, 50, scored_at="read_on").parse([row])
+
+
 @pytest.mark.parametrize("rows", [None, {}, [], "rows", 7])
 def test_rows_must_be_a_list_of_at_least_one(rows: Any) -> None:
     """Anything else is refused as a whole."""

@@ -1,5 +1,7 @@
 """The grammar of the tags that declare a table."""
 
+from dataclasses import replace
+
 import pytest
 
 from asof.errors import SettingsError
@@ -42,6 +44,29 @@ def test_a_wrong_column_tag_is_refused_by_name(text):
     """A tag that is not of the grammar, or does not fit its type, names the source and the column."""
     with pytest.raises(SettingsError, match=r"'payments'.*amount"):
         Column.parse("amount", text, "payments")
+
+
+@pytest.mark.parametrize(
+    ("text", "hint"),
+    [
+        ("integer", "int64"), ("double >= 0", "float64"), ("text", "string"), ("timestmp", "timestamp"), ("float6", "float64"),
+        ("int64 requird", "required"), ("timestamp zoned, requred", "required"),
+    ],
+)  # fmt: skip
+def test_a_wrong_word_of_a_column_tag_gets_a_hint(text, hint):
+    """A type by another system's name, and a misspelled type or constraint, is answered with the word that was probably meant."""
+    with pytest.raises(SettingsError, match=rf"did you mean '{hint}'\?"):
+        Column.parse("amount", text, "payments")
+
+
+@pytest.mark.parametrize(
+    ("tag", "hint"),
+    [("asof.ids", "asof.id"), ("asof.colum.amount", "asof.column.amount"), ("asof.futur", "asof.future")],
+)
+def test_an_unknown_tag_gets_a_hint(tag, hint):
+    """An unknown tag is answered with the tag that was probably meant."""
+    with pytest.raises(SettingsError, match=rf"unknown tag '{tag}'; did you mean '{hint}'\?"):
+        replace(PAYMENTS, tags={**PAYMENTS.tags, tag: "x"}).check()
 
 
 @pytest.mark.parametrize(

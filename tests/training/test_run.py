@@ -147,6 +147,14 @@ def test_labels_that_come_too_soon_are_found(tmp_path):
     assert not any("\n" in leak.line for leak in found)
 
 
+def test_the_soonest_label_is_told_in_units_that_people_read(tmp_path):
+    """A label 28 minutes and a microsecond after its event is "about 28 minutes" after it, not 1680000001 microseconds."""
+    machines.write(tmp_path, delay_us=1_680_000_001)
+    found = pipeline.learn(pipeline.assemble(machines.tables(tmp_path)))[0].leaks
+
+    assert any("the soonest after about 28 minutes; look" in leak.line for leak in found)
+
+
 def test_an_own_label_in_a_window_is_found(tmp_path):
     """A label that is known at its row's own moment is found, and what it is worth shows in the score."""
     machines.write(tmp_path, delay_us=0)

@@ -130,7 +130,7 @@ def translated(settings: OnlineSettings) -> Iterator[None]:
 def online_store_error(settings: OnlineSettings, error: redis.RedisError | OSError) -> OnlineStoreError:
     """The error for the user: what happened, at which address, and what to do."""
     what, advice = _description(settings, error)
-    return OnlineStoreError(f"Redis at {settings.address} {what}; {advice}")
+    return OnlineStoreError(f"{settings.server} {what}; {advice}")
 
 
 def _description(settings: OnlineSettings, error: redis.RedisError | OSError) -> tuple[str, str]:
