@@ -27,6 +27,7 @@ Every command takes `--json`. Standard output carries the answer and nothing els
 | 1 | a check was run and said no (drift, a threshold, a mismatch) |
 | 2 | wrong use: an unknown name, a missing column, a bad option |
 | 3 | something failed: Redis is down, the disk is full |
+| 4 | nothing to judge: no predictions in the span, or too few known labels |
 
 An error is one line. `ASOF_DEBUG=1` shows the traceback of an unexpected one.
 """

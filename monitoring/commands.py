@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain, count
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
@@ -12,9 +14,12 @@ from asof.bundle import Bundle
 from asof.cli import repo_option
 from asof.console import emit, progress
 from asof.errors import UsageError
-from asof.instants import parse_moment
+from asof.instants import format_moment, parse_moment
 from asof.repo import Repo
 from monitoring.observed import BEGINNING, END, Log, Window
+
+if TYPE_CHECKING:
+    from monitoring.drift import DriftReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -32,7 +37,10 @@ def _shared(command: Command) -> Command:
             ),
             click.option("--to", "end", metavar="TIME", help="End of the span; this moment is not included."),
             click.option(
-                "--version", "version", metavar="VERSION", help="Version of the model; by default the newest."
+                "--version",
+                "version",
+                metavar="VERSION",
+                help="Version of the model; by default every version with predictions in the span, each by its own bundle.",
             ),
             click.option(
                 "--log",
@@ -70,10 +78,14 @@ def profile(
     """
     from monitoring.profiling import profile as run
 
-    repo, log, window = _opened(ctx, model, version, folder, start, end)
-    with progress("profiling") as line:
-        report = run(log, window, repo.settings.profiles, unit, line.advance)
-    emit(report.to_dict(), report.to_text())
+    repo, logs, window = _opened(ctx, model, version, folder, start, end)
+    judged = []
+    for log in logs:
+        with progress("profiling") as line:
+            report = run(log, window, repo.settings.profiles, unit, line.advance)
+        code = _code(report.problems, judged=bool(report.profiles), alarm=False)
+        judged.append(_Judged(report.to_dict(), report.to_text(), code))
+    _finish(ctx, model, judged)
 
 
 @click.command()
@@ -108,7 +120,7 @@ def drift(
     """Compare served features and scores with the training rows.
 
     Reports for every feature and for the scores whether their values or their share of missing values drifted, and writes an HTML
-    page with charts that opens offline. Exit code 1 when something drifted.
+    page with charts that opens offline. Exit code 1 when something drifted, 4 when there are no predictions in the span.
 
     Example: asof drift fraud --from 2018-08-08 --to 2018-08-15
     """
@@ -116,15 +128,21 @@ def drift(
     from monitoring.drift import drift as run
     from monitoring.report import write_html
 
-    repo, log, window = _opened(ctx, model, version, folder, start, end)
+    repo, logs, window = _opened(ctx, model, version, folder, start, end)
     given = {"alpha": alpha, "minimum_effect": minimum_effect}
     rule = Rule(**{name: value for name, value in given.items() if value is not None})
-    with progress("counting") as line:
-        report = run(log, window, rule, line.advance)
-    target = html or repo.settings.reports / f"drift-{log.bundle.model}.html"
-    write_html(report, target)
-    emit({**report.to_dict(), "report": str(target)}, f"{report.to_text()}\n\nReport: {target}")
-    ctx.exit(1 if report.drifted else 0)
+    judged = []
+    for log in logs:
+        with progress("counting") as line:
+            report = run(log, window, rule, line.advance)
+        target = html or _unused(repo.settings.reports / f"drift-{model}-{log.bundle.version}-{_days(report)}.html")
+        if html and len(logs) > 1:
+            target = html.with_name(f"{html.stem}-{log.bundle.version}{html.suffix}")
+        write_html(report, target)
+        code = _code(report.problems, judged=report.rows > 0, alarm=report.drifted)
+        text = f"{report.to_text()}\n\nReport: {target}"
+        judged.append(_Judged({**report.to_dict(), "report": str(target)}, text, code))
+    _finish(ctx, model, judged)
 
 
 @click.command()
@@ -136,20 +154,22 @@ def skew(
     """Recompute every served feature from the tables and count the differences.
 
     Integers and texts must be equal, floats within 1e-9 relative. Exit code 1 when a value differs, 3 when
-    no file of the log can be read.
+    no file of the log can be read, 4 when there are no predictions in the span.
 
     Example: asof skew fraud --from 2018-08-08 --to 2018-08-15
     """
     from monitoring.skew import offline
     from monitoring.skew import skew as run
 
-    repo, log, window = _opened(ctx, model, version, folder, start, end)
-    recompute = offline(log.bundle.contract, repo.path, log.bundle.code)
-    with progress("recomputing") as line:
-        report = run(log, window, recompute, line.advance)
-    emit(report.to_dict(), report.to_text())
-    unread = report.problems and not report.rows
-    ctx.exit(3 if unread else 1 if report.mismatches else 0)
+    repo, logs, window = _opened(ctx, model, version, folder, start, end)
+    judged = []
+    for log in logs:
+        recompute = offline(log.bundle.contract, repo.path, log.bundle.code)
+        with progress("recomputing") as line:
+            report = run(log, window, recompute, line.advance)
+        code = _code(report.problems, judged=report.rows > 0, alarm=report.mismatches > 0)
+        judged.append(_Judged(report.to_dict(), report.to_text(), code))
+    _finish(ctx, model, judged)
 
 
 @click.command()
@@ -161,17 +181,20 @@ def performance(
     """Compare the model's metrics on labels known by now with those at training.
 
     Shows area under the ROC curve, average precision and log loss with 95 % intervals, and calibration. Exit code 1 when one of them
-    is worse than at training and the two intervals do not overlap.
+    is worse than at training and the two intervals do not overlap, 4 when too few labels are known to judge.
 
     Example: asof performance fraud --from 2018-08-08 --to 2018-08-15
     """
     from monitoring.performance import performance as run
 
-    repo, log, window = _opened(ctx, model, version, folder, start, end)
-    with progress("matching labels") as line:
-        report = run(log, window, repo.path, repo.settings.data, line.advance)
-    emit(report.to_dict(), report.to_text())
-    ctx.exit(1 if report.worse else 0)
+    repo, logs, window = _opened(ctx, model, version, folder, start, end)
+    judged = []
+    for log in logs:
+        with progress("matching labels") as line:
+            report = run(log, window, repo.path, repo.settings.data, line.advance)
+        code = _code(report.problems, judged=bool(report.figures), alarm=bool(report.worse))
+        judged.append(_Judged(report.to_dict(), report.to_text(), code))
+    _finish(ctx, model, judged)
 
 
 @click.command()
@@ -219,28 +242,78 @@ def drill(
 
     from monitoring.drill import ColumnChange, manipulate
 
-    _, log, window = _opened(ctx, model, version, folder, start, end)
+    _, logs, window = _opened(ctx, model, version, folder, start, end)
     changes = [ColumnChange(name, "scale", float(value)) for name, value in _pairs("--scale", scale, number=True)]
     changes += [ColumnChange(name, "add", float(value)) for name, value in _pairs("--add", add, number=True)]
     changes += [ColumnChange(name, "set", value) for name, value in _pairs("--set", replace, number=False)]
     changes += [ColumnChange(name, "missing") for name in missing]
     if not changes:
         raise UsageError("got nothing to change, expected --scale, --add, --set or --missing")
-    with progress("copying") as line:
-        report = manipulate(log, window, output, changes, share=share, seed=seed, advance=line.advance)
-    said = f"{report.changed:,} of {report.rows:,} rows changed; now run: asof drift {model} --log {output}"
-    emit(asdict(report), said)
+    judged: list[_Judged] = []
+    for log in logs:
+        with progress("copying") as line:
+            report = manipulate(
+                log, window, output, changes, share=share, seed=seed, append=bool(judged), advance=line.advance
+            )
+        said = f"{report.changed:,} of {report.rows:,} rows changed; now run: asof drift {model} --log {output}"
+        code = _code(log.problems, judged=report.rows > 0, alarm=False)
+        judged.append(_Judged({**asdict(report), "version": log.bundle.version}, said, code))
+    _finish(ctx, model, judged)
+
+
+@dataclass(frozen=True, slots=True)
+class _Judged:
+    """The answer for one version."""
+
+    payload: dict[str, Any]
+    text: str
+    code: int
+
+
+NOTHING_TO_JUDGE = 4
+"""Exit code where the span has no predictions, or none whose label is known."""
+
+
+def _code(problems: Sequence[str], *, judged: bool, alarm: bool) -> int:
+    """The exit code for one version; 3 where its log could not be read."""
+    if judged:
+        return int(alarm)
+    return 3 if problems else NOTHING_TO_JUDGE
+
+
+def _finish(ctx: click.Context, model: str, judged: list[_Judged]) -> None:
+    """Print the answers; the exit code is that of the version that most needs attention, 4 only if none was judged."""
+    if len(judged) == 1:
+        emit(judged[0].payload, judged[0].text)
+    else:
+        emit({"model": model, "versions": [j.payload for j in judged]}, "\n\n".join(j.text for j in judged))
+    codes = {j.code for j in judged}
+    ctx.exit(next(code for code in (3, 1, 0, NOTHING_TO_JUDGE) if code in codes))
+
+
+def _days(report: DriftReport) -> str:
+    """The first and the last day seen, for a file name."""
+    days = [format_moment(moment)[:10] for moment in (report.first, report.last) if moment is not None]
+    return "-to-".join(dict.fromkeys(days)) or "nothing"
+
+
+def _unused(path: Path) -> Path:
+    """``path``, numbered if there is such a file."""
+    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
+    return next(p for p in chain([path], numbered) if not p.exists())
 
 
 def _opened(
     ctx: click.Context, model: str, version: str | None, folder: Path | None, start: str | None, end: str | None
-) -> tuple[Repo, Log, Window]:
+) -> tuple[Repo, list[Log], Window]:
     window = Window(BEGINNING if start is None else parse_moment(start), END if end is None else parse_moment(end))
     if window.start >= window.end:
         raise UsageError(f"got --from {start} and --to {end}, expected the first to be earlier")
     repo = Repo.open(repo_option(ctx))
-    bundle = Bundle.find(repo.settings.models, model, version)
-    return repo, Log(folder or repo.settings.predictions, bundle), window
+    newest = Log(folder or repo.settings.predictions, Bundle.find(repo.settings.models, model, version))
+    served = [] if version else newest.versions(window)
+    logs = [Log(newest.folder, Bundle.find(repo.settings.models, model, one), []) for one in served]
+    return repo, logs or [replace(newest, problems=[])], window
 
 
 def _pairs(option: str, given: tuple[str, ...], *, number: bool) -> list[tuple[str, str]]:

@@ -75,6 +75,7 @@ def manipulate(
     *,
     share: float = 1.0,
     seed: int = 0,
+    append: bool = False,
     advance: Callable[[int], None] = lambda _: None,
 ) -> DrillReport:
     """Write a manipulated copy of a window of the log.
@@ -86,6 +87,7 @@ def manipulate(
         changes: Changes of the chosen rows.
         share: Share of the rows that are changed, 0 to 1; which ones depends on their request ids and the seed alone.
         seed: Seed for choosing the rows.
+        append: Whether the folder may hold a log of the model, to which the rows are added.
         advance: Called with the number of rows that were copied, for progress.
 
     Raises:
@@ -94,7 +96,7 @@ def manipulate(
     """
     if not 0 <= share <= 1:
         raise UsageError(f"got the share {share:g}, expected a number between 0 and 1")
-    if (folder / log.bundle.model).exists():
+    if not append and (folder / log.bundle.model).exists():
         raise UsageError(f"{folder} holds a log of {log.bundle.model!r} already; name an empty folder")
     incident = _Incident(log, changes)
     rows = changed = 0

@@ -66,6 +66,18 @@ class Log:
         if self.bundle.model not in known:
             raise NotFoundError(f"prediction log in {self.folder}", self.bundle.model, known)
 
+    def versions(self, window: Window) -> list[str]:
+        """The versions of the model that have predictions in the window, oldest first.
+
+        Raises:
+            NotFoundError: There is no log of this model.
+        """
+        self.check()
+        scanned = prediction_log.scan(
+            self.folder, self.bundle.model, window.start, window.end, ["model_version"], self.problems.append
+        )
+        return sorted({str(version) for table in scanned for version in pc.unique(table["model_version"]).to_pylist()})
+
     def batches(self, window: Window, columns: list[str] | None = None, rows: int = BATCH) -> Iterator[pa.Table]:
         """The version's rows in the window by moment's hour, about ``rows`` at a time, because busy logs have many small files.
 

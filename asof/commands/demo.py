@@ -230,7 +230,8 @@ def _profile(run: DemoRun, step: workspaces.DemoStep) -> None:
 
 def _drift(run: DemoRun, step: workspaces.DemoStep) -> None:
     """Drift in the unchanged week. Any verdict is accepted: the data may really have drifted."""
-    step.happened = _verdict(run.workspace.asof("drift", run.config.model, *_span(run)))
+    page = run.workspace.repo / "data" / "reports" / f"drift-{run.config.model}.html"
+    step.happened = _verdict(run.workspace.asof("drift", run.config.model, *_span(run), "--html", str(page)))
 
 
 def _manipulated(run: DemoRun, step: workspaces.DemoStep) -> None:

@@ -130,7 +130,7 @@ class DemoWorkspace:
         click.echo(f"{erase}{place} {current.seconds:6.1f} s  {sign}{current.happened}", err=True)
 
     def asof(self, *arguments: str, repo: Path | None = None) -> dict[str, Any]:
-        """The JSON output of a command; its exit code (0 or 1) is added as ``exit_code``.
+        """The JSON output of a command; its exit code (0, 1 or 4) is added as ``exit_code``.
 
         Args:
             arguments: The command and its options.
@@ -142,7 +142,7 @@ class DemoWorkspace:
         command = [sys.executable, "-m", "asof", "--repo", str(repo or self.repo), *arguments, "--json"]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, text=True, check=False)
         answer = _parsed(done.stdout)
-        if done.returncode not in {0, 1} or answer is None:
+        if done.returncode not in {0, 1, 4} or answer is None:
             said = (answer or {}).get("error", "no answer")
             raise AsofError(f"the demo stopped at `asof {' '.join(arguments)}` (exit code {done.returncode}): {said}")
         return {**answer, "exit_code": done.returncode}

@@ -43,15 +43,41 @@ def test_drift_answers_in_text_json_and_html_with_an_exit_code(repo: Path, tmp_p
     text = asof(repo, "drift", served.MODEL)
     assert text.exit_code == 1
     assert data["summary"] in text.stdout
-    assert (repo / "data" / "reports" / "drift-shop.html").is_file()
+    asof(repo, "drift", served.MODEL)
+    written = {p.name for p in (repo / "data" / "reports").iterdir()}
+    assert len([name for name in written if name.startswith("drift-shop-v1-")]) == 2
 
 
-def test_a_quiet_log_and_an_empty_window_are_exit_code_0(repo: Path, tmp_path: Path) -> None:
-    """No drift and no data are no alarms."""
+def test_every_served_version_is_judged_by_its_own_bundle(repo: Path, tmp_path: Path) -> None:
+    """Two served versions are two reports, a trained version that nobody served is none; copies hold both."""
+    models, log = tmp_path / "data" / "models", tmp_path / "data" / "predictions"
+    (tmp_path / "feature_store.yaml").write_text((repo / "feature_store.yaml").read_text())
+    for version in ("v1", "v2", "v3"):
+        served.train(models, version=version)
+    served.serve(log, served.rows(4_000, seed=3), "v1")
+    assert answer(asof(tmp_path, "drift", served.MODEL, "--json"))["version"] == "v1"
+    served.serve(log, served.rows(3_000, seed=4), "v2")
+    result = asof(tmp_path, "drift", served.MODEL, "--json")
+    found = answer(result)["versions"]
+    assert [(v["version"], v["rows"]) for v in found] == [("v1", 4_000), ("v2", 3_000)]
+    assert (result.exit_code, len({v["report"] for v in found})) == (0, 2)
+    copy = tmp_path / "copy"
+    made = asof(tmp_path, "drill", served.MODEL, "--scale", "amount=5", "-o", str(copy), "--json")
+    assert [v["rows"] for v in answer(made)["versions"]] == [4_000, 3_000]
+    assert asof(tmp_path, "drift", served.MODEL, "--log", str(copy)).exit_code == 1
+    assert asof(tmp_path, "drift", served.MODEL, "--version", "v3").exit_code == 4
+    profiled = answer(asof(tmp_path, "profile", served.MODEL, "--json"))["versions"]
+    assert [p["rows"] for p in profiled] == [4_000, 3_000]
+
+
+def test_a_quiet_log_is_exit_code_0_and_an_empty_window_4(repo: Path, tmp_path: Path) -> None:
+    """No drift is no alarm; no data is neither yes nor no."""
     served.serve(tmp_path / "quiet", served.rows(4_000, seed=1))
     assert asof(repo, "drift", served.MODEL, "--log", str(tmp_path / "quiet")).exit_code == 0
     empty = asof(repo, "drift", served.MODEL, "--to", "2001-01-01", "--json")
-    assert (empty.exit_code, answer(empty)["rows"]) == (0, 0)
+    assert (empty.exit_code, answer(empty)["rows"]) == (4, 0)
+    for verb in ("skew", "profile"):
+        assert asof(repo, verb, served.MODEL, "--to", "2001-01-01").exit_code == 4
 
 
 def test_a_drill_rings_the_alarm(repo: Path, tmp_path: Path) -> None:
