@@ -122,6 +122,7 @@ class RepoSettings:
         project = payload.get("project")
         if not isinstance(project, str):
             raise SettingsError(f"{root / 'feature_store.yaml'}: got project {project!r}, expected a name")
+        _check_batch_engine(payload.get("batch_engine"))
         return cls(path=root, project=project, online=_online(payload.get("online_store"), root))
 
 
@@ -152,6 +153,14 @@ def _parse(text: str, root: Path) -> dict[str, Any]:
             f"{root / 'feature_store.yaml'}: expected a mapping with project, registry, provider and stores"
         )
     return payload
+
+
+def _check_batch_engine(section: Any) -> None:
+    options = section if isinstance(section, dict) else {}
+    if "asof" in str(options.get("type", "")) and (unknown := sorted(set(options) - {"type"}, key=str)):
+        raise SettingsError(
+            f"batch_engine has the unknown keys {unknown}; it takes only type: memory and threads are those of offline_store"
+        )
 
 
 def _online(section: Any, root: Path) -> OnlineSettings:

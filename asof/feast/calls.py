@@ -37,14 +37,18 @@ def feast_call(doing: str, *, repo: Path | None = None) -> Iterator[None]:
     silent: AbstractContextManager[Any] = (
         nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
     )  # progress bars are for people
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()), silent:
+    said = io.StringIO()
+    with warnings.catch_warnings(), redirect_stdout(said), silent:
         warnings.simplefilter("ignore")
         try:
             yield
         except (AsofError, click.ClickException, click.exceptions.Exit, click.Abort):
             raise
         except SystemExit as error:
-            raise SettingsError(f"{doing}: Feast gave up; run `feast apply` in the repo to see why") from error
+            why = (
+                " ".join(said.getvalue().split())[-400:] or "it gave no reason; run `feast apply` in the repo to see it"
+            )
+            raise SettingsError(f"{doing}: Feast stopped: {why}") from error
         except Exception as error:
             raise _translated(error, doing, repo) from error
 

@@ -51,6 +51,13 @@ def test_unknown_online_keys_are_refused(tmp_path: Path) -> None:
         RepoSettings.load(_repo(tmp_path, more="  conection_timeout: 1\n"))
 
 
+def test_unknown_keys_of_the_engine_are_refused(tmp_path: Path) -> None:
+    """The compute engine has no options: the error names the key and says where memory and threads are set."""
+    repo = _repo(tmp_path, more="batch_engine: {type: asof.engine.DuckDBComputeEngine, thread: 4}\n")
+    with pytest.raises(SettingsError, match=r"batch_engine has the unknown keys \['thread'\]; .* offline_store"):
+        RepoSettings.load(repo)
+
+
 def test_a_missing_repo_says_where_it_looked(tmp_path: Path) -> None:
     """The error names the folder and the option to use."""
     with pytest.raises(SettingsError, match="--repo PATH"):
