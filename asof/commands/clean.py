@@ -1,4 +1,4 @@
-"""``asof clean``: disk space back from tables, without taking anything that a model or a dataset can be made from again."""
+"""``asof clean``: deletes data files of tables that neither the models nor the datasets to keep need."""
 
 from __future__ import annotations
 
@@ -32,12 +32,12 @@ from asof.tables.delta import locked
     default=RETENTION_HOURS,
     show_default=True,
     type=click.IntRange(min=0),
-    help="Files that left a table more recently than this stay, for readers that are at work.",
+    help="Files that left a table more recently than this stay, because a reader may still use them.",
 )
 @click.option("--dry-run", is_flag=True, help="Only say what would be deleted.")
 @click.pass_context
 def command(ctx: click.Context, names: tuple[str, ...], datasets: tuple[Path, ...], hours: int, dry_run: bool) -> None:
-    """Delete files that no version in use needs: of the TABLEs named, else of all.
+    """Delete files that no version in use needs, from the given TABLEs or from all.
 
     In use are each table's newest version, the versions that the models of this repo were trained on, and those of the
     datasets that --keep names. Files that a crash left behind go too.

@@ -1,4 +1,4 @@
-"""``asof stream``: events as they happen, from Redis Streams or Kafka. None of it needs Feast once the registry was read."""
+"""``asof stream``: consumes and sends events of Redis Streams or Kafka. Runs without Feast once the registry was read."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""``asof ingest``, ``push``, ``tables``, ``simulate``: rows into tables. None of them needs Feast once the registry was read."""
+"""``asof ingest``, ``push``, ``tables``, ``simulate``: adds rows to tables and shows tables. Runs without Feast once the registry was read."""
 
 from __future__ import annotations
 

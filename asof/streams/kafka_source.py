@@ -83,7 +83,7 @@ class KafkaSource:
         """Send the dead letters to the dead-letter topic, wait until they are there, and commit the offsets.
 
         Raises:
-            OnlineStoreError: The brokers do not take the dead_letters or the offsets.
+            OnlineStoreError: The brokers do not take the dead letters or the offsets.
         """
         for dead_letter in dead_letters:
             said: list[tuple[str, str | bytes | None]] = [
@@ -93,7 +93,7 @@ class KafkaSource:
             self._producer.produce(dead_letter_name(self.topic), dead_letter.message.payload or b"", headers=said)
         if self._producer.flush(PATIENCE):
             raise OnlineStoreError(
-                f"Kafka did not take the dead dead_letters of topic {self.topic!r} within {PATIENCE:.0f} s"
+                f"Kafka did not take the dead letters of topic {self.topic!r} within {PATIENCE:.0f} s"
             )
         try:
             self._consumer.commit(offsets=_offsets(messages), asynchronous=False)
@@ -106,7 +106,7 @@ class KafkaSource:
         return self.lag() == 0
 
     def lag(self) -> int | None:
-        """Messages of this consumer's partitions that are not committed; None while it has no partitions or nobody answers."""
+        """Messages of this consumer's partitions that are not committed; None while it has no partitions or no broker answers."""
         try:
             mine = self._consumer.assignment()
             if not mine:

@@ -29,7 +29,7 @@ class StreamMetrics(Collector):
         """The metrics as they are now."""
         events = CounterMetricFamily("asof_stream_events", "Events settled.", labels=["table", "outcome"])
         retries = CounterMetricFamily("asof_stream_retries", "Times that a batch was tried again.", labels=["table"])
-        lag = GaugeMetricFamily("asof_stream_lag_events", "Events that nobody has read yet.", labels=["table"])
+        lag = GaugeMetricFamily("asof_stream_lag_events", "Unread events.", labels=["table"])
         rate = GaugeMetricFamily("asof_stream_rate", "Events per second, over ten seconds.", labels=["table"])
         fresh = GaugeMetricFamily(
             "asof_stream_freshness_seconds", "From entering the stream to being read, last batch.", labels=["table"]

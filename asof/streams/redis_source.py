@@ -29,7 +29,7 @@ CLAIM_AFTER = 30.0
 """Seconds after which unsettled messages of another consumer are claimed."""
 
 SETTLE = """
--- KEYS: stream, dead-letter stream. ARGV: group, 1 to delete settled entries, number of dead_letters, three of each
+-- KEYS: stream, dead-letter stream. ARGV: group, 1 to delete settled entries, number of dead letters, three values for each
 -- (event, position, reason), then the positions to acknowledge.
 local at = 4
 for i = 1, tonumber(ARGV[3]) do

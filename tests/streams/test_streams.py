@@ -426,7 +426,7 @@ def test_payloads_are_under_one_field() -> None:
 def test_deleting_a_project_takes_what_consumers_keep_and_leaves_streams(
     repo: Repo, groups: Callable[..., ConsumerGroup]
 ) -> None:
-    """Watermarks, stamps and bulletins of a project go with it; its streams and other projects' keys stay."""
+    """Watermarks, stamps and heartbeats of a project are deleted with it; its streams and other projects' keys stay."""
     send(repo, "orders", world.events(range(10), random.Random(1)), b"nonsense")
     drain(groups())
     online = repo.settings.online

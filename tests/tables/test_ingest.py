@@ -410,7 +410,7 @@ def test_a_type_that_contradicts_the_table_is_refused(repo, monkeypatch):
 
 
 def test_a_lock_that_is_held_too_long_is_an_error(repo):
-    """Whoever cannot get the table's lock in time says so, and changes nothing."""
+    """A writer that cannot get the table's lock in time raises an error and changes nothing."""
     path = repo.path / "data" / "tables" / "payments"
     with delta.locked(path), pytest.raises(TableError, match="another process"), delta.locked(path, patience=0.05):
         pass
