@@ -14,6 +14,7 @@ import inspect
 import os
 import re
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -144,6 +145,9 @@ def compile_service(
 ) -> Contract:
     """The contract of a feature service.
 
+    Where a service takes a feature of one view twice (under ``with_name``), all its features have their full names ``<alias>__<feature>``,
+    as Feast returns them with ``full_feature_names=True``.
+
     Args:
         service: A feature service as the registry returns it.
         views: All views of the project, of every kind.
@@ -158,8 +162,11 @@ def compile_service(
     stored: dict[str, View] = {}
     on_demand: list[OnDemandView] = []
     features: list[Feature] = []
-    aliases = {p.name: p.name_to_use() for p in service.feature_view_projections}
-    for projection in service.feature_view_projections:
+    projections = service.feature_view_projections
+    full = _used_twice(projections)
+    uses = Counter(p.name for p in projections)
+    aliases = {p.name: p.name_to_use() for p in projections if uses[p.name] == 1}
+    for projection in projections:
         if projection.name not in by_name:
             raise NotFoundError("feature view", projection.name, by_name)
         view = by_name[projection.name]
@@ -170,7 +177,11 @@ def compile_service(
             stored[projection.name_to_use()] = compile_view(view, projection)
         features += [
             Feature(
-                f.name, projection.name_to_use(), f.name, _dtype(f), on_demand=isinstance(view, OnDemandFeatureView)
+                f"{projection.name_to_use()}__{f.name}" if full else f.name,
+                projection.name_to_use(),
+                f.name,
+                _dtype(f),
+                on_demand=isinstance(view, OnDemandFeatureView),
             )
             for f in projection.features
         ]
@@ -270,6 +281,13 @@ def _names(found: Any, function: Callable[..., Any]) -> bool:
     transformation = getattr(found, "feature_transformation", None)
     candidate = getattr(transformation, "udf", found)
     return getattr(candidate, "__code__", None) is not None and candidate.__code__.co_name == function.__code__.co_name
+
+
+def _used_twice(projections: Sequence[FeatureViewProjection]) -> bool:
+    """Whether a feature of one view is taken under two names of the view, so that short names would collide."""
+    taken = [(p.name, f.name) for p in projections for f in p.features]
+    names = [p.name_to_use() for p in projections]
+    return len(set(taken)) < len(taken) and len(set(names)) == len(names)
 
 
 def _add_sources(

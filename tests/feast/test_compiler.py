@@ -102,9 +102,22 @@ def test_alias_and_join_key_map_reach_the_contract() -> None:
     assert contract.view("friend").join_keys[0].column == "buyer_id"
 
 
+def test_a_view_used_twice_has_full_names() -> None:
+    """Two uses of one view are two views of the contract, stored once; all features of the service carry their view's alias."""
+    uses = [_plain().with_name(n).with_join_key_map({"buyer_id": f"{n}_id"}) for n in ("sender", "receiver")]
+    service = FeatureService(name="orders_v1", features=[*uses, _windowed()])
+    contract = compile_service(service, [_plain(), _windowed()], "shop")
+    assert contract.feature_names == (
+        "sender__city", "sender__taste", "receiver__city", "receiver__taste", "spending__mean_7d",
+    )  # fmt: skip
+    assert [(v.name, v.alias) for v in contract.views[:2]] == [(_plain().name, n) for n in ("sender", "receiver")]
+    assert [k.name for k in contract.keys] == ["sender_id", "receiver_id", "buyer_id"]
+    assert contract.view_fingerprint(contract.view("sender")) != ""
+
+
 def test_unknown_views_and_equal_names_are_refused() -> None:
     """A service over a view that is gone, or with two features of one name, does not compile."""
-    service = FeatureService(name="orders_v1", features=[_plain(), _plain().with_name("again")])
+    service = FeatureService(name="orders_v1", features=[_plain(), _plain()])
     with pytest.raises(NotFoundError, match="feature view"):
         compile_service(service, [_windowed()], "shop")
     with pytest.raises(SettingsError, match="two features named 'city'"):

@@ -64,6 +64,24 @@ def rewrite(folder, table, change):
     (folder / "new.parquet").rename(file)
 
 
+def test_a_model_learns_from_a_view_used_twice(tmp_path):
+    """Both uses of one view are columns of the model, under their full names and by their own keys."""
+    machines.write(tmp_path)
+    rewrite(tmp_path, "readings", "*, (machine_id + 1) % 60 AS other_id")
+    load = CONTRACT.views[0]
+    uses = (
+        replace(load, alias="own"),
+        replace(load, alias="other", join_keys=(replace(load.join_keys[0], request="other_id"),)),
+    )
+    features = tuple(Feature(f"{v.alias}__{f.name}", v.alias, f.name, f.dtype) for v in uses for f in v.features)
+    contract = replace(CONTRACT, features=features, views=uses)
+    model = replace(MODEL, rows=replace(MODEL.rows, keys=("machine_id", "other_id")))
+    material = pipeline.assemble(machines.tables(tmp_path, model, contract))
+    run, _ = pipeline.learn(material)
+    assert run.names == contract.feature_names
+    assert (run.fitted.predict(np.full((1, len(features)), np.nan)) >= 0).all()
+
+
 def test_labelled_rows_are_joined_by_id(folder, material):
     """Every row of the spans that has a label is there once, in the order of time, with the label's own time."""
     query = f"""
