@@ -18,7 +18,7 @@ rising], "points": [k values or null], "counts": [k], "below", "above", "missing
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
 
 import numpy as np
@@ -28,6 +28,7 @@ import pyarrow.compute as pc
 
 from asof.contract import NUMERIC_TYPES, Contract
 from asof.errors import BundleError, SchemaError
+from asof.instants import SECOND, format_moment
 
 FORMAT = 1
 """Version of the JSON layout."""
@@ -163,12 +164,28 @@ def labels(column: Mapping[str, Any]) -> list[str]:
         return [*column["categories"], "(other)", "(missing)"]
     if not column["edges"]:
         return ["below", "above", "(missing)"]
-    edges = [_text(edge, column["edges"]) for edge in column["edges"]]
+    shown = _SHOWN.get(column.get("dtype", ""))
+    edges = [shown(edge) if shown else _text(edge, column["edges"]) for edge in column["edges"]]
     texts = [
-        f"{point:.6g}" if point is not None else f"{low} to {high}"
+        (shown(point) if shown else f"{point:.6g}") if point is not None else f"{low} to {high}"
         for point, low, high in zip(column["points"], edges, edges[1:], strict=False)
     ]
     return [*texts, f"< {edges[0]}", f">= {edges[-1]}", "(missing)"]
+
+
+def _moment(value: float) -> str:
+    try:
+        return format_moment(round(value) // SECOND * SECOND)
+    except (OverflowError, ValueError):  # beyond the years 1 to 9999
+        return f"{value:.6g}"
+
+
+def _boolean(value: float) -> str:
+    return "true" if value > 0.5 else "false"
+
+
+_SHOWN: dict[str, Callable[[float], str]] = {"unixtimestamp": _moment, "bool": _boolean}
+"""Types whose numbers are shown as something else."""
 
 
 def _kind(dtype: str) -> Kind:

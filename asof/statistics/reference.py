@@ -34,6 +34,8 @@ def reference(
     """
     columns = {name: features[name] for name in contract.feature_names}
     frozen = histograms.build(columns, histograms.kinds(contract))
+    for feature in contract.features:
+        frozen["columns"][feature.name]["dtype"] = feature.dtype  # labels show moments and booleans as such
     coded = {name: design_effect.dense(design_effect.hashes(key)) for name, key in (keys or {}).items()}
     found = design_effect.column_effects(frozen, histograms.codes(frozen, columns), coded) if coded else {}
     return {

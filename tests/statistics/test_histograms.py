@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import pyarrow as pa
@@ -12,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from asof.contract import Contract, Feature
 from asof.errors import BundleError, SchemaError
 from asof.statistics import histograms
+from asof.statistics.reference import reference
 
 NUMBERS = st.lists(st.one_of(st.none(), st.floats(-1e6, 1e6), st.integers(-3, 3).map(float)), max_size=60)
 TEXTS = st.lists(st.one_of(st.none(), st.sampled_from(["a", "b", "<c>", "d"])), max_size=60)
@@ -175,3 +177,20 @@ def test_histograms_with_other_cells_do_not_merge() -> None:
         histograms.merge([])
     with pytest.raises(SchemaError, match="same number"):
         histograms.build({"x": [1.0], "y": [1.0, 2.0]})
+
+
+def test_moments_and_booleans_are_labelled_as_such() -> None:
+    """The cells of a moment are labelled with moments, those of a boolean with true and false; others with numbers."""
+    fields = (
+        Feature("at", "v", "at", "unixtimestamp"),
+        Feature("ok", "v", "ok", "bool"),
+        Feature("n", "v", "n", "int64"),
+    )
+    contract = Contract("p", "s", fields, ())
+    start = datetime(2024, 1, 1, tzinfo=UTC)
+    columns = {"at": [start, start + timedelta(days=1)], "ok": [True, False], "n": [1, 2]}
+    frozen = reference(contract, columns, [0.5])["features"]["columns"]
+
+    assert {"2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"} <= set(histograms.labels(frozen["at"]))
+    assert {"false", "true"} <= set(histograms.labels(frozen["ok"]))
+    assert {"1", "2"} <= set(histograms.labels(frozen["n"]))
