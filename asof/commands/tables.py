@@ -45,6 +45,7 @@ def ingest(ctx: click.Context, table: str, files: tuple[Path, ...]) -> None:
     with progress(f"reading {len(files)} path{'s' if len(files) != 1 else ''}") as line:
         report = ingest_rows(Repo.open(repo_option(ctx)), table, files, progress=line)
     emit(report.to_dict(), _told(report))
+    ctx.exit(0 if report.accepted else 1)
 
 
 @click.command()
@@ -61,6 +62,7 @@ def push(ctx: click.Context, source: str, files: tuple[Path, ...]) -> None:
     report = push_rows(Repo.open(repo_option(ctx)), source, files)
     online = ", ".join(f"{view} {count:,}" for view, count in report.online.items()) or "no view reads from it"
     emit(report.to_dict(), f"{_told(report.offline)}\nnew online: {online}")
+    ctx.exit(0 if report.offline.accepted else 1)
 
 
 @click.command()
@@ -202,6 +204,11 @@ def _told(report: IngestReport) -> str:
         + (f"version {report.version}" if report.version is not None else "no version yet")
     ]
     lines += [f"  quarantined {count:,}: {reason}" for reason, count in report.reasons.items()]
+    if not report.accepted:
+        lines.append(
+            f"  {report.quarantined / report.rows_read:.1%} of the rows are in quarantine, the table's tag asof.quarantine allows "
+            f"{report.most_quarantined:.1%}; the good rows were added"
+        )
     if report.ignored:
         lines.append(f"  columns that the table does not have were left out: {', '.join(report.ignored)}")
     return "\n".join(lines)

@@ -51,6 +51,7 @@ class IngestReport:
         ignored: Columns that the table does not have.
         files: Number of files read.
         version: The table's version afterwards; None while it has none.
+        most_quarantined: The share of read rows that the table's tag ``asof.quarantine`` allows; None for no limit.
     """
 
     table: str
@@ -62,6 +63,12 @@ class IngestReport:
     ignored: tuple[str, ...]
     files: int
     version: int | None
+    most_quarantined: float | None = None
+
+    @property
+    def accepted(self) -> bool:
+        """Whether no greater share of the rows was quarantined than the table allows."""
+        return self.most_quarantined is None or self.quarantined <= self.most_quarantined * self.rows_read
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -160,6 +167,7 @@ def commit(
         ignored=tuple(sorted({name for c in checked for name in c.ignored})),
         files=files,
         version=version,
+        most_quarantined=declaration.most_quarantined,
     )
 
 

@@ -7,6 +7,7 @@ The grammar::
     asof.derive.<name>   <timestamp column> + <span>    how to fill a column that the file does not have ("-" works too)
     asof.derive.<name>   arrival                        ... with the moment at which asof took the row in (the knowledge time of live data)
     asof.future          <span>                         how far ahead of the wall clock a moment may be; one hour by default
+    asof.quarantine      <share>                        ``asof ingest`` and ``push`` exit with 1 if a greater share of the rows is quarantined
 
     type        int8 int16 int32 int64 float32 float64 bool string timestamp
     constraint  >= N   > N   <= N   < N     a bound on a number
@@ -58,7 +59,8 @@ _CONSTRAINT = re.compile(
 )
 _DERIVATION = re.compile(r"\s*(?P<source>\w+)\s*(?P<sign>[+-])\s*(?P<span>.+)")
 
-_TAGS = (EVENT_ID_TAG, "asof.future")
+_SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
+_TAGS = (EVENT_ID_TAG, "asof.future", "asof.quarantine")
 _PREFIXES = ("asof.column.", "asof.derive.")
 
 
@@ -225,6 +227,18 @@ class TableDeclaration:
                 f"source {self.name!r}, tag asof.future: got {text!r}, expected a span such as '1 hour'"
             ) from None
 
+    @cached_property
+    def most_quarantined(self) -> float | None:
+        """The share of read rows, 0 to 1, above which an ingest counts as failed; None for no limit."""
+        text = self.tags.get("asof.quarantine")
+        match = _SHARE.fullmatch(text.strip()) if text is not None else None
+        share = float(match[1]) / (100 if match[2] else 1) if match else None
+        if text is not None and (share is None or share > 1):
+            raise SettingsError(
+                f"source {self.name!r}, tag asof.quarantine: got {text!r}, expected a share of the rows such as '1%' or '0.01'"
+            )
+        return share
+
     @property
     def required(self) -> frozenset[str]:
         """Columns that must not be null, even if their tags allow it."""
@@ -242,7 +256,7 @@ class TableDeclaration:
                 known = ", ".join((*_TAGS, *(f"{prefix}<name>" for prefix in _PREFIXES)))
                 hint = _closest_tag(tag)
                 raise SettingsError(f"source {self.name!r} has the unknown tag {tag!r}{hint} (known: {known})")
-        _ = self.columns, self.derivations, self.tolerance
+        _ = self.columns, self.derivations, self.tolerance, self.most_quarantined
 
     def order(self, names: Iterable[str]) -> list[str]:
         """``names`` in the order of the table's columns."""

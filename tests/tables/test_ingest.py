@@ -2,20 +2,25 @@
 
 import json
 from collections import Counter
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from importlib import import_module
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import settings as effort
 from hypothesis import strategies as st
 
+from asof.cli import cli
 from asof.errors import AsofError, NotFoundError, SchemaError, SourceError, TableError, UsageError
 from asof.instants import from_micros, to_micros
-from asof.tables import delta, ingest, states, versions
+from asof.tables import Declarations, delta, ingest, states, versions
+from tests.tables import repos
 from tests.tables.repos import NOW, held, make_repo, set_aside
 
 START = datetime(2020, 1, 1, tzinfo=UTC)
@@ -281,8 +286,6 @@ def test_a_table_without_declared_columns_takes_those_of_its_first_rows(repo):
 
 def test_a_new_declared_column_joins_the_table(repo, tmp_path, monkeypatch):
     """A column that was declared later is added; rows from before have null."""
-    from tests.tables import repos
-
     ingest(repo, "payments", payments(2), now=NOW)
     tags = {**repos.PAYMENTS.tags, "asof.column.country": "string"}
     monkeypatch.setattr(repos, "PAYMENTS", repos.TableDeclaration.from_dict({**repos.PAYMENTS.to_dict(), "tags": tags}))
@@ -399,8 +402,6 @@ def test_a_damaged_table_is_named(repo):
 
 def test_a_type_that_contradicts_the_table_is_refused(repo, monkeypatch):
     """A column declared with another type than the table holds is an error before anything is written."""
-    from tests.tables import repos
-
     ingest(repo, "payments", payments(2), now=NOW)
     tags = {**repos.PAYMENTS.tags, "asof.column.amount": "string"}
     monkeypatch.setattr(repos, "PAYMENTS", repos.TableDeclaration.from_dict({**repos.PAYMENTS.to_dict(), "tags": tags}))
@@ -443,3 +444,16 @@ def test_paths_may_hold_any_characters(tmp_path):
     assert [ingest(repo, "payments", path, now=NOW).rows_added for _ in range(2)] == [3, 0]
     other = make_repo(tmp_path / "other")
     assert ingest(other, "payments", repo.path / "data" / "tables" / "payments", now=NOW).rows_added == 3
+
+
+@pytest.mark.parametrize(("share", "code"), [(None, 0), ("10%", 0), ("9.9%", 1), ("0", 1)])
+def test_more_rows_in_quarantine_than_declared_are_exit_code_1(repo, tmp_path, monkeypatch, share, code):
+    """The good rows are added whatever the share is; the command fails if more rows were bad than ``asof.quarantine`` allows."""
+    tags = {**repos.PAYMENTS.tags, **({} if share is None else {"asof.quarantine": share})}
+    declared = Declarations({"payments": replace(repos.PAYMENTS, tags=tags)}, ())
+    monkeypatch.setattr(import_module("asof.tables.ingest"), "declarations", lambda _repo: declared)
+    pq.write_table(payments(10, amount=pa.array([-1.0] + [1.0] * 9)), tmp_path / "a.parquet")
+    answer = CliRunner().invoke(cli, ["--repo", str(repo.path), "ingest", "payments", str(tmp_path / "a.parquet")])
+    assert answer.exit_code == code
+    assert held(repo, "payments").num_rows == 9
+    assert ("asof.quarantine" in answer.output) == bool(code)

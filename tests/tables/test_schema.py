@@ -106,3 +106,16 @@ def test_a_declaration_that_contradicts_itself_is_refused(change, problem):
     tags = {k: v for k, v in {**PAYMENTS.tags, **change}.items() if v is not None}
     with pytest.raises(SettingsError, match=problem):
         _ = TableDeclaration.from_dict({**PAYMENTS.to_dict(), "tags": tags}).columns
+
+
+@pytest.mark.parametrize(("text", "share"), [("1%", 0.01), ("0.5 %", 0.005), ("0.02", 0.02), ("0", 0.0), ("100%", 1.0)])
+def test_the_quarantine_tag_is_a_share(text, share):
+    """``asof.quarantine`` takes a fraction or percents."""
+    assert replace(PAYMENTS, tags={**PAYMENTS.tags, "asof.quarantine": text}).most_quarantined == pytest.approx(share)
+
+
+@pytest.mark.parametrize("text", ["", "few", "-1%", "101%", "1.5", "1 percent"])
+def test_a_share_that_is_none_is_refused(text):
+    """Anything else is refused when the declaration is checked, with the form that is expected."""
+    with pytest.raises(SettingsError, match=r"asof.quarantine: got .* such as '1%'"):
+        replace(PAYMENTS, tags={**PAYMENTS.tags, "asof.quarantine": text}).check()
