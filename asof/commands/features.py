@@ -281,12 +281,12 @@ def _start(view: View, end: int) -> int:
 
 
 def _materialize(repo: Repo, spans: list[MaterializeSpan]) -> list[tuple[MaterializeSpan, float, KnownLater | None]]:
-    from asof.feast.compute_engine import Interval, known_later, told_by_caller
+    from asof.feast.compute_engine import Interval, known_later, without_known_later_warning
 
     done = []
     for span in spans:
         began = time.monotonic()
-        with feast_call(f"materializing {span.view.name}", repo=repo.path), told_by_caller():
+        with feast_call(f"materializing {span.view.name}", repo=repo.path), without_known_later_warning():
             repo.store.materialize(from_micros(span.start), from_micros(span.end), feature_views=[span.view.name])
         seconds = round(time.monotonic() - began, 3)
         done.append((span, seconds, known_later(span.view, repo.path, Interval(span.start, span.end))))

@@ -223,7 +223,7 @@ def known_later(view: View, repo: Path, interval: Interval) -> KnownLater | None
 
 
 @contextmanager
-def told_by_caller() -> Iterator[None]:
+def without_known_later_warning() -> Iterator[None]:
     """Run without the engine's warning about rows that became known later; the caller asks :func:`known_later` itself."""
     before, logger.disabled = logger.disabled, True
     try:
