@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Self
@@ -108,6 +109,18 @@ class RepoSettings:
     def reports(self) -> Path:
         """HTML and JSON reports."""
         return self.data / "reports"
+
+    def hide_data_from_feast(self) -> None:
+        """Name :attr:`data` in ``.feastignore``, so that ``feast apply`` does not import the copies of Python files in models and services.
+
+        A file that names it already, and a repo that cannot be written to, stay as they are.
+        """
+        file = self.path / ".feastignore"
+        lines = file.read_text().splitlines() if file.is_file() else []
+        patterns = [line.partition("#")[0].strip() for line in lines]
+        if not any(p.rstrip("/") == self.data.name or self.data in self.path.glob(p) for p in patterns if p):
+            with suppress(OSError):
+                file.write_text("\n".join([*lines, f"{self.data.name}  # written by asof"]) + "\n")
 
     @classmethod
     def load(cls, path: str | Path | None = None) -> Self:

@@ -78,6 +78,7 @@ def build(settings: RepoSettings, model: str, version: str | None = None) -> Bui
         BundleError: The bundle is damaged.
         SettingsError: The online store's password is written in plain text.
     """
+    settings.hide_data_from_feast()
     home = use_home(settings)
     bundle = Bundle.find(settings.models, model, version)
     with tempfile.TemporaryDirectory(prefix="asof-build-") as folder:

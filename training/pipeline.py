@@ -133,6 +133,7 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
 
 def save(run: Run, reference: Reference, repo: Repo) -> Bundle:
     """The bundle of a run; see :func:`training.publish.publish`."""
+    repo.settings.hide_data_from_feast()
     return publish(run, reference, repo.path, repo.settings.models)
 
 

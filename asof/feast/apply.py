@@ -9,20 +9,17 @@ model is broken only by a change of a value that it was trained on.
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from asof import bundle
-from asof.contract import Contract, View, on_demand
+from asof.contract import Contract, View
 from asof.contract.cache import registry_file
 from asof.contract.diff import changes, feature_changes, view_changes
 from asof.errors import AsofError
+from asof.feast import definition_files
 from asof.feast.calls import feast_call
 from asof.repo import Repo
 from asof.tables.declarations import declarations
@@ -119,13 +116,14 @@ def apply(repo: Repo) -> ApplyPlan:
     from feast.repo_operations import apply_total_with_repo_instance
 
     done = _plan(repo)
-    with feast_call("applying", repo=repo.path), _inside(repo.path):
-        contents = _parse(repo)
+    with feast_call("applying", repo=repo.path), definition_files.inside(repo.path):
+        contents = definition_files.parse(repo.settings)
         apply_total_with_repo_instance(
             repo.store, repo.settings.project, repo.store.registry, contents, skip_source_validation=False
         )
         _register_left_out(repo, contents)
     _remember(repo)
+    repo.settings.hide_data_from_feast()
     return done
 
 
@@ -152,42 +150,12 @@ def _plan(repo: Repo) -> ApplyPlan:
 
 
 def _compare(repo: Repo) -> tuple[Declared, tuple[RegistryChange, ...]]:
-    with feast_call("reading the definitions", repo=repo.path), _inside(repo.path):
-        contents = _parse(repo)
+    with feast_call("reading the definitions", repo=repo.path), definition_files.inside(repo.path):
+        contents = definition_files.parse(repo.settings)
         difference, _, _ = repo.store.plan(contents)
         declared = _compile(repo, contents)
         applied = _applied_views(repo)
     return declared, _changes(difference, declared.views, applied)
-
-
-def _parse(repo: Repo) -> RepoContents:
-    """The definitions in the repo's files, imported anew even if this process imported another version before."""
-    from feast.project import Project
-    from feast.repo_operations import get_repo_files, parse_repo, py_path_to_module
-
-    for file in get_repo_files(repo.path):
-        sys.modules.pop(py_path_to_module(file), None)
-    importlib.invalidate_caches()
-    on_demand.load.cache_clear()
-    contents = parse_repo(repo.path)
-    if not contents.projects:
-        contents.projects.append(Project(name=repo.settings.project))
-    return contents
-
-
-@contextmanager
-def _inside(folder: Path) -> Iterator[None]:
-    """Run in ``folder``, because Feast resolves definitions from the working directory."""
-    before, written = Path.cwd(), sys.dont_write_bytecode
-    sys.dont_write_bytecode = True
-    os.chdir(folder)
-    try:
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
-        yield
-    finally:
-        os.chdir(before)
-        sys.dont_write_bytecode = written
 
 
 def _compile(repo: Repo, contents: RepoContents) -> Declared:

@@ -55,7 +55,7 @@ def feast_call(doing: str, *, repo: Path | None = None) -> Iterator[None]:
 
 def _translated(error: Exception, doing: str, repo: Path | None) -> AsofError:
     text = " ".join(str(error).split())[:400] or "no message"
-    place = _place(error, repo)
+    place = place_in(error, repo) if repo is not None else ""
     if place:
         return SettingsError(f"{doing}: {place}: {type(error).__name__}: {text}")
     if type(error).__module__.startswith("feast.") or isinstance(error, REPO_FAULTS):
@@ -65,10 +65,8 @@ def _translated(error: Exception, doing: str, repo: Path | None) -> AsofError:
     return AsofError(f"{doing}: {type(error).__name__}: {text}")
 
 
-def _place(error: Exception, repo: Path | None) -> str:
-    """The innermost line of the repo's own files in the traceback, as ``file:line``."""
-    if repo is None:
-        return ""
+def place_in(error: BaseException, repo: Path) -> str:
+    """The innermost line of the repo's own files in the traceback, as ``file:line``; empty if there is none."""
     if isinstance(error, SyntaxError) and error.filename and Path(error.filename).is_relative_to(repo):
         return f"{Path(error.filename).relative_to(repo)}:{error.lineno}"
     frames = [f for f in traceback.extract_tb(error.__traceback__) if Path(f.filename).is_relative_to(repo)]
