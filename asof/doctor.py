@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from asof.bundle import Bundle, versions
+from asof.contract.cache import registry_file
 from asof.contract.diff import contract_changes
 from asof.errors import AsofError, NotFoundError
 from asof.instants import parse_moment
@@ -227,6 +228,20 @@ def _writable(repo: Repo) -> Iterator[CheckResult]:
     )
 
 
+def _paths(repo: Repo) -> Iterator[CheckResult]:
+    from asof.tables import delta
+    from asof.tables.declarations import declarations
+
+    registry = registry_file(repo.settings)
+    held = list(declarations(repo).tables.values()) if registry is None or registry.is_file() else []
+    tables = [delta.folder(repo, table) for table in held if table.format == "delta"]
+    if tables or not held:
+        delta.check_folder(repo.settings.data)
+    yield CheckResult(
+        "paths", fine=True, found=f"{repo.path} can be used, and so can the folders of {len(tables)} Delta tables"
+    )
+
+
 def _online(repo: Repo) -> Iterator[CheckResult]:
     from asof.online import connect
 
@@ -295,6 +310,7 @@ INSTALLATION: dict[str, Callable[[], Iterator[CheckResult]]] = {
 REPO: dict[str, Callable[[Repo], Iterator[CheckResult]]] = {
     "feature_store.yaml": _feature_store,
     "write access": _writable,
+    "paths": _paths,
     "Redis": _online,
     "registry": _registry,
     "contracts": _contracts,

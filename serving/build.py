@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import importlib.metadata
 import os
+import re
 import shutil
 import sys
 import tempfile
+import unicodedata
 from contextlib import suppress
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import asof
@@ -25,6 +28,8 @@ from serving import deployment
 
 ENTRY = "asof_bento"
 """Module of a Bento that declares its service."""
+
+_LONGEST_NAME = 63
 
 _ENTRY_SOURCE = '''"""Entry module of this Bento."""
 
@@ -153,7 +158,12 @@ def _readme(bundle: Bundle) -> str:
 
 
 def _name(model: str) -> str:
-    return model.lower().replace("_", "-")
+    """The Bento's name. BentoML takes ``a-z0-9._-`` alone; a name that has more is told from similar ones by a digest."""
+    plain = model.lower().replace("_", "-")
+    if re.fullmatch(r"[a-z0-9]([a-z0-9.-]*[a-z0-9])?", plain) and len(plain) <= _LONGEST_NAME:
+        return plain
+    letters = unicodedata.normalize("NFKD", plain).encode("ascii", "ignore").decode()
+    return f"{re.sub('[^a-z0-9]+', '-', letters).strip('-')[:40] or 'model'}-{sha256(model.encode()).hexdigest()[:8]}"
 
 
 def _version(version: str) -> str:

@@ -149,3 +149,24 @@ def test_command_says_no_to_a_repo_that_is_not_there(tmp_path: Path) -> None:
 
     assert done.exit_code == 1
     assert "WRONG" in done.stdout
+
+
+@pytest.mark.parametrize(("name", "characters"), [("a[x]", "[ or ]"), ("100%25", "%25"), ("a|b^c", "^ or |")])
+def test_a_path_that_breaks_delta_tables_is_named(tmp_path: Path, name: str, characters: str) -> None:
+    """A folder name that the Delta library cannot open is a problem, with the characters."""
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "feature_store.yaml").write_text(YAML)
+
+    finding = _only(doctor.examine(tmp_path / name), "paths")
+
+    assert not finding.fine
+    assert f"a folder with {characters} in its name" in finding.found
+
+
+def test_a_path_with_spaces_accents_and_signs_is_fine(tmp_path: Path) -> None:
+    """Other characters are no problem."""
+    folder = tmp_path / "my répo & co #1 100% 'q' ?*"
+    folder.mkdir()
+    (folder / "feature_store.yaml").write_text(YAML)
+
+    assert _only(doctor.examine(folder), "paths").fine

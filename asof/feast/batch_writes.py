@@ -65,7 +65,7 @@ def persist(table: pa.Table, source: FileSource, repo: Path, *, allow_overwrite:
         from deltalake import write_deltalake
 
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_deltalake(str(path), table, mode="overwrite", schema_mode="overwrite")
+        write_deltalake(str(delta.check_folder(path)), table, mode="overwrite", schema_mode="overwrite")
     elif path.suffix == ".parquet":
         write_file(table, path)
     else:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+_PATTERN = re.compile(r"[*?\[]")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
 
@@ -148,6 +149,6 @@ def quoted(name: str) -> str:
     return '"' + name.replace('"', '""') + '"'
 
 
-def literal(text: str) -> str:
-    """``text`` as an SQL string."""
-    return "'" + text.replace("'", "''") + "'"
+def path_literal(path: str) -> str:
+    """``path`` as an SQL string for ``read_parquet``, which would take ``*``, ``?`` and ``[`` for a pattern of other files, too."""
+    return "'" + _PATTERN.sub(r"[\g<0>]", path).replace("'", "''") + "'"

@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from asof.atomic_file import replacing
 from asof.errors import SchemaError, SourceError, TableError
-from asof.offline.duckdb_engine import Engine, EngineSettings, literal, quoted
+from asof.offline.duckdb_engine import Engine, EngineSettings, path_literal, quoted
 from asof.offline.provenance import KEY, EntityDigest, Provenance
 from asof.offline.retrieval import PreparedRetrieval, assemble, moments
 from asof.offline.source_rows import EntityRows, KeyPartition, key_sql, stored_keys
@@ -139,7 +139,7 @@ class EntityInput:
         columns = ", ".join(quoted(n) for n in dict.fromkeys(names))
         where = f" WHERE coalesce({hashed}, 0) % {partition.partitions} = {partition.number}" if hashed else ""
         if self.table is None:
-            scan = f"read_parquet({literal(str(self.path))}, hive_partitioning = false)"
+            scan = f"read_parquet({path_literal(str(self.path))}, hive_partitioning = false)"
             return engine.sql(
                 f"SELECT {columns}, file_row_number AS {quoted(_ROW)} FROM {scan}{where}"
             ).to_arrow_table()
@@ -233,7 +233,7 @@ def _in_row_order(
     if parts == 1:
         batches: Iterator[pa.RecordBatch] = pq.ParquetFile(spilled[0]).iter_batches(batch_size=GROUP_ROWS)
     else:
-        paths = ", ".join(literal(p) for p in spilled)
+        paths = ", ".join(path_literal(p) for p in spilled)
         columns = ", ".join(quoted(n) for n in wanted)
         query = f"SELECT {columns} FROM read_parquet([{paths}], hive_partitioning = false) ORDER BY {quoted(_ROW)}"
         batches = iter(engine.cursor().sql(query).to_arrow_reader(GROUP_ROWS))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -14,12 +15,14 @@ import pyarrow.parquet as pq
 
 from asof.errors import SourceError
 from asof.offline.arrow_columns import fits, is_aggregable, is_moment
-from asof.offline.duckdb_engine import literal
+from asof.offline.duckdb_engine import path_literal
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
     from asof.contract import Source, View
+
+_URI = re.compile(r"[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -45,7 +48,7 @@ class SourceFiles:
     @cached_property
     def scan(self) -> str:
         """The files as an SQL table function."""
-        paths = ", ".join(literal(p) for p in self.paths)
+        paths = ", ".join(path_literal(p) for p in self.paths)
         partitioned = f"hive_partitioning = {str(bool(self.partitions)).lower()}, hive_types_autocast = false"
         return f"read_parquet([{paths}], {partitioned}, union_by_name = {str(len(self.paths) > 1).lower()})"
 
@@ -78,10 +81,10 @@ def locate(path: str, repo: Path) -> Path:
     Raises:
         SourceError: It names something that is not on this machine.
     """
-    parsed = urlparse(path)
-    if parsed.scheme and parsed.scheme != "file":
+    is_uri = _URI.match(path) is not None
+    if is_uri and not path.lower().startswith("file:"):
         raise SourceError(f"source path {path!r} is not on this machine; asof reads local files (mount it, or copy it)")
-    local = Path(unquote(parsed.path) if parsed.scheme else path)
+    local = Path(unquote(urlparse(path).path) if is_uri else path)
     return local if local.is_absolute() else repo / local
 
 
@@ -195,9 +198,14 @@ def _delta(name: str, path: Path, version: int | None) -> SourceFiles:
         raise SourceError(f"source {name!r}: there is no Delta table at {path}; ingest data first, or correct the path")
     try:
         table = DeltaTable(str(path), version=version)
-        paths, rows = _delta_files(table)
+        paths, rows = _delta_files(table, path)
         features = table.protocol().reader_features or []
-    except (DeltaError, OSError, ValueError) as error:
+    except BaseException as error:  # the Delta library panics at some names of folders
+        from asof.tables.delta import check_folder
+
+        check_folder(path)
+        if not isinstance(error, (DeltaError, OSError, ValueError)):
+            raise
         at = f" at version {version}" if version is not None else ""
         reason = str(error).partition("\n")[0]
         raise SourceError(f"source {name!r}: the Delta table at {path} cannot be read{at} ({reason})") from None
@@ -213,13 +221,13 @@ def _delta(name: str, path: Path, version: int | None) -> SourceFiles:
     return SourceFiles(name, paths, pa.schema(table.schema().to_arrow()), rows, partitions, table.version())
 
 
-def _delta_files(table: DeltaTable) -> tuple[tuple[str, ...], int]:
+def _delta_files(table: DeltaTable, folder: Path) -> tuple[tuple[str, ...], int]:
     """Paths in the order in which they were added, and the rows in them."""
     added = pa.table(table.get_add_actions(flatten=True))
     if not added.num_rows:
         return (), 0
     times, rows = added["modification_time"].to_pylist(), added["num_records"].to_pylist()
-    paths = [unquote(urlparse(u).path) if u.startswith("file:") else u for u in table.file_uris()]
+    paths = [str(folder / unquote(path)) for path in added["path"].to_pylist()]  # the log has them percent-encoded
     ordered = sorted(zip(times, paths, strict=True))
     counted = sum(pq.read_metadata(path).num_rows if n is None else n for n, path in zip(rows, paths, strict=True))
     return tuple(path for _, path in ordered), counted

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
+from urllib.parse import unquote
+
+import pyarrow as pa
 
 from asof.bundle import Bundle, versions
 from asof.errors import TableError
@@ -56,7 +59,8 @@ def clean(
         table = DeltaTable(str(path))
         kept = sorted(set(keep) | {table.version()})
         for version in kept:
-            missing = [f for f in DeltaTable(str(path), version=version).file_uris() if not Path(f).exists()]
+            files = pa.table(DeltaTable(str(path), version=version).get_add_actions(flatten=True))
+            missing = [f for f in files["path"].to_pylist() if not (path / unquote(f)).exists()]
             if missing:
                 raise TableError(
                     f"version {version} of {path} has lost {len(missing)} files already; nothing was cleaned"

@@ -8,6 +8,7 @@ appending happen under the table's lock, a ``flock`` that ends with its process.
 from __future__ import annotations
 
 import fcntl
+import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 _COMPRESSION = 4
 """Rows in memory usually take at least this many times their size on disk."""
 
+_UNUSABLE = re.compile(r"[\[\]|^\\]|%[0-9A-Fa-f]{2}")
+"""What the Delta library cannot open in the path of a folder, because it turns the path into a URL."""
+
 PATIENCE = 600.0
 """Seconds to wait for another process that writes to the same table."""
 
@@ -40,13 +44,35 @@ def folder(repo: Repo, declaration: TableDeclaration) -> Path:
 
     Raises:
         UsageError: It is not a Delta table on a local disk.
+        SourceError: The Delta library cannot open the folder.
     """
-    if declaration.format != "delta" or "://" in declaration.path.removeprefix("file://"):
+    path = declaration.path
+    local = unquote(path.removeprefix("file://")) if path.startswith("file://") else path
+    if declaration.format != "delta" or "://" in local:
         raise UsageError(
             f"table {declaration.name!r} is {declaration.format} at {declaration.path}; rows can be added to Delta tables on a local "
             "disk only: declare it with file_format=DeltaFormat() and a local path"
         )
-    return repo.path / declaration.path.removeprefix("file://")
+    return check_folder(repo.path / local)
+
+
+def check_folder(folder: Path) -> Path:
+    """``folder``, if a Delta table can lie there.
+
+    Raises:
+        SourceError: Its path has characters that the Delta library cannot open.
+    """
+    if found := sorted(set(_UNUSABLE.findall(str(folder)))):
+        raise SourceError(
+            f"{folder}: a Delta table cannot lie below a folder with {' or '.join(found)} in its name (the Delta library cannot open it); "
+            "rename the folder, or move the repo or the table"
+        )
+    return folder
+
+
+def plain_name(name: str) -> bool:
+    """Whether a folder called ``name`` can hold a Delta table."""
+    return "/" not in name and name not in {".", ".."} and _UNUSABLE.search(name) is None
 
 
 def open_table(path: Path, version: int | None = None) -> DeltaTable | None:

@@ -205,10 +205,11 @@ def _first(ids: pa.ChunkedArray) -> np.ndarray:
 def _new_by_content(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
     import duckdb
 
-    names = ", ".join(f'"{name}"' for name in rows.column_names)
-    same = " and ".join(f'n."{name}" is not distinct from h."{name}"' for name in rows.column_names)
-    given = rows.append_column("__position", pa.array(np.arange(rows.num_rows)))
-    known = _shared(held, rows)
+    columns = [f"c{i}" for i in range(rows.num_columns)]  # a column may have any name
+    names = ", ".join(columns)
+    same = " and ".join(f"n.{name} is not distinct from h.{name}" for name in columns)
+    given = rows.rename_columns(columns).append_column("__position", pa.array(np.arange(rows.num_rows)))
+    known = _shared(held, rows).rename_columns(columns)
     query = f"""
         with n as (select *, row_number() over (partition by {names} order by __position) as __nth from given),
              h as (select {names}, count(*) as __count from known group by all)

@@ -6,7 +6,9 @@ set the same row aside twice.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from hashlib import sha256
 from pathlib import Path
 
 import pyarrow as pa
@@ -30,7 +32,12 @@ _IDENTITY = ["source", "row_number", "reason", "content"]
 
 def folder(repo: Repo, table: str) -> Path:
     """The folder of the quarantine of ``table``."""
-    return repo.settings.data / "quarantine" / table
+    name = (
+        table
+        if delta.plain_name(table)
+        else f"{re.sub('[^0-9A-Za-z]+', '-', table)}-{sha256(table.encode()).hexdigest()[:8]}"
+    )
+    return delta.check_folder(repo.settings.data / "quarantine" / name)
 
 
 def set_aside(repo: Repo, table: str, bad: Sequence[BadRow], now: int, *, again: bool) -> None:

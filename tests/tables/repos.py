@@ -8,7 +8,7 @@ from asof.contract import Aggregation, Field, JoinKey, Source, View
 from asof.contract.cache import digest
 from asof.instants import DAY
 from asof.repo import Repo
-from asof.tables import delta
+from asof.tables import delta, quarantine
 from asof.tables.declarations import CACHE, Declarations, _write
 from asof.tables.schema import TableDeclaration
 
@@ -59,14 +59,14 @@ SPENDING = View(
 )
 
 
-def make_repo(folder: Path) -> Repo:
+def make_repo(folder: Path, found: Declarations | None = None) -> Repo:
     """A repo whose registry nobody reads, because what was read from it is there already."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "feature_store.yaml").write_text("project: tests\nregistry: data/registry.db\nprovider: local\n")
     (folder / "data").mkdir(exist_ok=True)
     (folder / "data" / "registry.db").write_bytes(b"registry")
     repo = Repo.open(folder)
-    found = Declarations({t.name: t for t in (PAYMENTS, READINGS, ZONED)}, (SPENDING,))
+    found = found or Declarations({t.name: t for t in (PAYMENTS, READINGS, ZONED)}, (SPENDING,))
     key = digest(repo.settings, folder / "data" / "registry.db")
     _write(folder / "data" / CACHE, key, "tests", found)
     return repo
@@ -81,5 +81,5 @@ def held(repo: Repo, name: str) -> pa.Table:
 
 def set_aside(repo: Repo, name: str) -> list[dict]:
     """Everything in a table's quarantine."""
-    table = delta.open_table(repo.path / "data" / "quarantine" / name)
+    table = delta.open_table(quarantine.folder(repo, name))
     return [] if table is None else delta.scan(table, delta.schema(table).names).to_pylist()
