@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from asof.online.redis.server import EmbeddedRedis
 from tests.console_blocks import Shell
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -31,3 +32,4 @@ def test_every_block_of_the_tutorial_works(tmp_path: Path) -> None:
             check=False,
         )
         assert done.returncode == 0, done.stdout + done.stderr
+    EmbeddedRedis(tmp_path / "deliveries" / "data" / "redis").stop()  # applying started it again

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from asof.errors import SettingsError
 from asof.feast.apply import apply, plan
+from asof.online.redis.server import EmbeddedRedis
 from asof.repo import Repo
 from tests.feast.repos import feast, inside, windows_repo
 
@@ -16,9 +18,11 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture
-def repo(tmp_path: Path) -> Path:
+def repo(tmp_path: Path) -> Iterator[Path]:
     """A repo that was never applied."""
-    return windows_repo(tmp_path / "repo")
+    made = windows_repo(tmp_path / "repo")
+    yield made
+    EmbeddedRedis(made / "data" / "redis").stop()
 
 
 def carry_python_files(repo: Path) -> None:
