@@ -22,7 +22,6 @@ from asof.feast.calls import feast_call
 from asof.instants import format_moment, from_micros, parse_moment
 from asof.repo import Repo
 from asof.tables import reading
-from asof.tables.declarations import declarations
 
 if TYPE_CHECKING:
     from asof.feast.compute_engine import KnownLater
@@ -281,6 +280,7 @@ def _start(view: View, end: int) -> int:
 
 
 def _materialize(repo: Repo, spans: list[MaterializeSpan]) -> list[tuple[MaterializeSpan, float, KnownLater | None]]:
+    from asof.feast.apply import fill_caches
     from asof.feast.compute_engine import Interval, known_later, without_known_later_warning
 
     done = []
@@ -290,7 +290,7 @@ def _materialize(repo: Repo, spans: list[MaterializeSpan]) -> list[tuple[Materia
             repo.store.materialize(from_micros(span.start), from_micros(span.end), feature_views=[span.view.name])
         seconds = round(time.monotonic() - began, 3)
         done.append((span, seconds, known_later(span.view, repo.path, Interval(span.start, span.end))))
-    declarations(repo)  # Feast notes every materialization in the registry; keep what was read from it up to date
+    fill_caches(repo)  # Feast notes every materialization in the registry, which invalidates them
     return done
 
 

@@ -10,6 +10,7 @@ model is broken only by a change of a value that it was trained on.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -122,9 +123,18 @@ def apply(repo: Repo) -> ApplyPlan:
             repo.store, repo.settings.project, repo.store.registry, contents, skip_source_validation=False
         )
         _register_left_out(repo, contents)
-    _remember(repo)
+    fill_caches(repo)
     repo.settings.hide_data_from_feast()
     return done
+
+
+def fill_caches(repo: Repo) -> None:
+    """Cache table declarations and contracts as the registry now has them, so that the commands that follow start without Feast."""
+    fresh = Repo.open(repo.path)
+    declarations(fresh)
+    for service in fresh.services():
+        with suppress(AsofError):  # a service that does not compile is an error of the command that asks for it
+            fresh.contract(service)
 
 
 def broken_models(models: Path, services: Mapping[str, Contract]) -> tuple[tuple[BrokenModel, ...], int]:
@@ -237,8 +247,3 @@ def _register_left_out(repo: Repo, contents: RepoContents) -> None:
         if applied.get(view.name) != compile_view(view):
             registry.delete_feature_view(view.name, project, commit=False)
             registry.apply_feature_view(view, project, commit=True)
-
-
-def _remember(repo: Repo) -> None:
-    """Fill the cache of declarations that ``asof ingest`` reads, while Feast is loaded."""
-    declarations(Repo.open(repo.path))

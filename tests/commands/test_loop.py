@@ -1,7 +1,10 @@
 """The commands from definitions to served values. The steps run once, in the fixture ``filled``."""
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from datetime import timedelta
 
 import pyarrow as pa
@@ -410,3 +413,29 @@ def test_no_payment_of_a_dataset_is_in_its_own_features(filled, payments_file, t
         ]
         assert row["customer_payments_7d"] == len(known)
         assert row["customer_amount_max_7d"] == max(known, default=None)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("tables",),
+        ("models",),
+        ("get", "fraud_v1", "customer_id=1", "terminal_id=1", "tx_amount=5", "--at", AT),
+        ("dataset", "fraud_v1", "--entities", "entities.csv", "-o", "made.parquet"),
+    ],
+    ids=lambda arguments: arguments[0],
+)
+def test_commands_after_apply_and_materialize_start_without_feast(filled, tmp_path, arguments):
+    """What these commands need of the registry was cached while Feast was loaded; importing it would take a second."""
+    repo, _ = filled
+    (tmp_path / "entities.csv").write_text(f"customer_id,terminal_id,tx_amount,tx_datetime\n1,1,5.0,{AT}\n")
+    code = (
+        "import sys; from asof.cli import main; sys.argv = ['asof', *sys.argv[1:]]\n"
+        "try:\n    main()\nfinally:\n    print('feast' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", code, "--repo", str(repo), *arguments], cwd=tmp_path, capture_output=True, text=True,
+        check=False, env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "False"
