@@ -1,4 +1,5 @@
-# Each target sets up its own virtual environment in .venv, once, from requirements.lock, with Python, pip and make alone.
+# Each target sets up what it needs in .venv, once, with Python, pip and make alone: `make demo` what runs (requirements.lock), the
+# others also what tests, checks and documents (requirements-dev.lock).
 # Another Python than the first fitting one on PATH:  make PYTHON=/path/to/python3.12 test
 
 .DEFAULT_GOAL := help
@@ -9,6 +10,8 @@ PYTHON ?=
 VENV := .venv
 RUN := $(VENV)/bin/python
 READY := $(VENV)/.complete
+READY_DEV := $(VENV)/.complete-dev
+PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --no-input
 
 help:  ## Say what can be made (this text)
 	@echo "make demo [DATA=FILE] [SMALL=1]   run the whole loop once, on simulated data or on FILE, into ./demo"
@@ -17,34 +20,38 @@ help:  ## Say what can be made (this text)
 	@echo "make lint                         ruff with all rules, mypy strict, the import contracts"
 	@echo "make docs                         build the documentation as a site into build/site"
 	@echo "make bench                        measure against what one would otherwise use"
-	@echo "make lock                         renew requirements.lock (needs uv)"
+	@echo "make lock                         renew requirements.lock and requirements-dev.lock (needs uv)"
 	@echo "make clean                        remove .venv, ./demo and caches (stops the demo's Redis first)"
 
 demo: $(READY)
 	@$(RUN) -m asof demo --into demo $(if $(DATA),--data "$(DATA)") $(if $(SMALL),--small)
 
-test: $(READY)
+test: $(READY_DEV)
 	@$(RUN) -m pytest
 
-laws: $(READY)
+laws: $(READY_DEV)
 	@ASOF_LAW_CASES=100000 ASOF_LAW_HISTORIES=10000 $(RUN) -m pytest tests/laws --hypothesis-profile thorough --timeout 3600
 
-lint: $(READY)
+lint: $(READY_DEV)
 	@$(RUN) -m ruff check .
 	@$(RUN) -m ruff format --check .
 	@$(RUN) -m mypy
 	@$(VENV)/bin/lint-imports --no-logo --no-cache
 
-docs: $(READY)
+docs: $(READY_DEV)
 	@NO_MKDOCS_2_WARNING=1 $(RUN) -m mkdocs build --quiet --strict && echo "build/site/index.html"
 
-bench: $(READY)
+bench: $(READY_DEV)
 	@for area in $(patsubst benchmarks/%/__main__.py,%,$(wildcard benchmarks/*/__main__.py)); do \
 	  echo "== $$area"; $(RUN) -m benchmarks $$area || exit 1; done
 
+LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
+  --custom-compile-command "make lock" --annotation-style line pyproject.toml
+
+# What runs is locked at the versions that were tested.
 lock:
-	@uv pip compile --quiet --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-emit-find-links \
-	  --custom-compile-command "make lock" --annotation-style line --extra dev --extra docs pyproject.toml --output-file requirements.lock
+	@$(LOCK) --extra dev --extra docs --output-file requirements-dev.lock
+	@$(LOCK) --extra install --constraint requirements-dev.lock --output-file requirements.lock
 
 clean:
 	@if [ -x $(RUN) ] && [ -f demo/feature_repo/feature_store.yaml ]; then \
@@ -67,6 +74,10 @@ $(READY): requirements.lock pyproject.toml
 	if [ -e $(VENV)/.ours ]; then rm -rf $(VENV); fi; \
 	if [ ! -d $(VENV) ]; then mkdir $(VENV); touch $(VENV)/.ours; fi; \
 	"$$python" -m venv $(VENV); \
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-input --require-hashes -r requirements.lock; \
-	$(RUN) -m pip install --quiet --disable-pip-version-check --no-input --no-deps --no-build-isolation -e .; \
+	$(PIP_INSTALL) --require-hashes -r requirements.lock; \
+	$(PIP_INSTALL) --no-deps --no-build-isolation -e .; \
 	touch $@
+
+$(READY_DEV): $(READY) requirements-dev.lock
+	@echo "Adding what tests and documents from requirements-dev.lock (once, a minute)" >&2; \
+	$(PIP_INSTALL) --require-hashes -r requirements-dev.lock && touch $@
