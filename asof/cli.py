@@ -33,6 +33,7 @@ COMMANDS = {
     "drill": "monitoring.commands:drill",
     "get": "asof.commands.features:get",
     "ingest": "asof.commands.tables:ingest",
+    "init": "asof.commands.init:init",
     "materialize": "asof.commands.features:materialize",
     "models": "training.commands:models",
     "performance": "monitoring.commands:performance",
