@@ -88,51 +88,27 @@ def _outline(sample: SampleRows, name: str, events: str, given: dict[str, Any], 
     )
     if event_time is None:
         raise UsageError(
-            f"{_which(sample, moment=True)}; every event needs its moment, as a timestamp: name it with --event-time COLUMN"
+            f"{_columns(sample)}; none holds moments in every row, expected timestamps: name a column with --event-time COLUMN"
         )
     row_id = ask.column("Which column identifies a row?", "--id", given["row_id"], sample.id(), none=True)
-    keys = ask.columns(
-        "Which columns are entities that features are about?",
-        "--key",
-        given["keys"],
-        sample.keys([row_id, event_time, given["label"]]),
-    )
+    guess = sample.keys([row_id, event_time, given["label"]])
+    keys = ask.columns("Which columns are entities that features are about?", "--key", given["keys"], guess)
     if not keys:
-        raise UsageError(f"{_which(sample, moment=False)} and none repeats like a key; name one with --key COLUMN")
+        raise UsageError(f"{_columns(sample)}; none repeats like a key: name one with --key COLUMN")
+    known = None if given["delay"] else sample.known_at(event_time)
     known_at = ask.column(
-        "Which column says when a row became known?", "--known-at", given["known_at"],
-        None if given["delay"] else sample.known_at(event_time), moment=True, none=True,
-    )  # fmt: skip
+        "Which column says when a row became known?", "--known-at", given["known_at"], known, moment=True, none=True
+    )
     delay = ask.span(
         "How long after it happened is a row known?",
         "--delay",
-        given["delay"],
+        given["delay"] or ("" if known_at else None),
         "1 microsecond",
-        needed=known_at is None,
     )
-    taken = [row_id, event_time, known_at, *keys]
-    label = _label(ask, sample, given["label"], taken, row_id)
-    label_time, label_delay = None, "0 days"
-    later: tuple[str, ...] = ()
-    if label is not None:
-        guess = None if given["label_delay"] else sample.label_time(event_time, taken)
-        label_time = ask.column(
-            "Which column says when the label is known?",
-            "--label-time",
-            given["label_time"],
-            guess,
-            moment=True,
-            none=True,
-        )
-        label_delay = ask.span(
-            "How long after the event is its label known?", "--label-delay", given["label_delay"], None, needed=label_time is None,
-            why=f"no column of {', '.join(sample.columns)} says when {label!r} is known: name one with --label-time COLUMN, or give",
-        )  # fmt: skip
-        later = ask.columns(f"Which columns are known with {label!r} only?", "--later", given["later"], (), none=True)
+    labelled = _labelled(ask, given, row_id, event_time, [row_id, event_time, known_at, *keys])
     return RepoOutline(
-        name=name, table=_apart(events, keys), columns={c.name: c.dtype for c in sample.columns.values()},
-        id=row_id, keys=keys, event_time=event_time, known_at=known_at, delay=delay, label=label, label_time=label_time,
-        label_delay=label_delay, later=later, span=sample.span(event_time),
+        name=name, table=_apart(events, keys), columns={c.name: c.dtype for c in sample.columns.values()}, id=row_id, keys=keys,
+        event_time=event_time, known_at=known_at, delay=delay, span=sample.span(event_time), **labelled,
     )  # fmt: skip
 
 
@@ -142,16 +118,32 @@ def _apart(events: str, keys: Sequence[str]) -> str:
     return f"{events}_events" if events in taken else events
 
 
-def _label(
-    ask: _Questions, sample: SampleRows, given: str | None, taken: Sequence[str | None], row_id: str | None
-) -> str | None:
-    guess = sample.label(taken)
+def _labelled(
+    ask: _Questions, given: dict[str, Any], row_id: str | None, event_time: str, taken: list[str | None]
+) -> dict[str, Any]:
+    """What the outline says of the label: its column, when it is known, and what is known with it."""
+    label = _label(ask, given["label"], taken, row_id)
+    if label is None:
+        return {"label": None, "label_time": None, "label_delay": "0 days", "later": ()}
+    guess = None if given["label_delay"] else ask.sample.label_time(event_time, taken)
+    time = ask.column(
+        "Which column says when the label is known?", "--label-time", given["label_time"], guess, moment=True, none=True
+    )
+    delay = ask.span(
+        "How long after the event is its label known?", "--label-delay", given["label_delay"] or ("" if time else None), None,
+        why=f"{_columns(ask.sample)}; none says when {label!r} is known: name it with --label-time COLUMN, or give",
+    )  # fmt: skip
+    later = ask.columns(f"Which columns are known with {label!r} only?", "--later", given["later"], (), none=True)
+    return {"label": label, "label_time": time, "label_delay": delay, "later": later}
+
+
+def _label(ask: _Questions, given: str | None, taken: Sequence[str | None], row_id: str | None) -> str | None:
     if given == NOTHING or (given is None and row_id is None and not ask.asked):
         return None
-    label = ask.column("What should a model predict?", "--label", given, guess, none=True)
+    label = ask.column("What should a model predict?", "--label", given, ask.sample.label(taken), none=True)
     if label is None:
         return None
-    if not sample.columns[label].binary:
+    if not ask.sample.columns[label].binary:
         raise UsageError(
             f"got the label {label!r}, expected a column of zeros and ones (whole numbers, or true and false), both of them"
         )
@@ -202,18 +194,16 @@ class _Questions:
             names = [] if none and text == NOTHING else [part.strip() for part in text.split(",") if part.strip()]
         return tuple(str(self._known(name, option)) for name in dict.fromkeys(names))
 
-    def span(
-        self, question: str, option: str, given: str | None, guess: str | None, *, needed: bool, why: str = ""
-    ) -> str:
-        """A span of time; the guess where none is needed."""
+    def span(self, question: str, option: str, given: str | None, guess: str | None, *, why: str = "") -> str:
+        """A span of time; an empty one given means that none is needed."""
         answer = given
-        if needed and answer is None and self.asked:
+        if answer is None and self.asked:
             answer = self._prompt(f"{question} ({option})", guess or "1 day")
-        answer = answer or guess
-        if answer is None and needed:
+        answer = guess if answer is None else answer or "0 days"
+        if answer is None:
             raise UsageError(f"{why} how long that takes with {option} SPAN, such as {option} '7 days'")
-        parse_span(answer or "0 days")
-        return answer or "0 days"
+        parse_span(answer)
+        return answer
 
     def _known(self, name: str, option: str, *, moment: bool = False) -> str:
         if name in self.sample.left_out:
@@ -231,11 +221,9 @@ class _Questions:
         return str(click.prompt(question, default=default, err=True)).strip()
 
 
-def _which(sample: SampleRows, *, moment: bool) -> str:
+def _columns(sample: SampleRows) -> str:
     named = ", ".join(f"{c.name} {c.dtype}" for c in sample.columns.values())
-    return f"the file has the columns {named or 'none that a table can hold'}" + (
-        "; none holds moments in every row" if moment else ""
-    )
+    return f"the file has the columns {named}" if named else "the file has no column that a table can hold"
 
 
 def _write(folder: Path, outline: RepoOutline, sample: SampleRows) -> list[str]:
