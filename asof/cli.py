@@ -18,6 +18,7 @@ import click
 
 from asof import __version__
 from asof.errors import AsofError
+from asof.feast.type_checks import defer
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
@@ -181,6 +182,7 @@ def main() -> None:
     """Entry point of the ``asof`` console script; ``ASOF_DEBUG=1`` shows the traceback of an unexpected error."""
     arguments = sys.argv[1:]
     _quiet()
+    defer()
     try:
         code = cli.main(args=arguments, prog_name="asof", standalone_mode=False)
         sys.stdout.flush()

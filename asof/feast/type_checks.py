@@ -3,7 +3,8 @@
 Feast decorates its classes with typeguard's ``typechecked``, which parses and compiles a module again for each of its methods. That takes
 three quarters of ``import feast``. While Feast is imported, :class:`DeferredChecks` has the decorator replace each constructor by one that
 lets typeguard prepare itself when it is called for the first time. Definitions are checked as before, with the same errors; the other
-methods of these classes are not checked. A process that imported Feast before asof keeps all of Feast's checks.
+methods of these classes are not checked. Only the command line does this, in its own processes: a program that imports asof keeps all of Feast's
+checks.
 """
 
 from __future__ import annotations
@@ -73,6 +74,6 @@ def _deferred(checked: Callable[..., Any], target: Any = None, **options: Any) -
 
 
 def defer() -> None:
-    """Import Feast with deferred checks, if this process imports it later and has not done so yet."""
+    """Let this process import Feast with deferred checks, if it has not imported it yet."""
     if PACKAGE not in sys.modules and not any(isinstance(finder, DeferredChecks) for finder in sys.meta_path):
         sys.meta_path.insert(0, DeferredChecks())

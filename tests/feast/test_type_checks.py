@@ -1,4 +1,4 @@
-"""Importing Feast through asof prepares no type checks; the first definition of each kind does, with Feast's own errors."""
+"""Importing Feast with deferred checks prepares none of them; the first definition of each kind does, with Feast's own errors."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def run(code: str) -> str:
 
 
 def test_importing_feast_instruments_only_what_it_calls() -> None:
-    """Behind asof, importing Feast instruments the constructors of its own dummy entity alone; typeguard is afterwards as it was."""
+    """With deferred checks, importing Feast instruments the constructors of its own dummy entity alone; typeguard is afterwards as it was."""
     counted = (
         "import typeguard._decorators as d; count = []; real = d.instrument\n"
         "d.instrument = lambda f: (count.append(f), real(f))[1]\n"
@@ -45,19 +45,19 @@ def test_importing_feast_instruments_only_what_it_calls() -> None:
         "assert typeguard.typechecked is before\nprint(len(count))"
     )
 
-    assert int(run(counted.format(first="import asof.feast; "))) == 2
+    assert int(run(counted.format(first="from asof.feast.type_checks import defer; defer(); "))) == 2
     assert int(run(counted.format(first=""))) > 100
 
 
 def test_mistakes_in_definitions_have_feasts_own_errors() -> None:
     """A wrong argument of a definition fails with the same error as without asof."""
-    assert run("import asof.feast" + MISTAKES) == run(MISTAKES)
+    assert run("from asof.feast.type_checks import defer; defer()" + MISTAKES) == run(MISTAKES)
 
 
 def test_a_process_with_feast_loaded_keeps_its_checks() -> None:
     """Where Feast was imported first, nothing is changed and nothing waits for another import."""
     said = run(
-        "import feast, sys; made = feast.Entity.__init__; import asof.feast\n"
+        "import feast, sys; made = feast.Entity.__init__; from asof.feast.type_checks import defer; defer()\n"
         "print(feast.Entity.__init__ is made, any('Deferred' in repr(f) for f in sys.meta_path))"
     )
     assert said.split() == ["True", "False"]
@@ -67,4 +67,4 @@ def test_a_process_with_feast_loaded_keeps_its_checks() -> None:
 def test_constructors_keep_their_signatures(name: str) -> None:
     """Editors and notebooks show the parameters that Feast documents."""
     code = f"import inspect, feast; print(list(inspect.signature(feast.{name}).parameters))"
-    assert run("import asof.feast; " + code) == run(code)
+    assert run("from asof.feast.type_checks import defer; defer(); " + code) == run(code)
