@@ -38,9 +38,12 @@ def orders(days=24, sellers=12, each=4) -> pl.DataFrame:
 
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
-    """An empty working folder; the Redis of a repo in it is stopped at the end."""
+    """An empty working folder; at the end the Redis of a repo in it is stopped, and what was imported from it is forgotten."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [*sys.path])
     yield tmp_path
+    for name in [n for n, m in sys.modules.items() if str(getattr(m, "__file__", "")).startswith(str(tmp_path))]:
+        del sys.modules[name]
     for settings in tmp_path.glob("**/feature_store.yaml"):
         EmbeddedRedis(settings.parent / "data" / "redis").stop()
 
