@@ -52,15 +52,15 @@ def parse(settings: RepoSettings) -> RepoContents:
 
 @contextmanager
 def inside(folder: Path) -> Iterator[None]:
-    """Run in ``folder``, with ``folder`` on ``sys.path`` and without writing byte code."""
-    before, written = Path.cwd(), sys.dont_write_bytecode
+    """Run in ``folder``, with ``folder`` first on ``sys.path`` and without writing byte code."""
+    before, searched, written = Path.cwd(), list(sys.path), sys.dont_write_bytecode
     sys.dont_write_bytecode = True
     os.chdir(folder)
+    sys.path.insert(0, str(folder))
     try:
-        if str(folder) not in sys.path:
-            sys.path.insert(0, str(folder))
         yield
     finally:
+        sys.path[:] = searched
         os.chdir(before)
         sys.dont_write_bytecode = written
 

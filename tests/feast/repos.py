@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from textwrap import dedent
+from unittest.mock import patch
 
 from click.testing import CliRunner
 
@@ -78,10 +80,12 @@ def template_repo(path: Path) -> Path:
 
 
 def feast(*arguments: str) -> str:
-    """Run Feast's own command line in this process and folder; returns what it printed."""
+    """Run Feast's own command line in this process and folder, as in a new one: other repos are not searched for definitions."""
     from feast.cli.cli import cli
 
-    done = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
+    searched = [place for place in sys.path if not (Path(place) / "feature_store.yaml").is_file()]
+    with patch.object(sys, "path", searched):
+        done = CliRunner().invoke(cli, list(arguments), catch_exceptions=False)
     assert done.exit_code == 0, done.output
     return done.output
 

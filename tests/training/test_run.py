@@ -20,6 +20,7 @@ from asof.bundle import Bundle
 from asof.contract import Feature, Field
 from asof.errors import BundleError, SchemaError, SettingsError, SourceError
 from asof.instants import DAY
+from asof.settings import OnlineSettings, RepoSettings
 from asof.statistics import histograms, profiles
 from tests.training import machines
 from tests.training.machines import CONTRACT, MODEL, READINGS
@@ -259,12 +260,18 @@ def test_missing_and_empty_tables_are_refused(tmp_path):
         machines.tables(tmp_path, keyless)
 
 
-def test_a_bundle_holds_everything_and_predicts_the_same(folder, learned, tmp_path):
+def repo_at(path):
+    """What saving a run needs of a repo at ``path``."""
+    settings = RepoSettings(path, "machines", OnlineSettings("embedded", path / "redis"))
+    return SimpleNamespace(path=path, settings=settings)
+
+
+def test_a_bundle_holds_everything_and_predicts_the_same(learned, tmp_path):
     """The bundle opens, verifies, names the agreed facts, and its booster scores as the run's did."""
     run, reference = learned
-    repo = SimpleNamespace(path=folder, settings=SimpleNamespace(models=tmp_path))
+    repo = repo_at(tmp_path)
     written = pipeline.save(run, reference, repo)
-    opened = Bundle.find(tmp_path, "breakdown")
+    opened = Bundle.find(repo.settings.models, "breakdown")
     facts = opened.metadata
     rows = np.random.default_rng(0).normal(20, 10, (50, len(run.names)))
     booster = lightgbm.Booster(model_file=str(opened.booster_file))
@@ -296,7 +303,7 @@ def test_features_that_do_not_enter_the_model_are_named(tmp_path):
     more = tuple(Feature(f.name, "place", f.name, f.dtype) for f in place.features)
     contract = replace(CONTRACT, features=(*CONTRACT.features, *more), views=(*CONTRACT.views, place))
     run, reference = pipeline.learn(pipeline.assemble(machines.tables(tmp_path, contract=contract)))
-    repo = SimpleNamespace(path=tmp_path, settings=SimpleNamespace(models=tmp_path / "models"))
+    repo = repo_at(tmp_path)
 
     assert run.names == CONTRACT.feature_names
     assert run.unused == {"site": "string", "known_at": "timestamp"}
@@ -316,13 +323,13 @@ def test_scores_of_the_reference_are_of_rows_that_did_not_teach(material, learne
     assert reference.features.equals(material.features.filter(pa.array(material.parts.train)))
 
 
-def test_a_version_is_written_once(folder, learned, tmp_path, monkeypatch):
+def test_a_version_is_written_once(learned, tmp_path, monkeypatch):
     """A second bundle of the same second is refused, and what was there stays as it was."""
     from training import publish
 
     moment = publish.datetime.now(publish.UTC)
     monkeypatch.setattr(publish, "datetime", SimpleNamespace(now=lambda _: moment))
-    repo = SimpleNamespace(path=folder, settings=SimpleNamespace(models=tmp_path))
+    repo = repo_at(tmp_path)
     first = pipeline.save(*learned, repo)
     with pytest.raises(BundleError, match="versions never change"):
         pipeline.save(*learned, repo)
