@@ -19,8 +19,8 @@ import numpy as np
 import numpy.typing as npt
 
 from asof.console import table
+from asof.monitoring.comparison import ALPHA, Rule, Verdict, compare, judge
 from asof.statistics import design_effect, histograms
-from monitoring.comparison import ALPHA, Rule, Verdict, compare, judge
 
 TRAINING_ROWS = 67_000
 FAMILY = 40

@@ -15,11 +15,11 @@ from asof.cli import repo_option
 from asof.console import emit, progress
 from asof.errors import UsageError
 from asof.instants import format_moment, parse_moment
+from asof.monitoring.observed import BEGINNING, END, Log, Window
 from asof.repo import Repo
-from monitoring.observed import BEGINNING, END, Log, Window
 
 if TYPE_CHECKING:
-    from monitoring.drift import DriftReport
+    from asof.monitoring.drift import DriftReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -76,7 +76,7 @@ def profile(
 
     Example: asof profile fraud --from 2018-08-08 --to 2018-08-15
     """
-    from monitoring.profiling import profile as run
+    from asof.monitoring.profiling import profile as run
 
     repo, logs, window = _opened(ctx, model, version, folder, start, end)
     judged = []
@@ -124,9 +124,9 @@ def drift(
 
     Example: asof drift fraud --from 2018-08-08 --to 2018-08-15
     """
-    from monitoring.comparison import Rule
-    from monitoring.drift import drift as run
-    from monitoring.report import write_html
+    from asof.monitoring.comparison import Rule
+    from asof.monitoring.drift import drift as run
+    from asof.monitoring.report import write_html
 
     repo, logs, window = _opened(ctx, model, version, folder, start, end)
     given = {"alpha": alpha, "minimum_effect": minimum_effect}
@@ -158,8 +158,8 @@ def skew(
 
     Example: asof skew fraud --from 2018-08-08 --to 2018-08-15
     """
-    from monitoring.skew import offline
-    from monitoring.skew import skew as run
+    from asof.monitoring.skew import offline
+    from asof.monitoring.skew import skew as run
 
     repo, logs, window = _opened(ctx, model, version, folder, start, end)
     judged = []
@@ -185,7 +185,7 @@ def performance(
 
     Example: asof performance fraud --from 2018-08-08 --to 2018-08-15
     """
-    from monitoring.performance import performance as run
+    from asof.monitoring.performance import performance as run
 
     repo, logs, window = _opened(ctx, model, version, folder, start, end)
     judged = []
@@ -240,7 +240,7 @@ def drill(
     """
     from dataclasses import asdict
 
-    from monitoring.drill import ColumnChange, manipulate
+    from asof.monitoring.drill import ColumnChange, manipulate
 
     _, logs, window = _opened(ctx, model, version, folder, start, end)
     changes = [ColumnChange(name, "scale", float(value)) for name, value in _pairs("--scale", scale, number=True)]

@@ -1,7 +1,7 @@
 """Drift: compares served features and scores with those of the training rows.
 
 :func:`drift` counts the prediction log of a window under the cells that training froze, compares every feature twice (the values where
-present, and how many are missing) and the scores once, and judges all comparisons as one family (:mod:`monitoring.comparison`).
+present, and how many are missing) and the scores once, and judges all comparisons as one family (:mod:`asof.monitoring.comparison`).
 Stale values are withheld by both stores, so they are missing in training and in serving alike; their share is reported separately.
 """
 
@@ -15,11 +15,11 @@ import numpy as np
 
 from asof.console import table
 from asof.instants import DAY, SECOND, format_moment, format_span
+from asof.monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
+from asof.monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, told
 from asof.statistics import histograms
 from asof.statistics.design_effect import LEAST_CLUSTERS, ColumnEffects
 from asof.statistics.reference import trained_effects
-from monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
-from monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, told
 
 HOUR = 3_600 * SECOND
 SHORT = 7 * DAY

@@ -25,8 +25,8 @@ from asof import prediction_log
 from asof.contract import Field, OnDemandView, on_demand
 from asof.errors import NotFoundError, UsageError
 from asof.feature_vectors import as_column, as_python, matrix
+from asof.monitoring.observed import Log, Window
 from asof.statistics.design_effect import hashes
-from monitoring.observed import Log, Window
 
 Kind = Literal["scale", "add", "set", "missing"]
 _NULL = 1

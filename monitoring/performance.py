@@ -20,12 +20,12 @@ import pyarrow as pa
 from asof.console import table
 from asof.contract import Source
 from asof.errors import BundleError, SourceError
+from asof.monitoring.observed import Log, Window, told
 from asof.offline.duckdb_engine import EngineSettings, quoted
 from asof.offline.sources import SourceFiles, open_files
 from asof.statistics.design_effect import dense, hashes
 from asof.statistics.intervals import drawn_weights, interval
 from asof.statistics.ranking import Ranking, log_loss
-from monitoring.observed import Log, Window, told
 
 GROUPS = 10
 """Groups of equal size, by score, in which calibration is shown."""

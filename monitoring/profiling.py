@@ -19,8 +19,8 @@ from asof import prediction_log
 from asof.console import table
 from asof.errors import SourceError
 from asof.instants import DAY, SECOND, format_moment, parse_moment
+from asof.monitoring.observed import END, Log, Window, told, unused
 from asof.statistics import profiles
-from monitoring.observed import END, Log, Window, told, unused
 
 Unit = Literal["hour", "day"]
 SPANS: dict[Unit, int] = {"hour": 3_600 * SECOND, "day": DAY}

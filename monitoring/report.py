@@ -12,10 +12,10 @@ from pathlib import Path
 
 from asof.atomic_file import replacing
 from asof.instants import SECOND, format_moment
+from asof.monitoring.charts import chart
+from asof.monitoring.comparison import Verdict
+from asof.monitoring.drift import ColumnDrift, DriftFinding, DriftReport
 from asof.statistics import histograms
-from monitoring.charts import chart
-from monitoring.comparison import Verdict
-from monitoring.drift import ColumnDrift, DriftFinding, DriftReport
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; base-uri 'none'; form-action 'none'"
 _SIGN = {Verdict.DRIFT: "▲", Verdict.TOO_FEW: "…", Verdict.SLIGHT: "△", Verdict.STABLE: "✓"}

@@ -22,8 +22,8 @@ from asof.console import table
 from asof.contract import Contract, Feature
 from asof.contract.on_demand import add_path
 from asof.instants import format_moment
+from asof.monitoring.observed import Log, Window, told, unused
 from asof.statistics.histograms import TOLERANCE
-from monitoring.observed import Log, Window, told, unused
 
 EXAMPLES = 3
 """Mismatches that are shown for each feature."""

@@ -1,6 +1,6 @@
 """Request and response types made from a contract, for the OpenAPI document.
 
-These types only describe requests; :mod:`serving.request_rows` checks them. A test compares the two.
+These types only describe requests; :mod:`asof.serving.request_rows` checks them. A test compares the two.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from asof.contract import Contract
 from asof.contract import Field as Column
-from serving.request_rows import LONGEST_TEXT, expected
+from asof.serving.request_rows import LONGEST_TEXT, expected
 
 _TYPES: dict[str, Any] = {
     "int32": Annotated[int, Field(ge=-(2**31), lt=2**31)],

@@ -2,7 +2,7 @@
 
 BentoML answers all other paths. The middleware runs inside BentoML's own middlewares (tracing, timeout). Measured with one
 row and a trivial handler: a ``@bentoml.api`` call takes 1.05 ms, a mounted route 0.75 ms, this middleware 0.60 ms, bare uvicorn
-0.33 ms. The ``@bentoml.api`` in :mod:`serving.service` declares the types for OpenAPI and for BentoML's clients.
+0.33 ms. The ``@bentoml.api`` in :mod:`asof.serving.service` declares the types for OpenAPI and for BentoML's clients.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from typing import TYPE_CHECKING, Any
 
 from asof.errors import AsofError, OnlineStoreError, RequestError
 from asof.prediction_log import Entry
-from serving.predictor import response_body
-from serving.problems import RETRY_AFTER, ProblemError, from_status
+from asof.serving.predictor import response_body
+from asof.serving.problems import RETRY_AFTER, ProblemError, from_status
 
 if TYPE_CHECKING:
-    from serving.worker import Worker
+    from asof.serving.worker import Worker
 
 Message = MutableMapping[str, Any]
 Scope = MutableMapping[str, Any]

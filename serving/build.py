@@ -1,7 +1,7 @@
 """``asof build``: makes a Bento from a bundle, for ``bentoml serve`` and ``bentoml containerize``.
 
-A Bento holds the bundle, the packages ``asof`` and ``serving``, an entry module, and where it was built
-(:mod:`serving.deployment`). BentoML's model store is not used: the model is plain files. The Bento is stored in the BentoML home
+A Bento holds the bundle, the package ``asof`` without training and monitoring, an entry module, and where it was built
+(:mod:`asof.serving.deployment`). BentoML's model store is not used: the model is plain files. The Bento is stored in the BentoML home
 of the feature repo, ``<repo>/data/bentoml``, or in ``$BENTOML_HOME``.
 """
 
@@ -20,14 +20,16 @@ from hashlib import sha256
 from pathlib import Path
 
 import asof
-import serving
 from asof.bundle import Bundle
 from asof.errors import BundleError, NotFoundError, UsageError
+from asof.serving import deployment
 from asof.settings import RepoSettings
-from serving import deployment
 
 ENTRY = "asof_bento"
 """Module of a Bento that declares its service."""
+
+NOT_SERVED = ("training", "monitoring")
+"""Packages in ``asof`` that a Bento does not carry."""
 
 _LONGEST_NAME = 63
 
@@ -35,7 +37,7 @@ _ENTRY_SOURCE = '''"""Entry module of this Bento."""
 
 from pathlib import Path
 
-from serving.service import make
+from asof.serving.service import make
 
 service = make(Path(__file__).parent)
 '''
@@ -111,9 +113,13 @@ def find(settings: RepoSettings, model: str, version: str | None = None) -> Path
 
 
 def _fill(folder: Path, bundle: Bundle, settings: RepoSettings) -> None:
-    for package in (asof, serving):
-        source = Path(package.__file__ or "").parent
-        shutil.copytree(source, folder / source.name, ignore=shutil.ignore_patterns("__pycache__"))
+    source = Path(asof.__file__ or "").parent
+    left_out = [str(source / name) for name in NOT_SERVED]
+    shutil.copytree(
+        source,
+        folder / source.name,
+        ignore=lambda at, names: [n for n in names if n == "__pycache__" or f"{at}/{n}" in left_out],
+    )
     shutil.copytree(bundle.path, folder / "bundle")
     deployment.write(folder, settings)
     (folder / f"{ENTRY}.py").write_text(_ENTRY_SOURCE)

@@ -17,7 +17,7 @@ from asof.instants import parse_moment
 from asof.settings import RepoSettings
 
 if TYPE_CHECKING:
-    from serving.replay import ReplayReport
+    from asof.serving.replay import ReplayReport
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: more than the 60 after which load balancers usually close theirs."""
@@ -32,7 +32,7 @@ def build(ctx: click.Context, model: str, version: str | None) -> None:
 
     Example: asof build fraud
     """
-    from serving import build as builder
+    from asof.serving import build as builder
 
     built = builder.build(RepoSettings.load(repo_option(ctx)), model, version)
     payload = {"tag": built.tag, "path": str(built.path), "bentoml_home": str(built.home)}
@@ -55,9 +55,9 @@ def serve(ctx: click.Context, model: str, version: str | None, host: str, port: 
 
     Example: asof serve fraud --port 3000
     """
-    from serving import build as builder
-    from serving.limits import Limits
-    from serving.readiness import ADDRESS_VARIABLE
+    from asof.serving import build as builder
+    from asof.serving.limits import Limits
+    from asof.serving.readiness import ADDRESS_VARIABLE
 
     settings = RepoSettings.load(repo_option(ctx))
     path = builder.find(settings, model, version)
@@ -116,8 +116,8 @@ def replay(
     """
     from asof.bundle import Bundle
     from asof.repo import Repo
-    from serving.replay import Replay, served_version
-    from serving.replay_source import record
+    from asof.serving.replay import Replay, served_version
+    from asof.serving.replay_source import record
 
     repo = Repo.open(repo_option(ctx))
     bundle = Bundle.find(repo.settings.models, model, version)

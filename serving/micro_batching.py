@@ -16,8 +16,8 @@ import numpy as np
 
 from asof.errors import ContractError, RequestError
 from asof.prediction_log import Entry
-from serving.predictor import Predictor
-from serving.request_rows import RequestRows
+from asof.serving.predictor import Predictor
+from asof.serving.request_rows import RequestRows
 
 MOST_ROWS = 256
 """Rows after which a batch takes no further request, so that a batch stays short."""
@@ -45,7 +45,7 @@ class MicroBatcher:
     _running: asyncio.Task[None] | None = field(default=None, init=False)
 
     async def submit(self, rows: RequestRows, request_id: str) -> Entry:
-        """The scored ``rows``; raises what :meth:`serving.predictor.Predictor.score` raises."""
+        """The scored ``rows``; raises what :meth:`asof.serving.predictor.Predictor.score` raises."""
         request = _PendingRequest(rows, request_id, asyncio.get_running_loop().create_future())
         self._waiting.append(request)
         if self._running is None or self._running.done():

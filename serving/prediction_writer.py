@@ -1,7 +1,7 @@
 """Writes the prediction log in a background thread, so that no response waits for the disk.
 
 Scored rows enter a bounded queue; one thread writes them to files (:mod:`asof.prediction_log`). A file is started when the
-oldest row has waited :attr:`~serving.limits.Limits.log_seconds`, or as soon as :attr:`~serving.limits.Limits.log_batch` rows wait.
+oldest row has waited :attr:`~asof.serving.limits.Limits.log_seconds`, or as soon as :attr:`~asof.serving.limits.Limits.log_batch` rows wait.
 
 What can be lost: a worker that is told to stop writes all waiting rows first. A worker that is killed (``kill -9``) loses the rows
 of the last ``log_seconds`` (2 by default) and those that arrived while the last file was being written, at most ``log_rows``
@@ -21,7 +21,7 @@ from pathlib import Path
 from asof import prediction_log
 from asof.contract import Contract
 from asof.prediction_log import Entry
-from serving.limits import Limits
+from asof.serving.limits import Limits
 
 _log = logging.getLogger("asof.serving")
 

@@ -22,9 +22,9 @@ from asof.errors import BundleError
 from asof.online import Vectors
 from asof.online.vectors import NOT_FOUND, NOT_KEPT, NULL, OUTSIDE_MAX_AGE, PRESENT
 from asof.prediction_log import Entry
-from serving.booster import Booster
-from serving.feature_fetcher import FeatureFetcher
-from serving.request_rows import RequestRows
+from asof.serving.booster import Booster
+from asof.serving.feature_fetcher import FeatureFetcher
+from asof.serving.request_rows import RequestRows
 
 ROWS_AT_ONCE = 200
 """Rows up to which computing on the event loop is faster than handing over to a thread."""

@@ -1,7 +1,7 @@
 """Readiness of a worker: whether it should receive requests, and the reason if not.
 
 A worker is ready when Redis answers, the views applied there fit the model's contract, and the worker was not told to
-stop. The store is checked every :attr:`~serving.limits.Limits.check_every` seconds, so a worker becomes ready again by itself.
+stop. The store is checked every :attr:`~asof.serving.limits.Limits.check_every` seconds, so a worker becomes ready again by itself.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from asof.errors import AsofError
-from serving.feature_fetcher import FeatureFetcher
-from serving.limits import Limits
+from asof.serving.feature_fetcher import FeatureFetcher
+from asof.serving.limits import Limits
 
 _log = logging.getLogger("asof.serving")
 

@@ -1,7 +1,7 @@
 """``asof replay``: sends recorded rows to a running service in time order and feeds every source as its rows become known.
 
 For each row, first everything that became known before it is fed, then the row is scored, then the row itself is fed. Rows that
-do not read what another row writes are scored concurrently (:meth:`serving.replay_source.Recording.chunks`). This changes no
+do not read what another row writes are scored concurrently (:meth:`asof.serving.replay_source.Recording.chunks`). This changes no
 value: a reader filters by the moment in the request, so an event that is fed a few rows early is not visible early, and before
 a row of a plain view replaces another one, all earlier rows are scored. Each request carries its own time; the system clock is
 not changed.
@@ -31,10 +31,10 @@ from asof.bundle import Bundle
 from asof.errors import ServiceError, UsageError
 from asof.online import Writer
 from asof.repo import Repo
+from asof.serving.replay_source import Recording, TimedRows
 from asof.streams import Producer
 from asof.tables import Pusher, declarations
 from asof.tables.event_writer import view_columns
-from serving.replay_source import Recording, TimedRows
 
 LARGEST_CHUNK = 256
 """Most rows scored concurrently, so that progress is smooth and each push stays small."""

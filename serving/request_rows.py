@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from asof.contract import Contract, Field
 from asof.errors import RequestError
 from asof.instants import SECOND, to_micros
-from serving.problems import MOST_PROBLEMS, ProblemError
+from asof.serving.problems import MOST_PROBLEMS, ProblemError
 
 FUTURE = 3_600 * SECOND
 """How far a row's moment may lie ahead of the server's clock, for clients whose clock is ahead."""

@@ -1,6 +1,6 @@
 """The BentoML service of a bundle.
 
-:func:`make` is called by the entry module of a Bento (see :mod:`serving.build`), once in the process that watches the workers and
+:func:`make` is called by the entry module of a Bento (see :mod:`asof.serving.build`), once in the process that watches the workers and
 once in each worker. It therefore reads only the contract; the model is loaded when a worker starts.
 """
 
@@ -19,12 +19,12 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reads this when
 import bentoml
 
 from asof.bundle import Bundle
-from serving.api_types import PredictResponse, openapi, request_type
-from serving.asgi import PredictionMiddleware
-from serving.deployment import Deployment
-from serving.limits import Limits
-from serving.predictor import response_body
-from serving.worker import Worker
+from asof.serving.api_types import PredictResponse, openapi, request_type
+from asof.serving.asgi import PredictionMiddleware
+from asof.serving.deployment import Deployment
+from asof.serving.limits import Limits
+from asof.serving.predictor import response_body
+from asof.serving.worker import Worker
 
 BUNDLE = "bundle"
 """Folder of the model bundle in a built service."""
@@ -34,7 +34,7 @@ def make(folder: Path) -> Any:
     """The service built in ``folder``.
 
     Args:
-        folder: Holds the bundle and what :func:`serving.deployment.write` wrote.
+        folder: Holds the bundle and what :func:`asof.serving.deployment.write` wrote.
 
     Returns:
         A ``bentoml.Service`` with the name of the model.
@@ -79,7 +79,7 @@ def _declare(worker: Worker) -> Any:
 
         @bentoml.api  # type: ignore[untyped-decorator]
         async def predict(self, rows: rows, request_id: str | None = None) -> PredictResponse:  # type: ignore[valid-type]
-            """Score rows. Declares the types; HTTP requests are answered by :class:`~serving.asgi.PredictionMiddleware`."""
+            """Score rows. Declares the types; HTTP requests are answered by :class:`~asof.serving.asgi.PredictionMiddleware`."""
             listed = [row.model_dump(mode="json") for row in rows]  # type: ignore[attr-defined]
             payload = {"rows": listed, "request_id": request_id}
             entry = await asyncio.wait_for(worker.handle(payload, uuid.uuid4().hex), worker.limits.timeout)

@@ -11,17 +11,17 @@ from typing import Any
 from asof.bundle import Bundle
 from asof.errors import RequestError
 from asof.prediction_log import Entry
-from serving.booster import Booster
-from serving.deployment import Deployment
-from serving.feature_fetcher import FeatureFetcher
-from serving.limits import Limits
-from serving.metrics import Metrics
-from serving.micro_batching import MicroBatcher
-from serving.prediction_writer import PredictionWriter
-from serving.predictor import Predictor
-from serving.problems import ProblemError
-from serving.readiness import Readiness
-from serving.request_rows import RowParser, encodable
+from asof.serving.booster import Booster
+from asof.serving.deployment import Deployment
+from asof.serving.feature_fetcher import FeatureFetcher
+from asof.serving.limits import Limits
+from asof.serving.metrics import Metrics
+from asof.serving.micro_batching import MicroBatcher
+from asof.serving.prediction_writer import PredictionWriter
+from asof.serving.predictor import Predictor
+from asof.serving.problems import ProblemError
+from asof.serving.readiness import Readiness
+from asof.serving.request_rows import RowParser, encodable
 
 _log = logging.getLogger("asof.serving")
 

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from asof.cli import COMMANDS
-from serving.limits import PREFIX, Limits
+from asof.serving.limits import PREFIX, Limits
 
 ROOT = Path(__file__).resolve().parents[1]
 DEPLOY = ROOT / "deploy"

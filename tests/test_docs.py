@@ -15,9 +15,9 @@ import pytest
 import yaml
 
 from asof.cli import COMMANDS
+from asof.serving.limits import PREFIX, Limits
 from asof.tables import schema
-from serving.limits import PREFIX, Limits
-from training import model
+from asof.training import model
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])

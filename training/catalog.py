@@ -1,68 +1,78 @@
-"""Finds model declarations: modules of ``training.models``, Python files of ``<repo>/models/``, and of a given folder.
+"""Finds model declarations: in the Python files of ``<repo>/models/`` and of a folder that is given.
 
-A later place takes precedence, so that a repo can replace a model of the project.
+A file that cannot be executed hides none of the others: it is named when its model is asked for.
 """
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
 
 from asof.errors import AsofError, NotFoundError, SettingsError
-from training.model import Model
-
-OWN = Path(__file__).parent / "models"
+from asof.training.model import Model
 
 
-def find(name: str, repo: Path, extra: Path | None = None) -> Model:
-    """The model called ``name``.
+@dataclass
+class Catalog:
+    """What the files of one or two folders declare.
 
-    Args:
-        name: Name of the model.
-        repo: Feature repo.
-        extra: A folder of declarations that takes precedence.
-
-    Raises:
-        NotFoundError: No model of this name is declared.
-        SettingsError: A file cannot be read, or declares a model wrongly.
+    Attributes:
+        models: Model name -> declaration.
+        unreadable: Why a file could not be read, one line each, with the file's path.
     """
-    known = declared(repo, extra)
-    if name not in known:
-        raise NotFoundError("model", name, known)
-    return known[name]
+
+    models: dict[str, Model] = field(default_factory=dict)
+    unreadable: list[str] = field(default_factory=list)
+
+    def find(self, name: str) -> Model:
+        """The model called ``name``.
+
+        Raises:
+            NotFoundError: No model of this name is declared.
+            SettingsError: No model of this name is declared, and a file that might declare it cannot be read.
+        """
+        if name in self.models:
+            return self.models[name]
+        if self.unreadable:
+            raise SettingsError(f"no file that can be read declares a model {name!r}; {'; '.join(self.unreadable)}")
+        raise NotFoundError("model", name, self.models)
 
 
-def declared(repo: Path, extra: Path | None = None) -> dict[str, Model]:
-    """All declared models by name; see :func:`find`.
+def declared(repo: Path, extra: Path | None = None) -> Catalog:
+    """The models that ``<repo>/models/`` and ``extra`` declare; ``extra`` takes precedence.
 
     Raises:
-        SettingsError: A file cannot be read, declares a model wrongly, or two files of a folder declare the same name.
+        SettingsError: ``extra`` is no folder, or two files of a folder declare different models under one name.
     """
     if extra is not None and not extra.is_dir():
         raise SettingsError(f"{extra} is no folder; --models names one with Python files that declare models")
-    found: dict[str, Model] = {}
-    for folder in (OWN, repo / "models", extra):
-        found.update(_folder(folder) if folder is not None else {})
+    found = Catalog()
+    for folder in (repo / "models", extra):
+        if folder is not None and folder.is_dir():
+            found.models |= _folder(folder, found.unreadable)
     return found
 
 
-def _folder(folder: Path) -> dict[str, Model]:
+def _folder(folder: Path, unreadable: list[str]) -> dict[str, Model]:
     found: dict[str, Model] = {}
-    for file in sorted(folder.glob("*.py")) if folder.is_dir() else ():
-        for model in _models(_load(file)):
-            if model.name in found and found[model.name] != model:
+    for file in sorted(folder.glob("*.py")):
+        try:
+            module = _load(file)
+        except SettingsError as error:
+            unreadable.append(str(error))
+            continue
+        for model in (value for value in vars(module).values() if isinstance(value, Model)):
+            if found.setdefault(model.name, model) != model:
                 raise SettingsError(
                     f"{file} declares a model named {model.name!r} that another file of {folder} declares too"
                 )
-            found[model.name] = model
     return found
-
-
-def _models(module: ModuleType) -> Iterator[Model]:
-    return (value for value in vars(module).values() if isinstance(value, Model))
 
 
 def _load(file: Path) -> ModuleType:
@@ -73,11 +83,33 @@ def _load(file: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up there
     try:
-        spec.loader.exec_module(module)
+        with _siblings(file.parent):
+            spec.loader.exec_module(module)
     except AsofError as error:
         raise SettingsError(f"{file}: {error}") from error
-    except Exception as error:
-        raise SettingsError(f"{file} cannot be read: {type(error).__name__}: {error}") from error
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        raise SettingsError(f"{file} cannot be read: {type(error).__name__}: {text}") from error
     finally:
         del sys.modules[spec.name]
     return module
+
+
+@contextmanager
+def _siblings(folder: Path) -> Iterator[None]:
+    """Files of ``folder`` can be imported by their names and as ``models.<name>``; afterwards none of them is left loaded."""
+    searched, loaded = list(sys.path), set(sys.modules)
+    sys.path[:0] = [str(folder), str(folder.parent)]
+    importlib.invalidate_caches()
+    try:
+        yield
+    finally:
+        sys.path[:] = searched
+        for name in set(sys.modules) - loaded:
+            if _lies_in(sys.modules[name], folder.parent):
+                del sys.modules[name]
+
+
+def _lies_in(module: ModuleType, folder: Path) -> bool:
+    places = [getattr(module, "__file__", None) or "", *getattr(module, "__path__", ())]
+    return any(place and Path(place).is_relative_to(folder) for place in places)

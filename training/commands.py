@@ -21,8 +21,8 @@ from asof.repo import Repo
 from asof.settings import RepoSettings
 
 if TYPE_CHECKING:
-    from training.metrics import MetricResult
-    from training.publish import Run
+    from asof.training.metrics import MetricResult
+    from asof.training.publish import Run
 
 
 @click.command()
@@ -54,15 +54,18 @@ def train(
     Example: asof train churn
     Example: asof train churn --test-start 2018-08-08
     """
-    from training import catalog, pipeline
-    from training.split import GivenSpans
+    from asof.training import catalog, pipeline
+    from asof.training.split import GivenSpans
 
     started = time.monotonic()
     repo = Repo.open(repo_option(ctx))
-    declared = catalog.find(model, repo.path, folder)
+    declared = catalog.declared(repo.path, folder)
+    chosen = declared.find(model)
+    for line in declared.unreadable:
+        click.echo(f"asof: {line}; no model is taken from it", err=True)
     given = GivenSpans(*(parse_moment(text) if text else None for text in (train_start, test_start, test_end)))
     with _status() as say:
-        material = pipeline.gather(repo, declared, given, say=say)
+        material = pipeline.gather(repo, chosen, given, say=say)
         run, reference = pipeline.learn(material, say=say, started=started)
         good = (force or not run.missed) and (allow_leak or not run.leaks)
         say("writing the bundle")

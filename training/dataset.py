@@ -20,7 +20,7 @@ from asof.contract import Contract, Source
 from asof.errors import SchemaError, SettingsError, SourceError
 from asof.offline.duckdb_engine import EngineSettings, quoted
 from asof.offline.sources import SourceFiles, open_files
-from training.model import Model
+from asof.training.model import Model
 
 if TYPE_CHECKING:
     from asof.repo import Repo

@@ -17,8 +17,8 @@ import numpy.typing as npt
 
 from asof.errors import UsageError
 from asof.instants import parse_span
-from training import lightgbm_parameters
-from training.model import Decision, Fit, Model
+from asof.training import lightgbm_parameters
+from asof.training.model import Decision, Fit, Model
 
 HOLD_OUT_SHARE = 5
 """Without a declared held-out span, one part in this many of the training span is held out."""

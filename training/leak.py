@@ -23,9 +23,9 @@ import pyarrow as pa
 
 from asof.contract import Contract, View
 from asof.instants import DAY, SECOND, format_span
-from training import metrics
-from training.dataset import Labelled, Tables
-from training.model import Model
+from asof.training import metrics
+from asof.training.dataset import Labelled, Tables
+from asof.training.model import Model
 
 TOLERANCE = 1e-9
 """Relative difference up to which two values are the same (the parity law's)."""

@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from asof.errors import SettingsError
-from training.model import Model
+from asof.training.model import Model
 
 REPEATABLE: dict[str, Any] = {
     "seed": 7, "num_threads": 1, "deterministic": True, "force_row_wise": True, "verbosity": -1,

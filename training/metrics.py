@@ -16,7 +16,7 @@ from asof.errors import UsageError
 from asof.instants import DAY
 from asof.statistics.intervals import drawn_weights, interval
 from asof.statistics.ranking import Ranking, log_loss
-from training.model import Metric
+from asof.training.model import Metric
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]

@@ -1,8 +1,7 @@
 """Model declarations: what a model predicts, from which features, and on which spans of time it is trained and tested.
 
-A declaration is an instance of :class:`Model` at the top level of a Python file; ``training/models/`` holds the project's own,
-``<repo>/models/`` those of a feature repo. This module computes nothing; a wrong declaration is refused at once, in one
-line.
+A declaration is an instance of :class:`Model` at the top level of a Python file in ``models/`` of the feature repo. This module
+computes nothing; a wrong declaration is refused at once, in one line.
 
 Only the name, the service and the rows are required. Without a split the last fifth of the time is the test span, without
 a delay labels are known with their events, without thresholds every model passes.

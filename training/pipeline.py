@@ -12,13 +12,13 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from asof.bundle import Bundle
-from training import fit as fitting
-from training import leak, lightgbm_parameters, metrics
-from training import split as splitting
-from training.dataset import Labelled, Tables, matrix
-from training.metrics import Scored
-from training.model import Model
-from training.publish import DecisionResult, Reference, Run, publish
+from asof.training import fit as fitting
+from asof.training import leak, lightgbm_parameters, metrics
+from asof.training import split as splitting
+from asof.training.dataset import Labelled, Tables, matrix
+from asof.training.metrics import Scored
+from asof.training.model import Model
+from asof.training.publish import DecisionResult, Reference, Run, publish
 
 if TYPE_CHECKING:
     from asof.repo import Repo
@@ -132,7 +132,7 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
 
 
 def save(run: Run, reference: Reference, repo: Repo) -> Bundle:
-    """The bundle of a run; see :func:`training.publish.publish`."""
+    """The bundle of a run; see :func:`asof.training.publish.publish`."""
     repo.settings.hide_data_from_feast()
     return publish(run, reference, repo.path, repo.settings.models)
 

@@ -17,11 +17,11 @@ from asof import bundle
 from asof.contract import Contract
 from asof.instants import format_moment, to_micros
 from asof.revision import code_revision
-from training import provenance
-from training.fit import Fitted
-from training.leak import Leak
-from training.metrics import MetricResult
-from training.model import Model
+from asof.training import provenance
+from asof.training.fit import Fitted
+from asof.training.leak import Leak
+from asof.training.metrics import MetricResult
+from asof.training.model import Model
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Run:
         fitted: The booster.
         names: Features of the model's matrix, in order.
         figures: Metric name -> result on the test rows.
-        split: Moments and counts, as :func:`training.split.counts` gives them.
+        split: Moments and counts, as :func:`asof.training.split.counts` gives them.
         decided: The decision threshold.
         leaks: Findings of the leak check.
         versions: Table -> version.

@@ -16,7 +16,7 @@ import numpy.typing as npt
 
 from asof.errors import UsageError
 from asof.instants import DAY, format_moment, format_span, parse_span
-from training.model import Model
+from asof.training.model import Model
 
 Times = npt.NDArray[np.int64]
 Mask = npt.NDArray[np.bool_]

@@ -331,7 +331,7 @@ $lines        "hour": [None if moment is None else moment.hour for moment in inp
 _MODEL = Template('''\
 """What is predicted, and from which rows it is learned. `asof train $name` reads this file."""
 
-from training.model import LabelledRows, Model
+from asof.training.model import LabelledRows, Model
 
 $name = Model(
     name="$name",

@@ -1,13 +1,15 @@
 """Imports the Python files of a feature repo and collects the Feast objects that they declare.
 
-Feast imports every Python file below the repo that ``.feastignore`` does not name. asof's own folder ``data`` is left out whatever
-``.feastignore`` says: models and services in it carry copies of Python files. A file that cannot be imported is named, with the line.
+Feast imports every Python file below the repo that ``.feastignore`` does not name. Two kinds of file are left out whatever
+``.feastignore`` says: those in asof's own folder ``data``, where models and services carry copies of Python files, and those in
+``models`` that do not import Feast, which declare models. A file that cannot be imported is named, with the line.
 """
 
 from __future__ import annotations
 
 import importlib
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,6 +25,8 @@ from asof.settings import RepoSettings
 if TYPE_CHECKING:
     from feast.repo_contents import RepoContents
 
+IMPORTS_FEAST = re.compile(r"^\s*(from|import)\s+feast\b", re.MULTILINE)
+
 
 def parse(settings: RepoSettings) -> RepoContents:
     """The definitions in the repo's files, imported anew even if this process imported another version before.
@@ -35,7 +39,7 @@ def parse(settings: RepoSettings) -> RepoContents:
     from feast import repo_operations
     from feast.project import Project
 
-    files = [f for f in repo_operations.get_repo_files(settings.path) if not f.is_relative_to(settings.data.resolve())]
+    files = [f for f in repo_operations.get_repo_files(settings.path) if _may_define(f, settings)]
     modules = [repo_operations.py_path_to_module(file) for file in files]
     for module in modules:
         sys.modules.pop(module, None)
@@ -63,6 +67,13 @@ def inside(folder: Path) -> Iterator[None]:
         sys.path[:] = searched
         os.chdir(before)
         sys.dont_write_bytecode = written
+
+
+def _may_define(file: Path, settings: RepoSettings) -> bool:
+    """Whether ``file`` may declare features."""
+    if file.is_relative_to((settings.path / "models").resolve()):
+        return IMPORTS_FEAST.search(file.read_text(encoding="utf-8", errors="replace")) is not None
+    return not file.is_relative_to(settings.data.resolve())
 
 
 def _import(file: Path, module: str, repo: Path) -> None:

@@ -148,6 +148,7 @@ def circles(imports: dict[str, set[str]]) -> list[list[str]]:
 
 def _dotted(path: Path) -> str:
     parts = path.relative_to(ROOT).with_suffix("").parts
+    parts = parts if parts[0] == "asof" else ("asof", *parts)  # asof/training is a link to training
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 

@@ -65,7 +65,7 @@ sums = StreamFeatureView(
 service = FeatureService(name="séjours d'été", features=[latest, sums])
 """
 MODEL = f"""\
-from training.model import Fit, LabelledRows, Model
+from asof.training.model import Fit, LabelledRows, Model
 
 model = Model(
     name="annulé", service="séjours d'été", label_delay="1 hours",

@@ -18,10 +18,10 @@ from asof.bundle import Bundle
 from asof.contract import Contract
 from asof.feast.compiler import compile_service
 from asof.instants import parse_moment
+from asof.monitoring.observed import Log, Window
+from asof.monitoring.skew import offline, skew
 from asof.offline import retrieve
 from asof.online import MemoryStore, Reader, Writer
-from monitoring.observed import Log, Window
-from monitoring.skew import offline, skew
 
 DAY = 86_400_000_000
 START = parse_moment("2024-05-06")

@@ -13,9 +13,9 @@ from asof import bundle, prediction_log
 from asof.bundle import Bundle
 from asof.contract import Aggregation, Contract, Feature, Field, JoinKey, OnDemandView, Source, View
 from asof.instants import DAY, parse_moment
+from asof.monitoring.observed import Log
 from asof.statistics import profiles
 from asof.statistics.reference import reference
-from monitoring.observed import Log
 
 MODEL = "shop"
 START = parse_moment("2024-05-06")

@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import chi2_contingency
 
+from asof.monitoring.comparison import Comparison, Rule, Verdict, compare, hellinger, holm, judge
 from asof.statistics import design_effect, histograms
-from monitoring.comparison import Comparison, Rule, Verdict, compare, hellinger, holm, judge
 
 FAMILY = 40
 """Comparisons of a usual report: two for each of twenty features."""

@@ -12,9 +12,9 @@ import pytest
 from asof import prediction_log
 from asof.errors import NotFoundError
 from asof.instants import DAY
-from monitoring.comparison import Rule, Verdict
-from monitoring.drift import drift
-from monitoring.observed import Log, Window
+from asof.monitoring.comparison import Rule, Verdict
+from asof.monitoring.drift import drift
+from asof.monitoring.observed import Log, Window
 from tests.monitoring import served
 
 

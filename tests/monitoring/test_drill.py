@@ -11,11 +11,11 @@ import pytest
 
 from asof import prediction_log
 from asof.errors import NotFoundError, UsageError
-from monitoring.comparison import Verdict
-from monitoring.drift import drift
-from monitoring.drill import ColumnChange, manipulate
-from monitoring.observed import END, Log, Window
-from monitoring.skew import offline, skew
+from asof.monitoring.comparison import Verdict
+from asof.monitoring.drift import drift
+from asof.monitoring.drill import ColumnChange, manipulate
+from asof.monitoring.observed import END, Log, Window
+from asof.monitoring.skew import offline, skew
 from tests.monitoring import served
 
 

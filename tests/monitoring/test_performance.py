@@ -12,9 +12,9 @@ import pytest
 from sklearn import metrics
 
 from asof.errors import BundleError, SourceError
+from asof.monitoring.observed import Log, Window
+from asof.monitoring.performance import calibration, performance
 from asof.prediction_log import MOMENT
-from monitoring.observed import Log, Window
-from monitoring.performance import calibration, performance
 from tests.monitoring import served
 
 ROWS = {

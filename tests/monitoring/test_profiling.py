@@ -9,9 +9,9 @@ import pytest
 
 from asof.bundle import Bundle
 from asof.instants import DAY
+from asof.monitoring.observed import Log, Window
+from asof.monitoring.profiling import profile
 from asof.statistics import profiles
-from monitoring.observed import Log, Window
-from monitoring.profiling import profile
 from tests.monitoring import served
 
 

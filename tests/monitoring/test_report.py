@@ -12,10 +12,10 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from monitoring import charts
-from monitoring.drift import DriftReport, drift
-from monitoring.observed import Window
-from monitoring.report import to_html, write_html
+from asof.monitoring import charts
+from asof.monitoring.drift import DriftReport, drift
+from asof.monitoring.observed import Window
+from asof.monitoring.report import to_html, write_html
 from tests.monitoring import served
 
 EVIL = "\"><script>alert(1)</script>&'`"

@@ -12,8 +12,8 @@ import pytest
 
 from asof.contract import Contract, Feature
 from asof.instants import DAY, format_moment
-from monitoring.observed import Log, Window
-from monitoring.skew import entity_rows, offline, skew
+from asof.monitoring.observed import Log, Window
+from asof.monitoring.skew import entity_rows, offline, skew
 from tests.monitoring import served
 
 
@@ -126,7 +126,7 @@ def test_a_moment_column_never_takes_the_name_of_another(tmp_path: Path) -> None
 
 def test_lists_single_precision_and_infinities_compare_as_they_should() -> None:
     """Nested floats have the tolerance of floats, single precision that of its last digit, and infinity equals itself."""
-    from monitoring.skew import _differences
+    from asof.monitoring.skew import _differences
 
     def same(left: list, right: list, kind: pa.DataType, dtype: str) -> list[bool]:
         return _differences(pa.array(left, kind), pa.array(right, kind), dtype)[0].tolist()
@@ -145,7 +145,7 @@ def test_lists_single_precision_and_infinities_compare_as_they_should() -> None:
 
 def test_many_unreadable_files_are_told_in_few_lines() -> None:
     """A terminal names the first problems and counts the others."""
-    from monitoring.observed import SHOWN, told
+    from asof.monitoring.observed import SHOWN, told
 
     assert told([]) == []
     assert told(["one"]) == ["- one"]

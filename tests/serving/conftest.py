@@ -11,10 +11,10 @@ import pytest
 
 from asof.contract import Contract
 from asof.online import AsyncReader
+from asof.serving import deployment, worker
+from asof.serving.feature_fetcher import FeatureFetcher
+from asof.serving.limits import Limits
 from asof.settings import RepoSettings
-from serving import deployment, worker
-from serving.feature_fetcher import FeatureFetcher
-from serving.limits import Limits
 from tests.serving import bundles
 from tests.serving.contracts import FUNCTIONS, machines
 from tests.serving.doubles import UnreliableStore

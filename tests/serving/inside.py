@@ -18,7 +18,7 @@ AT = 1_714_570_200_000_000
 @asynccontextmanager
 async def serving(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a service that has started."""
-    from serving.service import make
+    from asof.serving.service import make
 
     app = make(folder).to_asgi()
     async with app.router.lifespan_context(app):

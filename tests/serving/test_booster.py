@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from asof.errors import BundleError
-from serving.booster import Booster
+from asof.serving.booster import Booster
 from tests.serving.bundles import train
 
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 
 from asof.errors import SettingsError
+from asof.serving import deployment
+from asof.serving.deployment import Deployment
 from asof.settings import RepoSettings
-from serving import deployment
-from serving.deployment import Deployment
 
 STORE = "project: machines\nonline_store:\n  type: asof.online.RedisOnlineStore\n  connection_string: {}\n"
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from asof.errors import SettingsError
-from serving.limits import PREFIX, Limits
+from asof.serving.limits import PREFIX, Limits
 
 
 def test_a_limit_is_set_by_its_variable(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import os, sys
 os.environ["PROMETHEUS_MULTIPROC_DIR"] = sys.argv[1]
 from prometheus_client import Counter
 Counter("others", "Opened in the folder of somebody else.").inc()
-from serving.metrics import Metrics
+from asof.serving.metrics import Metrics
 metrics = Metrics()
 metrics.rows.inc(3)
 assert os.environ["PROMETHEUS_MULTIPROC_DIR"] != sys.argv[1]

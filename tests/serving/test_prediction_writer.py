@@ -12,8 +12,8 @@ import pytest
 
 from asof import prediction_log
 from asof.contract import Contract
-from serving.limits import Limits
-from serving.prediction_writer import PredictionWriter
+from asof.serving.limits import Limits
+from asof.serving.prediction_writer import PredictionWriter
 from tests.serving.test_prediction_log import HOUR, START, entry
 
 

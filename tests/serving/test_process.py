@@ -16,8 +16,8 @@ import pyarrow as pa
 
 from asof import prediction_log
 from asof.online.redis.server import EmbeddedRedis, find_server
+from asof.serving.build import find
 from asof.settings import RepoSettings
-from serving.build import find
 from tests.serving.processes import (
     AT,
     ROW,

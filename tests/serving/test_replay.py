@@ -22,10 +22,10 @@ from asof.contract import Contract
 from asof.errors import ServiceError, UsageError
 from asof.instants import parse_moment
 from asof.repo import Repo
+from asof.serving.replay import Replay, served_version
+from asof.serving.replay_source import Recording, TimedRows, record
 from asof.settings import RepoSettings
 from asof.tables import TableDeclaration
-from serving.replay import Replay, served_version
-from serving.replay_source import Recording, TimedRows, record
 from tests.serving.contracts import machines
 from tests.serving.doubles import NOON
 from tests.serving.processes import Service, asof, declare

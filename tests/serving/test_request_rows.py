@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serving.problems import MOST_PROBLEMS, ProblemError
-from serving.request_rows import RowParser, expected, reader
+from asof.serving.problems import MOST_PROBLEMS, ProblemError
+from asof.serving.request_rows import RowParser, expected, reader
 from tests.serving.contracts import machines
 
 NOW = 1_800_000_000_000_000

@@ -18,8 +18,8 @@ from asof.bundle import Bundle
 from asof.contract import Contract, on_demand
 from asof.errors import ContractError
 from asof.online import AsyncReader, Writer
-from serving.limits import Limits
-from serving.readiness import Readiness
+from asof.serving.limits import Limits
+from asof.serving.readiness import Readiness
 from tests.serving.doubles import UnreliableStore
 from tests.serving.inside import AT, ROW, error, get, post, run
 

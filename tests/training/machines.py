@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 from asof.contract import Aggregation, Contract, Feature, Field, JoinKey, Source, View
 from asof.instants import DAY, SECOND
 from asof.tables.schema import TableDeclaration
-from training.dataset import Tables
-from training.model import Fit, LabelledRows, Metric, Model, Split
+from asof.training.dataset import Tables
+from asof.training.model import Fit, LabelledRows, Metric, Model, Split
 
 START = 1_700_006_400 * SECOND
 """2023-11-15, midnight."""

@@ -15,9 +15,9 @@ from hypothesis import strategies as st
 
 from asof.errors import SettingsError, UsageError
 from asof.instants import DAY
+from asof.training.fit import decide, fit
+from asof.training.model import Decision, Fit
 from tests.training.machines import MODEL
-from training.fit import decide, fit
-from training.model import Decision, Fit
 
 NAMES = ("load", "age", "spins")
 PARAMETERS = {

@@ -14,9 +14,9 @@ from asof.cli import cli
 from asof.errors import AsofError, NotFoundError, UsageError
 from asof.instants import DAY, parse_moment
 from asof.tables import declarations
-from training import catalog, pipeline
-from training.dataset import Tables
-from training.split import GivenSpans
+from asof.training import catalog, pipeline
+from asof.training.dataset import Tables
+from asof.training.split import GivenSpans
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -24,7 +24,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.fixture(scope="module")
 def model(applied):
     """The declaration."""
-    return catalog.find("fraud", applied)
+    return catalog.declared(applied).find("fraud")
 
 
 @pytest.fixture(scope="module")
@@ -137,18 +137,18 @@ def asof(repo, *arguments):
     return done.exit_code, json.loads(done.stdout)
 
 
-def strict(folder, text="thresholds={'auc': 0.9999}"):
+def strict(root, folder, text="thresholds={'auc': 0.9999}"):
     """A folder with the example's declaration, but thresholds out of reach."""
     folder.mkdir()
-    own = (catalog.OWN / "fraud.py").read_text()
+    own = (root / "feature_repo" / "models" / "fraud.py").read_text()
     line = next(part for part in own.splitlines() if part.strip().startswith("thresholds="))
     (folder / "fraud.py").write_text(own.replace(line.strip(), f"{text},"))
     return str(folder)
 
 
-def test_a_missed_threshold_writes_no_bundle_unless_forced(simulated, tmp_path):
+def test_a_missed_threshold_writes_no_bundle_unless_forced(root, simulated, tmp_path):
     """`asof train` ends with 1 and writes nothing when a threshold is missed, and with 0 and a bundle that says so under --force."""
-    folder = strict(tmp_path / "strict")
+    folder = strict(root, tmp_path / "strict")
     code, answer = asof(simulated.repo, "train", "fraud", "--models", folder)
 
     assert (code, answer["missed"], answer["bundle"]) == (1, ["auc"], None)
@@ -165,9 +165,9 @@ def test_a_missed_threshold_writes_no_bundle_unless_forced(simulated, tmp_path):
     assert [m["version"] for m in asof(simulated.repo, "models", "fraud")[1]["models"]] == [opened.version]
 
 
-def test_a_leak_ends_the_command_with_one(simulated, tmp_path):
+def test_a_leak_ends_the_command_with_one(root, simulated, tmp_path):
     """`asof train` ends with 1 and writes nothing when the leak check finds something; --allow-leak goes on."""
-    folder = strict(tmp_path / "late", "thresholds={}")
+    folder = strict(root, tmp_path / "late", "thresholds={}")
     late = (tmp_path / "late" / "fraud.py").read_text().replace('label_delay="7 days"', 'label_delay="8 days"')
     (tmp_path / "late" / "fraud.py").write_text(late.replace('name="fraud"', 'name="late"'))
     code, answer = asof(simulated.repo, "train", "late", "--models", folder)
@@ -198,9 +198,9 @@ def test_wrong_use_is_one_line_and_exit_code_two(simulated, arguments, error, pr
     assert "\n" not in str(caught.value)
 
 
-def test_the_answer_for_people_names_the_split_the_figures_and_the_bundle(simulated, tmp_path):
+def test_the_answer_for_people_names_the_split_the_figures_and_the_bundle(root, simulated, tmp_path):
     """Without --json, `asof train` prints spans, figures with intervals and thresholds, the leak check, and why nothing was written."""
-    folder = strict(tmp_path / "strict")
+    folder = strict(root, tmp_path / "strict")
     done = CliRunner().invoke(cli, ["--repo", str(simulated.repo.path), "train", "fraud", "--models", folder])
 
     assert done.exit_code == 1

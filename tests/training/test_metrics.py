@@ -10,9 +10,9 @@ from sklearn import metrics as reference
 
 from asof.errors import UsageError
 from asof.instants import DAY
-from training import metrics
-from training.metrics import Scored
-from training.model import Metric
+from asof.training import metrics
+from asof.training.metrics import Scored
+from asof.training.model import Metric
 
 AT_3 = Metric("precision_at", k=3, key="who")
 ROW = st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 4), st.integers(0, 5))

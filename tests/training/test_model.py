@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import replace
 
 import pytest
 
 from asof.errors import AsofError, NotFoundError, SettingsError
+from asof.training import catalog
+from asof.training.model import Decision, Fit, LabelledRows, Metric, Model, Split
 from tests.training.machines import MODEL
-from training import catalog
-from training.model import Decision, Fit, LabelledRows, Metric, Model, Split
 
 DECLARATION = """
-from training.model import LabelledRows, Model
+from asof.training.model import LabelledRows, Model
 
 churn = Model(name={name!r}, service="churn_v1",
               rows=LabelledRows(table="visits", event_time="at", id="visit_id", keys=("visitor",), label="left"))
@@ -66,22 +67,23 @@ def test_only_name_service_and_rows_are_needed():
     assert [m.name for m in model.metrics] == ["auc", "average_precision", "log_loss"]
 
 
-def test_models_are_found_in_three_places(tmp_path):
-    """Models come from the project, from the repo, and from a named folder; the last one wins."""
+def test_models_are_found_in_two_places(tmp_path):
+    """Models come from the repo and from a named folder, which wins; nothing else is in the list."""
     for folder, name in ((tmp_path / "repo" / "models", "churn"), (tmp_path / "extra", "churn")):
         folder.mkdir(parents=True)
         (folder / "churn.py").write_text(DECLARATION.format(name=name).replace("visits", folder.name))
     found = catalog.declared(tmp_path / "repo", tmp_path / "extra")
 
-    assert {"fraud", "churn"} <= set(found)
-    assert found["churn"].rows.table == "extra"
-    assert catalog.find("churn", tmp_path / "repo").rows.table == "models"
+    assert set(found.models) == {"churn"}
+    assert found.find("churn").rows.table == "extra"
+    assert catalog.declared(tmp_path / "repo").find("churn").rows.table == "models"
+    assert catalog.declared(tmp_path / "other").models == {}
 
 
-def test_an_unknown_model_is_answered_with_the_closest():
+def test_an_unknown_model_is_answered_with_the_closest(root):
     """Asking for a model that nobody declared names the one that was probably meant."""
     with pytest.raises(NotFoundError, match="did you mean 'fraud'"):
-        catalog.find("fraude", catalog.OWN)
+        catalog.declared(root / "feature_repo").find("fraude")
 
 
 @pytest.mark.parametrize(
@@ -89,18 +91,40 @@ def test_an_unknown_model_is_answered_with_the_closest():
     [
         ("import nothing_like_this", "ModuleNotFoundError"),
         ("def (", "SyntaxError"),
+        ("exit('no')", "SystemExit"),
         (DECLARATION.format(name="Not A Name"), "lower-case identifier"),
     ],
 )
 def test_files_that_cannot_be_read_are_named(tmp_path, text, problem):
-    """A file of declarations that fails is named in one line with the reason."""
+    """A file that fails is named in one line with the reason where its model is asked for; models of other files are found."""
     (tmp_path / "broken.py").write_text(text)
+    (tmp_path / "whole.py").write_text(DECLARATION.format(name="churn"))
+    known = catalog.declared(tmp_path / "repo", tmp_path)
+
+    assert known.find("churn").service == "churn_v1"
     with pytest.raises(AsofError, match=problem) as caught:
-        catalog.declared(tmp_path / "repo", tmp_path)
+        known.find("other")
 
     assert "broken.py" in str(caught.value)
     assert caught.value.exit_code == 2
     assert "\n" not in str(caught.value)
+
+
+def test_files_import_their_siblings(tmp_path):
+    """A file imports another of its folder by name or below ``models``; two repos in one process do not mix; nothing is left behind."""
+    for place in ("one", "two"):
+        folder = tmp_path / place / "models"
+        folder.mkdir(parents=True)
+        (folder / "prepared.py").write_text(f"TABLE = '{place}'")
+        (folder / "churn.py").write_text(
+            "from models.prepared import TABLE\nimport prepared\nassert prepared.TABLE == TABLE\n"
+            + DECLARATION.format(name="churn").replace("'visits'", "TABLE").replace('"visits"', "TABLE")
+        )
+    before, searched = set(sys.modules), list(sys.path)
+
+    assert [catalog.declared(tmp_path / p).find("churn").rows.table for p in ("one", "two")] == ["one", "two"]
+    assert not {"prepared", "models", "models.prepared"} & (set(sys.modules) - before)
+    assert sys.path == searched
 
 
 def test_two_files_with_one_name_are_refused(tmp_path):
@@ -119,4 +143,4 @@ def test_the_declaration_in_the_documents_is_one(root, tmp_path):
     (tmp_path / "documented.py").write_text(blocks[0].split("```")[0])
 
     assert len(blocks) == 1
-    assert catalog.find("churn", tmp_path / "repo", tmp_path).service == "churn_v1"
+    assert catalog.declared(tmp_path / "repo", tmp_path).find("churn").service == "churn_v1"

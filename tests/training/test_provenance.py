@@ -8,8 +8,8 @@ from dataclasses import replace
 
 from asof.contract import Field, OnDemandView
 from asof.revision import code_revision
+from asof.training import provenance
 from tests.training.machines import CONTRACT
-from training import provenance
 
 
 def on_demand(function: str) -> OnDemandView:

@@ -22,18 +22,18 @@ from asof.errors import BundleError, SchemaError, SettingsError, SourceError
 from asof.instants import DAY
 from asof.settings import OnlineSettings, RepoSettings
 from asof.statistics import histograms, profiles
+from asof.training import pipeline
+from asof.training.commands import _text as as_text
+from asof.training.dataset import Tables, matrix
+from asof.training.model import LabelledRows, Split, Suspicion
 from tests.training import machines
 from tests.training.machines import CONTRACT, MODEL, READINGS
-from training import pipeline
-from training.commands import _text as as_text
-from training.dataset import Tables, matrix
-from training.model import LabelledRows, Split, Suspicion
 
 OTHER_PROCESS = """
 import sys
 from pathlib import Path
 from tests.training import machines
-from training import pipeline
+from asof.training import pipeline
 print(pipeline.learn(pipeline.assemble(machines.tables(Path(sys.argv[1]))))[0].digest)
 """
 
@@ -325,7 +325,7 @@ def test_scores_of_the_reference_are_of_rows_that_did_not_teach(material, learne
 
 def test_a_version_is_written_once(learned, tmp_path, monkeypatch):
     """A second bundle of the same second is refused, and what was there stays as it was."""
-    from training import publish
+    from asof.training import publish
 
     moment = publish.datetime.now(publish.UTC)
     monkeypatch.setattr(publish, "datetime", SimpleNamespace(now=lambda _: moment))

@@ -11,9 +11,9 @@ from hypothesis import strategies as st
 
 from asof.errors import UsageError
 from asof.instants import DAY, parse_moment
+from asof.training.model import Split
+from asof.training.split import GivenSpans, Spans, counts, divide, resolve
 from tests.training.machines import MODEL
-from training.model import Split
-from training.split import GivenSpans, Spans, counts, divide, resolve
 
 WEEKS = replace(MODEL, label_delay="7 days", split=Split(train="7 days", test="7 days"))
 FIRST, LAST = parse_moment("2018-04-01T00:00:31"), parse_moment("2018-09-30T23:59:57")

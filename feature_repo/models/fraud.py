@@ -5,7 +5,7 @@ for its last verdicts to arrive, a week to be judged on, from which customers ar
 handbook's own weeks are ``asof train fraud --test-start 2018-08-08``.
 """
 
-from training.model import Decision, Fit, LabelledRows, Metric, Model, Split, Suspicion
+from asof.training.model import Decision, Fit, LabelledRows, Metric, Model, Split, Suspicion
 
 fraud = Model(
     name="fraud",

@@ -1,1 +1,0 @@
-"""The project's model declarations: data, found by ``asof train``."""
