@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +14,7 @@ from asof.errors import SettingsError
 from asof.feast.apply import apply, plan
 from asof.online.redis.server import EmbeddedRedis
 from asof.repo import Repo
-from tests.feast.repos import feast, inside, windows_repo
+from tests.feast.repos import YAML, feast, inside, windows_repo
 
 pytestmark = pytest.mark.filterwarnings("ignore")
 
@@ -92,3 +94,76 @@ def test_a_file_that_cannot_be_imported_is_named(repo: Path, name: str, text: st
 
     with pytest.raises(SettingsError, match=f"^reading the definitions: {re.escape(said)}"):
         plan(Repo.open(repo))
+
+
+def test_files_of_models_define_features_only_if_they_import_feast(repo: Path) -> None:
+    """A model's file that cannot be read does not stop plan and apply; one that imports Feast is read as definitions."""
+    (repo / "models").mkdir()
+    (repo / "models" / "broken.py").write_text("def (")
+    (repo / "models" / "shop.py").write_text(
+        "from feast import Entity\nfrom feast.value_type import ValueType\n"
+        'till = Entity(name="till", join_keys=["till"], value_type=ValueType.INT64)\n'
+    )
+
+    assert ("entity", "till") in {(c.kind, c.name) for c in plan(Repo.open(repo)).changes}
+
+
+OWN_FOLDERS = {
+    "training/prepared.py": 'TABLE = "visits"\n',
+    "tests/functions.py": 'def double(given):\n    return {"twice": [v and v * 2 for v in given["value"]]}\n',
+    "monitoring/entities.py": (
+        "from feast import Entity\nfrom feast.value_type import ValueType\n"
+        'sensor = Entity(name="sensor", join_keys=["sensor"], value_type=ValueType.INT64)\n'
+    ),
+    "serving/features.py": """
+from datetime import timedelta
+
+from feast import FeatureService, FeatureView, Field, FileSource
+from feast.data_format import DeltaFormat
+from feast.on_demand_feature_view import on_demand_feature_view
+from feast.types import Float64, Int64
+from monitoring.entities import sensor
+from tests.functions import double
+
+names = {"id": "int64", "sensor": "int64", "value": "float64", "at": "timestamp", "known": "timestamp"}
+source = FileSource(
+    name="cal", path="data/tables/cal", timestamp_field="at", created_timestamp_column="known", file_format=DeltaFormat(),
+    tags={"asof.id": "id", "asof.derive.known": "at + 1 hour", **{f"asof.column.{n}": t for n, t in names.items()}},
+)
+calibration = FeatureView(
+    name="calibration", entities=[sensor], ttl=timedelta(days=90), source=source,
+    schema=[Field(name="sensor", dtype=Int64), Field(name="value", dtype=Float64)],
+)
+twice = on_demand_feature_view(sources=[calibration], schema=[Field(name="twice", dtype=Float64)], mode="python")(double)
+service = FeatureService(name="cal_v1", features=[calibration, twice])
+""",
+    "models/m.py": (
+        "from training.prepared import TABLE\nfrom asof.training.model import LabelledRows, Model\n"
+        'm = Model(name="m", service="cal_v1", rows=LabelledRows(table=TABLE, event_time="at", id="id", keys=("sensor",), label="y"))\n'
+    ),
+    "cal.csv": "id,sensor,value,at\n1,7,2.5,2026-01-01 00:00:00\n",
+}
+
+
+def test_a_repo_may_have_folders_named_as_packages_of_ours(tmp_path: Path) -> None:
+    """A repo with its own training, serving, monitoring and tests is applied, filled, read and trained from; its code finds its own."""
+    (tmp_path / "feature_store.yaml").write_text(YAML.format(project="own"))
+    for name, text in OWN_FOLDERS.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text)
+
+    def asof(*arguments: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-P", "-W", "ignore", "-m", "asof", *arguments]
+        return subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+
+    try:
+        for line in ("apply", "ingest cal cal.csv", "materialize --to 2026-02-01"):
+            done = asof(*line.split())
+            assert done.returncode == 0, done.stderr
+        read = asof("get", "cal_v1", "--at", "2026-01-03", "sensor=7")
+        trained = asof("train", "m")
+    finally:
+        EmbeddedRedis(tmp_path / "data" / "redis").stop()
+
+    assert re.search(r"twice +5 +present", read.stdout), read.stdout + read.stderr
+    assert "no table named 'visits'" in trained.stderr
