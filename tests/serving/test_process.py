@@ -199,6 +199,7 @@ def test_a_worker_starts_without_heavy_libraries(settings: RepoSettings) -> None
         "asof",
         "httpx",
         "setuptools",
+        "editables",
         "pip",
         "colorama",
     }  # ours, this test's, and what others use if it is there
