@@ -24,7 +24,7 @@ _CLASS = {Verdict.DRIFT: "drift", Verdict.TOO_FEW: "few", Verdict.SLIGHT: "sligh
 
 def to_html(report: DriftReport) -> str:
     """The report as one HTML document."""
-    style = resources.files("monitoring").joinpath("report.css").read_text(encoding="utf-8")
+    style = resources.files("asof.monitoring").joinpath("report.css").read_text(encoding="utf-8")
     sections = "".join(_section(column, position) for position, column in enumerate(report.columns))
     title = escape(f"{report.model}: drift report")
     return (

@@ -27,6 +27,9 @@ BLOCK = re.compile(
 )
 NUMBER = re.compile(r"[-+]?\d[\d.,:TZe]*|\b(?:inf|nan)\b")
 HASH = re.compile(r"\b[0-9a-f]{8,}\b")
+FOLDER = "my répo & co"
+"""Where pages are run: a folder that no command may stumble over."""
+
 PORT = "3000"
 """The port of a service on a page; a free one is used instead."""
 

@@ -1,13 +1,17 @@
-"""Every block of README.md works, run in order in a fresh clone. The demo runs on less data than a reader's would."""
+"""Every block of README.md, and of the pages that start where it ends, works in a fresh clone whose folder has an awkward name.
+
+The demo runs on less data than a reader's would.
+"""
 
 from __future__ import annotations
 
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.console_blocks import Shell, blocks
+from tests.console_blocks import FOLDER, Shell, blocks
 
 ROOT = Path(__file__).resolve().parents[1]
 README = ROOT / "README.md"
@@ -19,8 +23,12 @@ INSTEAD = {
     "make docs": "ls docs",
     "make bench": "ls benchmarks",
     "make laws": "ls tests/laws",
+    "asof train fraud --test-start 2018-08-08": "asof --repo demo/feature_repo train fraud --test-start 2018-08-08 --force",
 }
 """What the test runs instead of a command that would take minutes or run this test again."""
+
+MORE = ("index.md", "training.md")
+"""Pages of docs/ whose commands need what README's commands made."""
 
 SILENT = frozenset({"make test", "make lint", "make docs", "make bench", "make laws"})
 
@@ -28,12 +36,14 @@ SILENT = frozenset({"make test", "make lint", "make docs", "make bench", "make l
 @pytest.fixture(scope="module")
 def clone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What a reader gets: the tracked files, as they are now."""
-    folder = tmp_path_factory.mktemp("readme") / "asof"
+    folder = tmp_path_factory.mktemp("readme") / FOLDER / "asof"
     tracked = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     for name in filter(None, tracked.split("\0")):
         target = folder / name
         target.parent.mkdir(parents=True, exist_ok=True)
-        if (ROOT / name).is_file():
+        if (ROOT / name).is_symlink():
+            target.symlink_to((ROOT / name).readlink())
+        elif (ROOT / name).is_file():
             target.write_bytes((ROOT / name).read_bytes())
     return folder
 
@@ -54,3 +64,17 @@ def test_every_block_of_the_readme_works(clone: Path) -> None:
     shell.environment["PYTHONPATH"] = str(clone)
 
     assert shell.failures(README) == []
+    for page in MORE:
+        shell = Shell(clone, INSTEAD, SILENT, first_column)
+        shell.environment["PYTHONPATH"] = str(clone)
+        assert shell.failures(ROOT / "docs" / page) == []
+
+
+def test_every_page_with_commands_is_run() -> None:
+    """A page that shows commands is run here, or by a test of its own in tests/."""
+    shown = {p.name for p in (ROOT / "docs").glob("*.md") if any(b["language"] == "console" for b in blocks(p))}
+    named = {
+        name for test in (ROOT / "tests").glob("test_*.py") for name in re.findall(r"([\w-]+\.md)\"", test.read_text())
+    }
+
+    assert shown <= named

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.console_blocks import Shell
+from tests.console_blocks import FOLDER, Shell
 
 ROOT = Path(__file__).resolve().parents[1]
 INSTEAD = {
@@ -47,7 +47,9 @@ def environment(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.timeout(900)
 def test_every_block_of_the_page_works_with_the_wheel_alone(environment: Path, tmp_path: Path) -> None:
     """Outside the checkout, with the wheel's own commands: a repo is made from a file, trained, served, and answers a request."""
-    shell = Shell(tmp_path, INSTEAD)
+    folder = tmp_path / FOLDER
+    folder.mkdir()
+    shell = Shell(folder, INSTEAD)
     shell.environment = {k: v for k, v in shell.environment.items() if not k.startswith("PYTHON")}
     shell.environment["PATH"] = os.pathsep.join([str(environment / "bin"), "/usr/bin", "/bin"])
     where = subprocess.run(
