@@ -23,6 +23,7 @@ from asof.contract import Contract, Source, View
 from asof.errors import AsofError, NotFoundError, SchemaError, SourceError, UsageError
 from asof.instants import format_moment
 from asof.offline.sources import open_files
+from asof.online.codec.events import Pruning
 from asof.repo import Repo
 from asof.tables import Declarations, TableDeclaration, declarations, delta
 from asof.tables.ingest import examine
@@ -98,13 +99,18 @@ class Recording:
         return requests
 
     def chunks(self, most: int) -> list[tuple[int, int]]:
-        """Ranges ``[first, last)`` of rows that can be scored concurrently, because no row reads what another row writes."""
+        """Ranges ``[first, last)`` of rows that can be scored concurrently: no row reads what another row writes, or needs what is dropped.
+
+        What became known until the last row of a range is fed before its first row is scored. The online store then drops events
+        that only reads more than :attr:`Pruning.slack` earlier need, so a range is no longer than that.
+        """
         joins = [(k.column, k.request) for v in self.contract.views for k in v.join_keys]
         if not all(v.join_keys for v in self.contract.views):
             most = 1  # a view without keys: every row is read by every other
         reads = list(zip(*(_of(c, self.scored.rows, r) for c, r in joins), strict=True))
         writes = list(zip(*(_of(c, self.scored.rows, c) for c, _ in joins), strict=True))
-        return _runs(reads, writes, most, self.scored.rows.num_rows, self._overwritten())
+        reach = min((Pruning.of(v).slack for v in self.contract.views if v.windowed), default=None)
+        return _runs(reads, writes, most, self.scored.moments.tolist(), reach, self._overwritten())
 
     def _overwritten(self) -> frozenset[int]:
         """Rows to score before which a row of a plain view is fed: it replaces a row that earlier moments read."""
@@ -307,21 +313,22 @@ def _check_columns(contract: Contract, scored: TimedRows, others: Sequence[str])
 
 
 def _runs(
-    reads: Sequence[tuple[Any, ...]], writes: Sequence[tuple[Any, ...]], most: int, rows: int,
-    breaks: frozenset[int] = frozenset(),
+    reads: Sequence[tuple[Any, ...]], writes: Sequence[tuple[Any, ...]], most: int, moments: Sequence[int],
+    reach: int | None, breaks: frozenset[int] = frozenset(),
 ) -> list[tuple[int, int]]:  # fmt: skip
-    if not rows:
+    if not moments:
         return []
     runs, first = [], 0
     written: set[Any] = set()
-    for position in range(rows):
+    for position, moment in enumerate(moments):
         mine = reads[position] if reads else ()
-        if position - first >= most or (position in breaks and position > first) or not written.isdisjoint(mine):
+        full = position - first >= most or (reach is not None and moment - moments[first] > reach)
+        if full or (position in breaks and position > first) or not written.isdisjoint(mine):
             runs.append((first, position))
             first = position
             written.clear()
         written.update(w for w in (writes[position] if writes else ()) if w[1] is not None)
-    return [*runs, (first, rows)]
+    return [*runs, (first, len(moments))]
 
 
 def _of(column: str, rows: pa.Table, name: str) -> list[tuple[str, Any]]:

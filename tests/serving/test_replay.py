@@ -194,10 +194,13 @@ def test_an_empty_span_and_a_file_without_rows_in_it_are_refused(settings: RepoS
     assert (nothing.returncode, "no rows between" in nothing.stderr) == (3, True)
 
 
-def recording(contract: Contract, machine: list[int | None], site: list[str | None]) -> Recording:
-    """A recording of rows with these keys."""
+def recording(
+    contract: Contract, machine: list[int | None], site: list[str | None], moments: list[int] | None = None
+) -> Recording:
+    """A recording of rows with these keys, by default of one microsecond after another."""
     rows = pa.table({"machine_id": pa.array(machine, pa.int64()), "site": pa.array(site, pa.string())})
-    return Recording(contract, TimedRows("readings", rows, np.arange(len(machine))), (), "reading_id", "read_at")
+    at = np.arange(len(machine)) if moments is None else np.array(moments)
+    return Recording(contract, TimedRows("readings", rows, at), (), "reading_id", "read_at")
 
 
 @given(
@@ -217,3 +220,14 @@ def test_rows_scored_side_by_side_do_not_read_each_other(keys: list[tuple[int | 
             assert len(held) == len(set(held))
         if last < len(keys) and last - first < most:
             assert any(keys[last][c] is not None and keys[last][c] in {k[c] for k in keys[first:last]} for c in (0, 1))
+
+
+@given(hours=st.lists(st.integers(0, 400), min_size=1, max_size=40))
+def test_rows_scored_side_by_side_need_nothing_that_was_dropped(hours: list[int]) -> None:
+    """A chunk spans no more time than the online store keeps events beyond the longest window, and no less than it may."""
+    moments = [h * 3_600_000_000 for h in sorted(hours)]
+    slack = 7 * 24 * 3_600_000_000 // 8
+    chunks = recording(machines(), [*range(len(hours))], [None] * len(hours), moments).chunks(256)
+    assert [i for first, last in chunks for i in range(first, last)] == list(range(len(hours)))
+    assert all(moments[last - 1] - moments[first] <= slack for first, last in chunks)
+    assert all(moments[last] - moments[first] > slack for first, last in chunks if last < len(hours))
