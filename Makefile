@@ -4,7 +4,7 @@
 
 .DEFAULT_GOAL := help
 .DELETE_ON_ERROR:
-.PHONY: help demo test lint docs bench laws lock clean
+.PHONY: help demo examples test lint docs bench laws lock clean
 
 PYTHON ?=
 VENV := .venv
@@ -15,6 +15,7 @@ PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --no-in
 
 help:  ## Say what can be made (this text)
 	@echo "make demo [DATA=FILE] [SMALL=1]   run the whole loop once, on simulated data or on FILE, into ./demo"
+	@echo "make examples [EXAMPLE=NAME] [SMALL=1]   run the loop on each of examples/, or on one, into build/examples"
 	@echo "make test                         run all tests"
 	@echo "make laws                         run the laws that every store must obey, with many more random cases"
 	@echo "make lint                         ruff with all rules, mypy strict, the import contracts"
@@ -25,6 +26,9 @@ help:  ## Say what can be made (this text)
 
 demo: $(READY)
 	@$(RUN) -m asof demo --into demo $(if $(DATA),--data "$(DATA)") $(if $(SMALL),--small)
+
+examples: $(READY_DEV)
+	@$(RUN) -m examples $(EXAMPLE) $(if $(SMALL),--small)
 
 test: $(READY_DEV)
 	@$(RUN) -m pytest
@@ -50,7 +54,7 @@ LOCK := uv pip compile --quiet --universal --python-version 3.11 --generate-hash
 
 # What runs is locked at the versions that were tested.
 lock:
-	@$(LOCK) --extra dev --extra docs --output-file requirements-dev.lock
+	@$(LOCK) --extra dev --extra docs --extra examples --output-file requirements-dev.lock
 	@$(LOCK) --extra install --constraint requirements-dev.lock --output-file requirements.lock
 
 clean:

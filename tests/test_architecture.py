@@ -142,7 +142,7 @@ def test_packages_are_imported_inside_asof() -> None:
     """Nothing imports training, serving or monitoring by names that a user's own code may have."""
     outside = [
         (_name(path), module)
-        for path in _modules(*PACKAGES, "feature_repo", "benchmarks", "tests", "deploy", "docs")
+        for path in _modules(*PACKAGES, "feature_repo", "examples", "benchmarks", "tests", "deploy", "docs")
         for module in _imports(path)
         if module.split(".")[0] in set(PACKAGES) - {"asof"}
     ]
@@ -218,7 +218,7 @@ def test_only_the_example_knows_its_domain() -> None:
 
 def test_things_stay_small() -> None:
     """A module has at most 400 lines of code and a function body at most 40."""
-    paths = _modules(*PACKAGES, "feature_repo", "benchmarks", "deploy", "docs")
+    paths = _modules(*PACKAGES, "feature_repo", "examples", "benchmarks", "deploy", "docs")
     functions = [
         (_name(path), node.name, _body_lines(node))
         for path in paths
@@ -232,7 +232,11 @@ def test_things_stay_small() -> None:
 
 def test_modules_are_named_after_what_they_are() -> None:
     """No module is named utils, common, helpers, base or manager."""
-    names = [p for p in _modules(*PACKAGES, "feature_repo", "benchmarks", "tests") if FORBIDDEN_NAMES.fullmatch(p.stem)]
+    names = [
+        p
+        for p in _modules(*PACKAGES, "feature_repo", "examples", "benchmarks", "tests")
+        if FORBIDDEN_NAMES.fullmatch(p.stem)
+    ]
 
     assert not [_name(p) for p in names]
 
@@ -255,7 +259,7 @@ def test_modules_say_what_they_are_for() -> None:
     """Every module that holds code has a docstring."""
     trees = {
         _name(path): ast.parse(path.read_text())
-        for path in _modules(*PACKAGES, "feature_repo", "benchmarks", "deploy", "docs", "tests")
+        for path in _modules(*PACKAGES, "feature_repo", "examples", "benchmarks", "deploy", "docs", "tests")
     }
 
     assert not [name for name, tree in trees.items() if tree.body and not ast.get_docstring(tree)]

@@ -39,7 +39,7 @@ def test_what_runs_is_locked_at_the_tested_versions() -> None:
 def test_each_lock_holds_what_it_is_for() -> None:
     """The lock of what runs has every declared dependency and no test tool; the other has everything."""
     assert declared("install") <= names(RUNS)
-    assert declared("install", "dev", "docs") <= names(TESTS)
+    assert declared("install", "dev", "docs", "examples") <= names(TESTS)
     assert not names(RUNS) & {
         "pytest",
         "hypothesis",
@@ -48,6 +48,7 @@ def test_each_lock_holds_what_it_is_for() -> None:
         "mkdocs",
         "mkdocs-material",
         "ibis-framework",
+        *declared("examples") - declared(),
     }
 
 
@@ -59,7 +60,9 @@ def test_locks_name_no_registry(lock: Path) -> None:
     assert not re.search(r"://|index-url|find-links|^[^#]* @ ", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize(("target", "dev"), [("demo", False), ("test", True), ("lint", True), ("docs", True)])
+@pytest.mark.parametrize(
+    ("target", "dev"), [("demo", False), ("examples", True), ("test", True), ("lint", True), ("docs", True)]
+)
 def test_targets_install_what_they_need(target: str, dev: bool) -> None:
     """`make demo` installs requirements.lock alone; `make test` and its like add requirements-dev.lock."""
     said = subprocess.run(
