@@ -269,7 +269,15 @@ def _chosen(views: dict[str, View], names: tuple[str, ...]) -> list[View]:
     for name in names:
         if name not in views:
             raise NotFoundError("feature view", name, views)
-    return [view for view in views.values() if (view.name in names if names else view.online)]
+    found = [view for view in views.values() if (view.name in names if names else view.online)]
+    if not found:
+        held = (
+            f"{len(views)} feature views are applied, all with online=False" if views else "no feature view is applied"
+        )
+        raise UsageError(
+            f"{held}, so there is nothing to materialize; expected one with online=True: declare it and run `asof apply`"
+        )
+    return found
 
 
 def _start(view: View, end: int) -> int:

@@ -77,7 +77,16 @@ class RepoOutline:
     @property
     def entity_names(self) -> dict[str, str]:
         """Key column -> name of its entity."""
-        return {key: stem(key, self.keys) for key in self.keys}
+        return {key: plain_name(stem(key, self.keys)) for key in self.keys}
+
+    @property
+    def words(self) -> dict[str, str]:
+        """Column -> how features that are made from it are called: a Python name that no other column has."""
+        found: dict[str, str] = {}
+        for name in self.columns:
+            word = name if name.isidentifier() else plain_name(name)
+            found[name] = word if word not in found.values() else f"{word}_{len(found)}"
+        return found
 
     def derived(self, wanted: str) -> str:
         """A name for a derived column that no column has."""
@@ -165,7 +174,8 @@ def _view(outline: RepoOutline, key: str, table: str, label: str) -> tuple[str, 
         if label
         else [(c, w) for c in outline.numbers[:AVERAGED] for w in (middle, long)]
     )
-    found = [(f"{entity}_{c}_mean_{w}", "Float64", c, "mean", w) for c, w in means]
+    words = outline.words
+    found = [(f"{entity}_{words[c]}_mean_{w}", "Float64", c, "mean", w) for c, w in means]
     if not label:
         found = [
             *((f"{entity}_count_{w}", "Int64", outline.id or key, "count", w) for w in (short, middle, long)),
@@ -188,7 +198,7 @@ def _view(outline: RepoOutline, key: str, table: str, label: str) -> tuple[str, 
 def _now(outline: RepoOutline) -> str:
     types = {n: "Int64" if outline.columns[n].startswith("int") else "Float64" for n in outline.numbers}
     given = [f"        Field(name={_q(n)}, dtype={t})," for n, t in types.items()]
-    made = [f"        Field(name={_q(f'{n}_now')}, dtype={t})," for n, t in types.items()]
+    made = [f"        Field(name={_q(f'{outline.words[n]}_now')}, dtype={t})," for n, t in types.items()]
     return _ROW.substitute(
         moment=_q(outline.event_time),
         given="\n".join([*given, ""]).lstrip("\n"),
@@ -197,7 +207,7 @@ def _now(outline: RepoOutline) -> str:
 
 
 def _functions(outline: RepoOutline) -> str:
-    lines = "".join(f"        {_q(f'{n}_now')}: list(inputs[{_q(n)}]),\n" for n in outline.numbers)
+    lines = "".join(f"        {_q(f'{outline.words[n]}_now')}: list(inputs[{_q(n)}]),\n" for n in outline.numbers)
     return _FUNCTIONS.substitute(lines=lines, moment=_q(outline.event_time))
 
 

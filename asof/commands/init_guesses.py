@@ -87,11 +87,7 @@ class SampleRows:
         if frame.is_empty():
             raise SourceError(f"{path} has no rows; expected a file of events, one in each row")
         types = {field.name: declared_name(field.type) for field in frame.head(0).to_arrow().schema}
-        left_out = {
-            name: f"a table holds no {frame.schema[name]}" if dtype is None else "its name is no plain word"
-            for name, dtype in types.items()
-            if dtype is None or not name.isidentifier()
-        }
+        left_out = {name: f"a table holds no {frame.schema[name]}" for name, dtype in types.items() if dtype is None}
         kept = {name: dtype for name, dtype in types.items() if name not in left_out and dtype is not None}
         columns = {name: _column(frame[name], dtype) for name, dtype in kept.items()}
         moments = [pl.col(c.name).cast(pl.Datetime("us", _zone(frame[c.name]))) for c in columns.values() if c.moment]

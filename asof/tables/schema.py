@@ -57,7 +57,7 @@ _CONSTRAINT = re.compile(
     rf"\s*,?\s*(?:(?P<op>>=|<=|>|<)\s*(?P<bound>{_NUMBER})|in\s+(?P<low>{_NUMBER})\s*\.\.\s*(?P<high>{_NUMBER})"
     r"|in\s+\{(?P<names>[^}]*)\}|(?P<word>required|zoned))"
 )
-_DERIVATION = re.compile(r"\s*(?P<source>\w+)\s*(?P<sign>[+-])\s*(?P<span>.+)")
+_DERIVATION = re.compile(r"\s*(?P<source>\S(?:.*[^\s+-])?)\s*(?P<sign>[+-])\s*(?P<span>\d[^+-]*)")
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
 _TAGS = (EVENT_ID_TAG, "asof.future", "asof.quarantine")
