@@ -265,6 +265,22 @@ def _registry(repo: Repo) -> Iterator[CheckResult]:
     yield CheckResult("registry", bool(services), found, "" if services else "asof apply")
 
 
+def _definitions(repo: Repo) -> Iterator[CheckResult]:
+    from asof.tables.declarations import declarations
+    from asof.tables.definition_check import definition_faults
+
+    registry = registry_file(repo.settings)
+    if registry is not None and not registry.is_file():
+        return
+    held = declarations(repo)
+    faults = definition_faults(held.tables, held.views, repo.path)
+    for fault in faults:
+        yield CheckResult(fault.definition, fine=False, found=fault.problem, advice="correct it, then asof apply")
+    if not faults:
+        found = f"{len(held.views)} views and {len(held.tables)} tables fit the files that exist"
+        yield CheckResult("definitions", fine=True, found=found)
+
+
 def _contracts(repo: Repo) -> Iterator[CheckResult]:
     from asof.online import Reader
 
@@ -313,6 +329,7 @@ REPO: dict[str, Callable[[Repo], Iterator[CheckResult]]] = {
     "paths": _paths,
     "Redis": _online,
     "registry": _registry,
+    "definitions": _definitions,
     "contracts": _contracts,
     "models": _bundles,
 }

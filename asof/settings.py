@@ -101,6 +101,11 @@ class RepoSettings:
         return self.data / "predictions"
 
     @property
+    def bentoml(self) -> Path:
+        """The BentoML home in use, which holds built services: ``$BENTOML_HOME``, or the repo's own."""
+        return Path(os.environ.get("BENTOML_HOME") or self.data / "bentoml").resolve()
+
+    @property
     def profiles(self) -> Path:
         """Profiles (whylogs) of prediction logs: ``<model>/*.bin``."""
         return self.data / "profiles"

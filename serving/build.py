@@ -63,14 +63,9 @@ class BuiltService:
     home: Path
 
 
-def bentoml_home(settings: RepoSettings) -> Path:
-    """The BentoML home in use: ``$BENTOML_HOME``, or the repo's own."""
-    return Path(os.environ.get("BENTOML_HOME") or settings.data / "bentoml").resolve()
-
-
 def use_home(settings: RepoSettings) -> Path:
-    """Make BentoML use :func:`bentoml_home` and send no usage data. Call it before BentoML is imported."""
-    home = bentoml_home(settings)
+    """Make BentoML use the home of ``settings`` and send no usage data. Call it before BentoML is imported."""
+    home = settings.bentoml
     home.mkdir(parents=True, exist_ok=True)
     os.environ["BENTOML_HOME"] = str(home)
     os.environ["BENTOML_DO_NOT_TRACK"] = "True"
@@ -101,7 +96,7 @@ def find(settings: RepoSettings, model: str, version: str | None = None) -> Path
         UsageError: The model has not been built.
         NotFoundError: That version has not been built.
     """
-    store = bentoml_home(settings) / "bentos" / _name(model)
+    store = settings.bentoml / "bentos" / _name(model)
     built = {p.name: p for p in store.iterdir() if (p / "bento.yaml").is_file()} if store.is_dir() else {}
     if not built:
         raise UsageError(f"no service of model {model!r} was built; run `asof build {model}` first")

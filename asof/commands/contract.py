@@ -19,7 +19,8 @@ _SIGNS = {"add": "+", "change": "~", "remove": "-"}
 def plan(ctx: click.Context) -> None:
     """Show what `asof apply` would change and which trained models that would break.
 
-    Changes nothing. The exit code is 0 even if models would break.
+    Changes nothing. Also shows the definitions that do not fit their tables, and what `asof apply` would refuse without --force. The
+    exit code is 0 even if there is something of the kind.
 
     Example: asof plan
     """
@@ -28,15 +29,18 @@ def plan(ctx: click.Context) -> None:
 
 
 @click.command()
+@click.option("--force", is_flag=True, help="Apply although that breaks a version that is served.")
 @click.pass_context
-def apply(ctx: click.Context) -> None:
+def apply(ctx: click.Context, force: bool) -> None:
     """Register the repo's definitions and show what changed.
 
-    Does what `feast apply` does, which also prepares the online store.
+    Does what `feast apply` does, which also prepares the online store. Nothing is applied if a definition does not fit the table or
+    file that it reads (exit code 2), or if stored values would change that a served version of a model reads (exit code 1). Served
+    are the version of each model that was built last, and those with predictions in the last 7 days.
 
     Example: asof apply
     """
-    found = apply_definitions(Repo.open(repo_option(ctx)))
+    found = apply_definitions(Repo.open(repo_option(ctx)), force=force)
     emit(found.to_dict(), _told(found, "applied"))
 
 
@@ -46,6 +50,7 @@ def _told(found: ApplyPlan, what: str) -> str:
     lines.append(
         f"{count} change{'s' if count != 1 else ''} {what}" if count else f"nothing {what}: the registry is up to date"
     )
+    lines += [f"! {fault}" for fault in found.faults]
     lines += [line for model in found.broken for line in _broken(model)]
     if found.models and not found.broken:
         lines.append(f"{found.models} model version{'s' if found.models != 1 else ''}: all fit")
@@ -57,6 +62,12 @@ def _change(change: RegistryChange) -> list[str]:
 
 
 def _broken(model: BrokenModel) -> list[str]:
-    newest = " (newest)" if model.newest else ""
+    marks = [*(["newest"] if model.newest else []), *([model.served] if model.served else [])]
+    newest = f" ({', '.join(marks)})" if marks else ""
     lines = [f"! model {model.model} {model.version}{newest} does not fit service {model.service}; train it again"]
-    return [*lines, *(f"    {name}: {'; '.join(why)}" for name, why in model.features.items())]
+    lines += [f"    {name}: {'; '.join(why)}" for name, why in model.features.items()]
+    if model.breaks:
+        lines.append(
+            f"    it is served, and what it reads would change ({model.told_breaks}): `asof apply` needs --force"
+        )
+    return lines

@@ -7,7 +7,7 @@ the two tables. A caller that needs another comparison chooses other facts.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from asof.contract.definitions import NUMERIC_TYPES, Contract, Field, OnDemandView, View, view_fingerprint
 from asof.instants import format_span
@@ -50,6 +50,21 @@ def feature_changes(old: Contract, new: Contract | None) -> dict[str, tuple[str,
 def view_changes(old: View, new: View) -> tuple[str, ...]:
     """What differs between two states of one view, a line each."""
     return changes(dict(_view_facts(old)), dict(_view_facts(new)))
+
+
+def stored_changes(contract: Contract, views: Mapping[str, View]) -> dict[str, tuple[str, ...]]:
+    """View that ``contract`` reads -> what is different about the values it reads in ``views`` (by name); equal views are left out.
+
+    On-demand functions do not count: a trained model carries its own.
+    """
+    found: dict[str, tuple[str, ...]] = {}
+    for view in contract.views:
+        needed, now = contract.stored(view), views.get(view.name)
+        after = {} if now is None else dict(_stored_values(now, needed))
+        lines = ("is gone",) if now is None else changes(dict(_stored_values(view, needed)), after)
+        if lines:
+            found[view.name] = tuple(dict.fromkeys([*found.get(view.name, ()), *lines]))
+    return found
 
 
 def applied_changes(contract: Contract, applied: Mapping[str, str]) -> list[str]:
@@ -122,6 +137,17 @@ def _view_facts(view: View) -> Iterator[tuple[str, str]]:
         yield f"window {window.name}", f"{window.function}({window.column}) over {format_span(window.window)}"
     for item in view.features:
         yield f"feature {item.name}", item.dtype
+
+
+def _stored_values(view: View, needed: Sequence[str]) -> Iterator[tuple[str, str]]:
+    """What the stored values of the ``needed`` features depend on, whatever names requests give to the keys."""
+    wanted = {f"{kind} {name}" for kind in ("window", "feature") for name in needed}
+    for label, text in _view_facts(view):
+        if label in wanted or not label.startswith(("window ", "feature ", "field mapping", "keys")):
+            yield label, text
+    yield "keys", ", ".join(sorted(f"{k.column} {k.dtype}" for k in view.join_keys)) or "none"
+    for name in () if view.windowed else needed:
+        yield f"column of {name}", view.source.column(name)
 
 
 def _ages(view: View) -> Iterator[tuple[str, str]]:

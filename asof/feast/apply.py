@@ -9,26 +9,35 @@ model is broken only by a change of a value that it was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from contextlib import suppress
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack, suppress
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from asof import bundle
 from asof.contract import Contract, View
 from asof.contract.cache import registry_file
-from asof.contract.diff import changes, feature_changes, view_changes
-from asof.errors import AsofError
+from asof.contract.diff import changes, feature_changes, stored_changes, view_changes
+from asof.errors import AsofError, CheckFailedError, SchemaError
 from asof.feast import definition_files
 from asof.feast.calls import feast_call
 from asof.repo import Repo
+from asof.served import served_versions
+from asof.settings import RepoSettings
 from asof.tables.declarations import declarations
+from asof.tables.definition_check import DefinitionFault, definition_faults
 
 if TYPE_CHECKING:
     from feast.repo_contents import RepoContents
 
+    from asof.tables.schema import TableDeclaration
+
 Action = Literal["add", "change", "remove"]
+
+UNREADABLE = "?"
+"""Stands for the service of a bundle that cannot be read."""
 
 _VIEW_KINDS = frozenset({"feature view", "stream feature view"})
 _VIEW_WORDS = frozenset({"description", "tags", "owner", "org", "online", "offline", "version"})
@@ -55,6 +64,8 @@ class BrokenModel:
         newest: Whether that is the newest version.
         service: The feature service that it was trained with.
         features: Feature -> what changed about it.
+        served: How the version is known to be served; empty where it is not.
+        breaks: View that it reads -> what would change about the stored values, if it is served and the view as registered still fits.
     """
 
     model: str
@@ -62,6 +73,13 @@ class BrokenModel:
     newest: bool
     service: str
     features: dict[str, tuple[str, ...]]
+    served: str = ""
+    breaks: dict[str, tuple[str, ...]] = field(default_factory=dict)
+
+    @property
+    def told_breaks(self) -> str:
+        """:attr:`breaks` in words."""
+        return ", ".join(f"view {view}: {', '.join(why)}" for view, why in self.breaks.items())
 
 
 @dataclass(frozen=True)
@@ -70,11 +88,13 @@ class ApplyPlan:
 
     Attributes:
         changes: Objects of the registry.
+        faults: Definitions that do not fit their tables; applying is refused while there is one.
         broken: Models that do not fit what is declared.
         models: Number of model versions checked.
     """
 
     changes: tuple[RegistryChange, ...]
+    faults: tuple[DefinitionFault, ...]
     broken: tuple[BrokenModel, ...]
     models: int
 
@@ -85,10 +105,11 @@ class ApplyPlan:
 
 @dataclass
 class Declared:
-    """The repo's current definitions, compiled."""
+    """The repo's current definitions, compiled, and the views that are registered (see :func:`_applied_views`)."""
 
-    contents: RepoContents
     views: dict[str, View]
+    applied: dict[str, View | None]
+    tables: dict[str, TableDeclaration]
     services: dict[str, Contract] = field(default_factory=dict)
 
 
@@ -98,34 +119,65 @@ def plan(repo: Repo) -> ApplyPlan:
     Raises:
         SettingsError: A definition is wrong.
     """
-    registry = registry_file(repo.settings)
-    new = registry is not None and not registry.exists()
-    try:
+    with ExitStack() as afterwards:
+        afterwards.callback(_removal_of_new_registry(repo))
         return _plan(repo)
-    finally:
-        if registry is not None and new:
-            registry.unlink(missing_ok=True)  # Feast creates an empty registry when it reads one
 
 
-def apply(repo: Repo) -> ApplyPlan:
+def apply(repo: Repo, *, force: bool = False) -> ApplyPlan:
     """Register the definitions through Feast's own apply; returns what it changed.
+
+    Args:
+        repo: The feature repo.
+        force: Apply although that breaks a version that is served.
 
     Raises:
         SettingsError: A definition is wrong; nothing was changed.
+        SchemaError: A definition does not fit its table; nothing was changed.
+        CheckFailedError: It would break a version that is served; nothing was changed.
         OnlineStoreError: The online store could not be prepared.
     """
     from feast.repo_operations import apply_total_with_repo_instance
 
-    done = _plan(repo)
+    with ExitStack() as refused:
+        refused.callback(_removal_of_new_registry(repo))
+        done = _plan(repo)
+        _refuse_faults(done.faults)
+        if not force:
+            _refuse_broken([b for b in done.broken if b.breaks])
+        refused.pop_all()
     with feast_call("applying", repo=repo.path), definition_files.inside(repo.path):
         contents = definition_files.parse(repo.settings)
         apply_total_with_repo_instance(
-            repo.store, repo.settings.project, repo.store.registry, contents, skip_source_validation=False
-        )
+            repo.store, repo.settings.project, repo.store.registry, contents, skip_source_validation=True
+        )  # the sources were checked by the plan
         _register_left_out(repo, contents)
     fill_caches(repo)
     repo.settings.hide_data_from_feast()
     return done
+
+
+def _removal_of_new_registry(repo: Repo) -> Callable[[], None]:
+    """What removes the registry's file if there is none now: Feast creates an empty one when it reads it."""
+    registry = registry_file(repo.settings)
+    if registry is None or registry.exists():
+        return lambda: None
+    return partial(registry.unlink, missing_ok=True)
+
+
+def _refuse_faults(faults: Sequence[DefinitionFault]) -> None:
+    if faults:
+        told = faults[0] if len(faults) == 1 else "; ".join(f"({i}) {fault}" for i, fault in enumerate(faults, 1))
+        raise SchemaError(f"nothing was applied, because definitions do not fit their tables: {told}")
+
+
+def _refuse_broken(broken: Sequence[BrokenModel]) -> None:
+    if broken:
+        told = "; ".join(f"{b.model} {b.version} ({b.served}): {b.told_breaks}" for b in broken)
+        raise CheckFailedError(
+            f"nothing was applied, because it would break what is served: {told}; declare the change as a view of another name and "
+            "train with that, or apply with --force, then train, build and deploy again"
+        )
 
 
 def fill_caches(repo: Repo) -> None:
@@ -156,7 +208,24 @@ def broken_models(models: Path, services: Mapping[str, Contract]) -> tuple[tuple
 def _plan(repo: Repo) -> ApplyPlan:
     declared, changes = _compare(repo)
     broken, models = broken_models(repo.settings.models, declared.services)
-    return ApplyPlan(changes, broken, models)
+    broken = _judged(broken, repo.settings, declared)
+    faults = definition_faults(declared.tables, declared.views.values(), repo.path)
+    return ApplyPlan(changes, faults, broken, models)
+
+
+def _judged(broken: Sequence[BrokenModel], settings: RepoSettings, declared: Declared) -> tuple[BrokenModel, ...]:
+    """``broken``, with how each is served, and what would break that."""
+    served = {model: served_versions(settings, model) for model in sorted({b.model for b in broken})}
+    applied = {name: view for name, view in declared.applied.items() if view is not None}
+    judged = []
+    for version in broken:
+        how, breaks = served[version.model].get(version.version, ""), {}
+        if how and version.service != UNREADABLE:
+            contract = bundle.Bundle.open(settings.models / version.model / version.version, verify=False).contract
+            before, after = stored_changes(contract, applied), stored_changes(contract, declared.views)
+            breaks = {view: why for view, why in after.items() if view not in before}
+        judged.append(replace(version, served=how, breaks=breaks))
+    return tuple(judged)
 
 
 def _compare(repo: Repo) -> tuple[Declared, tuple[RegistryChange, ...]]:
@@ -164,8 +233,7 @@ def _compare(repo: Repo) -> tuple[Declared, tuple[RegistryChange, ...]]:
         contents = definition_files.parse(repo.settings)
         difference, _, _ = repo.store.plan(contents)
         declared = _compile(repo, contents)
-        applied = _applied_views(repo)
-    return declared, _changes(difference, declared.views, applied)
+    return declared, _changes(difference, declared.views, declared.applied)
 
 
 def _compile(repo: Repo, contents: RepoContents) -> Declared:
@@ -176,8 +244,7 @@ def _compile(repo: Repo, contents: RepoContents) -> Declared:
     every: list[Any] = [*stored, *contents.on_demand_feature_views]
     services = {s.name: compile_service(s, every, repo.settings.project, repo.path) for s in contents.feature_services}
     views = {v.name: compile_view(v) for v in stored}
-    compile_tables(contents.data_sources, views.values())
-    return Declared(contents, views, services)
+    return Declared(views, _applied_views(repo), compile_tables(contents.data_sources, views.values()), services)
 
 
 def _applied_views(repo: Repo) -> dict[str, View | None]:
@@ -234,7 +301,7 @@ def _broken(path: Path, services: Mapping[str, Contract]) -> tuple[str, dict[str
     try:
         contract = bundle.Bundle.open(path, verify=False).contract
     except (AsofError, OSError) as error:
-        return "?", {"(all)": (str(error),)}
+        return UNREADABLE, {"(all)": (str(error),)}
     return contract.service, feature_changes(contract, services.get(contract.service))
 
 

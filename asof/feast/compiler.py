@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from feast import FeatureService, FeatureView, FileSource, OnDemandFeatureView, StreamFeatureView
 from feast.data_format import DeltaFormat
-from feast.feature_view import DUMMY_ENTITY_ID
+from feast.feature_view import DUMMY_ENTITY_ID, DUMMY_ENTITY_NAME
 
 from asof.contract import (
     EVENT_ID_TAG,
@@ -67,6 +67,7 @@ def compile_view(view: FeatureView, projection: FeatureViewProjection | None = N
     used = projection if projection is not None else view.projection
     aggregations = _aggregations(view)
     keys = {c.name for c in view.entity_columns}
+    _check_keys(view)
     fields = tuple(
         _field(f) for f in view.features if f.name not in keys
     )  # a registered stream view lists its keys again
@@ -318,6 +319,17 @@ def _join_keys(view: FeatureView | OnDemandFeatureView, renamed: Mapping[str, st
                 "declare its entity's value_type, or make a text of it"
             )
     return keys
+
+
+def _check_keys(view: FeatureView) -> None:
+    """Refuse a view with entities whose keys Feast found neither in its schema nor in its source; it would have no keys at all."""
+    entities = [name for name in view.entities if name != DUMMY_ENTITY_NAME]
+    found = [c.name for c in view.entity_columns if c.name != DUMMY_ENTITY_ID]
+    if len(found) < len(entities):
+        raise SettingsError(
+            f"view {view.name!r} has the entities {', '.join(entities)} and only the keys {', '.join(found) or '(none)'}: its schema and its "
+            "source have no column for the rest; name an existing column in the entity's join_keys, or declare the key in the view's schema"
+        )
 
 
 def _source(view: FeatureView) -> Source:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import difflib
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urlparse
@@ -88,50 +89,103 @@ def locate(path: str, repo: Path) -> Path:
     return local if local.is_absolute() else repo / local
 
 
+@dataclass(frozen=True, slots=True)
+class Misfit:
+    """A declared column that the source lacks or holds in another type.
+
+    Attributes:
+        owner: What declares it, such as "view 'spending'".
+        source: Name of the source.
+        path: Path of the source, as declared.
+        column: The column, as spelled in the files.
+        declared: What it is declared as: a type, or words such as "a timestamp".
+        found: Its type in the files; None where there is no such column.
+        columns: The columns of the files.
+    """
+
+    owner: str
+    source: str
+    path: str
+    column: str
+    declared: str
+    found: str | None
+    columns: tuple[str, ...]
+
+    def __str__(self) -> str:
+        """What is declared, what is there, and what to do."""
+        if len(alike := _alike(self.column, self.columns)) > 1:
+            return (
+                f"{self.owner} reads column {self.column!r} of source {self.source!r}, but {self.path} has {' and '.join(alike)}, "
+                "which DuckDB and Delta cannot tell apart; rename all but one"
+            )
+        if self.found is not None:
+            return (
+                f"column {self.column!r} of source {self.source!r} is {self.found}, but {self.owner} declares it as {self.declared}; "
+                f"declare what {self.path} holds, or write the column anew"
+            )
+        close = closest(self.column, self.columns)
+        hint = f"did you mean {close!r}?" if close else "name another column, or add it to the files;"
+        return (
+            f"{self.owner} declares {self.column!r} as {self.declared}, but source {self.source!r} has no column {self.column!r}; "
+            f"{hint} {self.path} has {', '.join(self.columns)}"
+        )
+
+
+def _alike(name: str, columns: Sequence[str]) -> list[str]:
+    """The columns whose names differ from ``name`` at most in upper and lower case."""
+    return [c for c in columns if c.casefold() == name.casefold()]
+
+
+def closest(name: str, known: Iterable[str]) -> str | None:
+    """The name of ``known`` that was probably meant by ``name``; upper and lower case count as equal."""
+    spellings = {k.casefold(): k for k in known}
+    close = difflib.get_close_matches(name.casefold(), spellings, n=1)
+    return spellings[close[0]] if close else None
+
+
+def misfits(view: View, schema: pa.Schema, wanted: Sequence[str]) -> list[Misfit]:
+    """What ``schema``, the columns of the view's files, lacks or holds in another type than the ``wanted`` features need."""
+    found: dict[tuple[str, str], Misfit] = {}
+    for column, declared, fitting in _needed(view, wanted):
+        stored = schema.field(column).type if schema.names.count(column) == 1 else None
+        if stored is None or not fitting(stored) or len(_alike(column, schema.names)) > 1:
+            given = None if stored is None else str(stored)
+            found[column, declared if given else ""] = Misfit(
+                f"view {view.name!r}", view.source.name, view.source.path, column, declared, given, tuple(schema.names)
+            )
+    return list(found.values())
+
+
+def _needed(view: View, wanted: Sequence[str]) -> Iterator[tuple[str, str, Callable[[pa.DataType], bool]]]:
+    """Each column that the features need, what it is declared as, and whether a type is that."""
+    source = view.source
+    for time in (source.timestamp_field, source.created_timestamp_column):
+        if time:
+            yield time, "a timestamp", is_moment
+    for key in view.join_keys:
+        yield source.column(key.column), key.dtype, partial(fits, key.dtype)
+    for window in view.aggregations:
+        if window.column:
+            defined = partial(is_aggregable, function=window.function)
+            takes = "numbers" if window.function in {"sum", "mean", "std", "var"} else "numbers, moments and texts"
+            yield source.column(window.column), f"the input of {window.function}, which takes {takes}", defined
+    for name in () if view.windowed else wanted:
+        dtype = view.feature(name).dtype
+        yield source.column(name), dtype, partial(fits, dtype)
+
+
 def check_view(view: View, files: SourceFiles, wanted: Sequence[str]) -> None:
     """Check that a view's source has the columns that the ``wanted`` features need, with fitting types.
 
     Raises:
-        SourceError: It is empty, lacks a column, or a column has another type.
+        SourceError: It is empty, or columns are missing or have other types; all of them are named.
     """
     if not files.rows:
         raise SourceError(
             f"source {files.source!r} of view {view.name!r} has no rows; ingest data before asking for features"
         )
-    source = view.source
-    needed = [source.column(k.column) for k in view.join_keys]
-    times = [source.timestamp_field, *([source.created_timestamp_column] if source.created_timestamp_column else [])]
-    values = {source.column(c) for c in view.event_columns} if view.windowed else {source.column(f) for f in wanted}
-    for name in (*needed, *times, *sorted(values)):
-        if name not in files.schema.names:
-            raise SourceError(
-                f"source {files.source!r} of view {view.name!r} has no column {name!r}; it has {', '.join(files.schema.names)}"
-            )
-    for name in times:
-        if not is_moment(files.schema.field(name).type):
-            raise _mistyped(files, view, name, "a timestamp")
-    _check_values(view, files, wanted)
-
-
-def _check_values(view: View, files: SourceFiles, wanted: Sequence[str]) -> None:
-    types = {name: files.schema.field(name).type for name in files.schema.names}
-    for aggregation in view.aggregations:
-        column = view.source.column(aggregation.column)
-        if aggregation.column and not is_aggregable(types[column], aggregation.function):
-            raise _mistyped(files, view, column, f"something that {aggregation.function} is defined for")
-    for key in view.join_keys:
-        if not fits(key.dtype, types[view.source.column(key.column)]):
-            raise _mistyped(files, view, view.source.column(key.column), key.dtype)
-    for name in () if view.windowed else wanted:
-        if not fits(view.feature(name).dtype, types[view.source.column(name)]):
-            raise _mistyped(files, view, view.source.column(name), view.feature(name).dtype)
-
-
-def _mistyped(files: SourceFiles, view: View, column: str, expected: str) -> SourceError:
-    given = files.schema.field(column).type
-    return SourceError(
-        f"column {column!r} of source {files.source!r} is {given}, but view {view.name!r} declares {expected}"
-    )
+    if found := misfits(view, files.schema, wanted):
+        raise SourceError("; ".join(map(str, found)))
 
 
 def _parquet(name: str, path: Path) -> SourceFiles:
@@ -144,9 +198,11 @@ def _parquet(name: str, path: Path) -> SourceFiles:
             rows += footer.num_rows
         except (pa.ArrowException, OSError) as error:
             reason = str(error).partition("\n")[0]
-            raise SourceError(
-                f"source {name!r}: {file} is no readable Parquet file ({reason}); write it again"
-            ) from None
+            csv = file.name.lower().endswith((".csv", ".csv.gz"))
+            advice = (
+                "declare a Delta table and add the rows of CSV files with `asof ingest`" if csv else "write it again"
+            )
+            raise SourceError(f"source {name!r}: {file} is no readable Parquet file ({reason}); {advice}") from None
     partitions = _partition_columns(path, found)
     schema = _unified(name, schemas, partitions)
     return SourceFiles(name, tuple(str(f) for f in found), schema, rows, partitions, None)
@@ -213,10 +269,13 @@ def _delta(name: str, path: Path, version: int | None) -> SourceFiles:
         raise SourceError(
             f"source {name!r}: {path} has deletion vectors, which readers of its files cannot see; rewrite it without"
         )
-    if version is not None and not all(Path(p).exists() for p in paths):
-        raise SourceError(
-            f"source {name!r}: files of version {version} of {path} were cleaned away; ask for a newer version"
+    if missing := [p for p in paths if not Path(p).exists()]:
+        told = (
+            f"files of version {version} of {path} were cleaned away; ask for a newer version"
+            if version is not None
+            else f"{len(missing)} of the {len(paths)} files of the Delta table at {path} are gone, such as {Path(missing[0]).name}; restore them from a copy"
         )
+        raise SourceError(f"source {name!r}: {told}")
     partitions = tuple(table.metadata().partition_columns)
     return SourceFiles(name, paths, pa.schema(table.schema().to_arrow()), rows, partitions, table.version())
 

@@ -83,7 +83,8 @@ def layout(declaration: TableDeclaration, existing: pa.Schema | None, first: Row
         SchemaError: Nothing is declared and the file says too little, or the declaration contradicts the table.
     """
     if declaration.columns:
-        _agree(declaration, existing)
+        if found := disagreements(declaration, existing):
+            raise SchemaError(f"source {declaration.name!r} {'; '.join(found)}")
         return declaration.columns
     schema = existing if existing is not None else first.table.schema
     if existing is None and not first.typed:
@@ -126,15 +127,15 @@ def check(rows: Rows, declaration: TableDeclaration, columns: Sequence[Column], 
     return _told_apart(rows, pa.table({c.name: values[c.name] for c in columns}), verdict)
 
 
-def _agree(declaration: TableDeclaration, existing: pa.Schema | None) -> None:
-    for column in declaration.columns if existing is not None else ():
-        index = existing.get_field_index(column.name) if existing is not None else -1
-        held = existing.field(index).type if existing is not None and index >= 0 else None
-        if held is not None and declared_name(held) != column.dtype:
-            raise SchemaError(
-                f"source {declaration.name!r} declares {column.name!r} as {column.dtype}, but the table holds {held}; "
-                "declare it as before or start a new table under another path"
-            )
+def disagreements(declaration: TableDeclaration, existing: pa.Schema | None) -> list[str]:
+    """The declared columns that the table holds in another type, a line each."""
+    held = {f.name: f.type for f in existing or ()}
+    return [
+        f"declares {c.name!r} as {c.dtype}, but the table holds {held[c.name]}; "
+        "declare it as before or start a new table under another path"
+        for c in declaration.columns
+        if c.name in held and declared_name(held[c.name]) != c.dtype
+    ]
 
 
 def _check_columns(rows: Rows, declaration: TableDeclaration, columns: Sequence[Column]) -> None:
