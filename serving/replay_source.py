@@ -104,8 +104,9 @@ class Recording:
         What became known until the last row of a range is fed before its first row is scored. The online store then drops events
         that only reads more than :attr:`Pruning.slack` earlier need, so a range is no longer than that.
         """
-        joins = [(k.column, k.request) for v in self.contract.views for k in v.join_keys]
-        if not all(v.join_keys for v in self.contract.views):
+        written = [v for v in self.contract.views if v.source.name == self.scored.table]
+        joins = [(k.column, k.request) for v in written for k in v.join_keys]
+        if not all(v.join_keys for v in written):
             most = 1  # a view without keys: every row is read by every other
         reads = list(zip(*(_of(c, self.scored.rows, r) for c, r in joins), strict=True))
         writes = list(zip(*(_of(c, self.scored.rows, c) for c, _ in joins), strict=True))
