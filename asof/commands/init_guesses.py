@@ -36,7 +36,7 @@ class SampleColumn:
 
     Attributes:
         name: Its name.
-        dtype: The type that a table declares for it: a name of :data:`asof.tables.schema.TYPES`.
+        dtype: The type that a table declares for it.
         distinct: Number of different values.
         nulls: Number of missing values.
         binary: Whether its values are 0 and 1, or false and true, both of them.
@@ -97,7 +97,7 @@ class SampleRows:
         """The column that identifies a row: different in every row, neither a moment nor a fraction."""
         found = [
             c for c in self.columns.values()
-            if c.distinct == self.frame.height and not c.nulls and not c.moment and not c.dtype.startswith(("float", "bool"))
+            if c.distinct == self.frame.height and not c.nulls and not c.moment and not c.dtype.startswith(("float", "bool", "list"))
         ]  # fmt: skip
         return min(found, key=lambda c: not _KEY_NAMES.fullmatch(c.name)).name if found else None
 
@@ -129,7 +129,7 @@ class SampleRows:
         taken = set(without)
         able = [
             c for c in self.columns.values()
-            if c.name not in taken and not c.moment and not c.binary and not c.dtype.startswith(("float", "bool"))
+            if c.name not in taken and not c.moment and not c.binary and not c.dtype.startswith(("float", "bool", "list"))
         ]  # fmt: skip
         named = tuple(c.name for c in able if _KEY_NAMES.fullmatch(c.name))
         repeating = [c for c in able if 1 < c.distinct <= self.frame.height / 2]

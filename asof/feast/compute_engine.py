@@ -271,18 +271,20 @@ def _chosen(view: View, connection: DuckDBPyConnection, files: SourceFiles, inte
 
 def _query(view: View, schema: pa.Schema, table: str) -> str:
     columns = ", ".join(f"{quoted(raw)} AS {quoted(name)}" for raw, name in _columns(view, schema).items())
-    order = f" ORDER BY {_keys(view)}, _asof_ts" if view.windowed and view.join_keys else ""
+    by = [*([_keys(view)] if view.join_keys else []), "_asof_ts", "file_index", "file_row_number"]
+    order = f" ORDER BY {', '.join(by)}" if view.windowed else ""
     return f"SELECT {columns} FROM {table}{order}"
 
 
 def _selection(view: View, scan: str, schema: pa.Schema, interval: Interval) -> str:
-    """SQL for the rows to write: the newest row of each key of a plain view, the events of a windowed one."""
+    """SQL for the rows to write, and their order: the newest row of each key of a plain view, the events of a windowed one."""
     ts = micros_sql(view.source.timestamp_field)
     columns = ", ".join(quoted(raw) for raw in _columns(view, schema))
     newest = newest_sql(view.source, [view.source.column(k.column) for k in view.join_keys])
     reach = view.horizon + Pruning.of(view).slack
     keep = newest if not view.windowed else f"{ts} > {interval.end - reach} OR {newest}"
-    return f"SELECT {columns}, {ts} AS _asof_ts FROM {scan} WHERE {_wanted(view, interval)} QUALIFY {keep}"
+    order = f"{ts} AS _asof_ts, file_index, file_row_number"
+    return f"SELECT {columns}, {order} FROM {scan} WHERE {_wanted(view, interval)} QUALIFY {keep}"
 
 
 def _wanted(view: View, interval: Interval) -> str:

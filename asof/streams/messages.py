@@ -1,6 +1,6 @@
 """Messages of a stream, the interface of a stream, and the encoding of events as JSON.
 
-A message is one event as a JSON object whose fields are the table's columns: numbers, text, true and false; moments as ISO 8601
+A message is one event as a JSON object whose fields are the table's columns: numbers, text, true and false, lists of them; moments as ISO 8601
 text (without an offset: UTC). :func:`encode` makes such texts from rows, :func:`decode` makes rows from them; both work on whole
 batches.
 """
@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -162,6 +163,10 @@ def _plain(column: pa.ChunkedArray) -> list[Any]:
         column = pc.strftime(column.cast(pa.timestamp("us", "UTC")), "%Y-%m-%dT%H:%M:%SZ")
     elif pa.types.is_date(column.type):
         column = column.cast(pa.string())
+    elif pa.types.is_list(column.type):
+        elements = iter(_plain(pc.list_flatten(column)))
+        lengths = pc.list_value_length(column).to_pylist()
+        return [None if n is None else list(islice(elements, n)) for n in lengths]
     values: list[Any] = column.to_pylist()
     if pa.types.is_floating(column.type):
         return [None if v is None or v != v else v for v in values]

@@ -20,7 +20,7 @@ from asof.errors import SchemaError
 from asof.instants import format_span
 from asof.tables.conversion import convert, declared_name
 from asof.tables.reading import Rows
-from asof.tables.schema import Column, TableDeclaration
+from asof.tables.schema import LISTS, Column, TableDeclaration
 
 BROKEN = "not a row: wrong number of cells"
 
@@ -91,10 +91,13 @@ def layout(declaration: TableDeclaration, existing: pa.Schema | None, first: Row
         raise SchemaError(
             f"source {declaration.name!r} declares no asof.column tags and {first.source} has no types; declare the columns or ingest Parquet first"
         )
-    if strange := [f"{f.name} ({f.type})" for f in schema if declared_name(f.type) is None]:
-        raise SchemaError(f"{first.source} has columns of types that a table cannot hold: {', '.join(strange)}")
+    types = {f.name: declared_name(f.type) for f in schema}
+    # Rows are looked up by id and join keys, which a list cannot be.
+    if strange := [n for n, t in types.items() if t is None or (n in declaration.required and t in LISTS)]:
+        named = ", ".join(f"{name} ({schema.field(name).type})" for name in strange)
+        raise SchemaError(f"{first.source} has columns of types that a table cannot hold: {named}")
     names = declaration.order(schema.names) if existing is None else schema.names
-    return tuple(Column(name, declared_name(schema.field(name).type) or "") for name in names)
+    return tuple(Column(name, types[name] or "") for name in names)
 
 
 def check(rows: Rows, declaration: TableDeclaration, columns: Sequence[Column], now: int) -> Checked:

@@ -2,12 +2,15 @@
 
 Each function takes an Arrow array of n values and gives the converted array (null where it could not) and a mask bool[n]
 of the values that could not be converted. NaN becomes null; a moment without time zone means UTC, unless the column says ``zoned``.
+A list is converted element by element, and as a whole if any of them is wrong; where a file stores text it is a JSON array.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,7 +19,7 @@ import pyarrow.compute as pc
 
 from asof.errors import SchemaError, UsageError
 from asof.instants import parse_moment
-from asof.tables.schema import TYPES, Column
+from asof.tables.schema import LISTS, TYPES, Column
 
 _ZONE = r"(?:[zZ]|[+-]\d{2}:?\d{2})\s*$"
 _TRUE, _FALSE = frozenset({"true", "t", "yes", "1"}), frozenset({"false", "f", "no", "0"})
@@ -51,7 +54,9 @@ def convert(column: Column, array: pa.ChunkedArray, source: str, *, text: bool) 
     if pa.types.is_null(flat.type):
         return pa.nulls(len(flat), column.arrow), wrong
     kind, wanted = kind_of(flat.type), column.dtype.rstrip("0123456789")
-    accepted = _ACCEPTED[wanted] - (set() if text or wanted == "string" else {"text"})
+    if column.listed and kind in {"list", "text"} and (text or kind == "list"):
+        return _lists(column, flat, source)
+    accepted = _ACCEPTED.get(wanted, set()) - (set() if text or wanted == "string" else {"text"})
     if kind not in accepted:
         raise SchemaError(f"column {column.name!r} of {source} has type {flat.type}, expected {column.dtype}")
     if column.zoned and kind == "timestamp" and flat.type.tz is None:
@@ -62,7 +67,7 @@ def convert(column: Column, array: pa.ChunkedArray, source: str, *, text: bool) 
 
 
 def kind_of(dtype: pa.DataType) -> str:
-    """``int``, ``float``, ``bool``, ``text``, ``timestamp``, ``date``, or else the type's own name."""
+    """``int``, ``float``, ``bool``, ``text``, ``timestamp``, ``date``, ``list``, or else the type's own name."""
     for kind, checks in _KINDS.items():
         if any(check(dtype) for check in checks):
             return kind
@@ -70,9 +75,12 @@ def kind_of(dtype: pa.DataType) -> str:
 
 
 def declared_name(dtype: pa.DataType) -> str | None:
-    """The name in :data:`asof.tables.schema.TYPES` of a type that holds every value of ``dtype``; None if there is none."""
+    """The declared name of a type that holds every value of ``dtype``; None if there is none."""
     if pa.types.is_dictionary(dtype):
         return declared_name(dtype.value_type)
+    if kind_of(dtype) == "list":
+        listed = f"list[{declared_name(dtype.value_type)}]"
+        return listed if listed in LISTS else None
     exact = next((name for name, arrow in TYPES.items() if arrow == dtype), None)
     by_kind = {
         "int": "int64",
@@ -89,6 +97,33 @@ def _flat(array: pa.ChunkedArray) -> pa.Array:
     flat = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     flat = pa.concat_arrays(flat.chunks) if isinstance(flat, pa.ChunkedArray) else flat
     return flat.dictionary_decode() if pa.types.is_dictionary(flat.type) else flat
+
+
+def _lists(column: Column, array: pa.Array, source: str) -> Converted:
+    """Lists, or texts that are JSON arrays; a JSON array's strings are converted as text, its other values as their JSON text."""
+    text = kind_of(array.type) == "text"
+    wrong = np.zeros(len(array), dtype=bool)
+    if text:
+        array, wrong = _each(array, pa.list_(pa.string()), partial(_json_array, strings=column.dtype == "list[string]"))
+    array = array.cast(pa.list_(array.type.value_type))
+    owners = np.asarray(pc.list_parent_indices(array))
+    elements, bad = convert(column.element, pa.chunked_array([pc.list_flatten(array)]), source, text=text)
+    wrong[owners[bad]] = True
+    lengths = np.asarray(pc.fill_null(pc.list_value_length(array), 0))
+    offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
+    missing = pa.array(wrong | np.asarray(array.is_null()))
+    return pa.ListArray.from_arrays(offsets, elements, mask=missing), wrong
+
+
+def _json_array(text: str, *, strings: bool) -> list[str | None]:
+    """The elements of a JSON array as text; where strings are wanted, all of them must be strings."""
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ValueError(text) from None
+    if not isinstance(values, list) or (strings and not all(v is None or isinstance(v, str) for v in values)):
+        raise ValueError(text)
+    return [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
 
 
 def _integers(column: Column, array: pa.Array) -> Converted:
@@ -165,6 +200,7 @@ _KINDS: dict[str, tuple[Callable[[pa.DataType], bool], ...]] = {
     "text": (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view),
     "timestamp": (pa.types.is_timestamp,),
     "date": (pa.types.is_date,),
+    "list": (pa.types.is_list, pa.types.is_large_list, pa.types.is_fixed_size_list),
 }
 
 

@@ -9,7 +9,7 @@ The grammar::
     asof.future          <span>                         how far ahead of the wall clock a moment may be; one hour by default
     asof.quarantine      <share>                        ``asof ingest`` and ``push`` exit with 1 if a greater share of the rows is quarantined
 
-    type        int8 int16 int32 int64 float32 float64 bool string timestamp
+    type        int8 int16 int32 int64 float32 float64 bool string timestamp list[<type>]
     constraint  >= N   > N   <= N   < N     a bound on a number
                 in LOW..HIGH                both bounds, inclusive
                 in {a, b, c}                one of these strings
@@ -45,6 +45,9 @@ TYPES: dict[str, pa.DataType] = {
     "float64": pa.float64(), "bool": pa.bool_(), "string": pa.string(), "timestamp": pa.timestamp("us", "UTC"),
 }  # fmt: skip
 
+LISTS: dict[str, pa.DataType] = {f"list[{name}]": pa.list_(arrow) for name, arrow in TYPES.items()}
+"""Lists of them; the id, times and join keys are never lists."""
+
 _OTHER_NAMES = {
     "int": "int64", "integer": "int64", "bigint": "int64", "float": "float64", "double": "float64", "str": "string", "text": "string",
     "varchar": "string", "boolean": "bool", "datetime": "timestamp", "date": "timestamp",
@@ -70,7 +73,7 @@ class Column:
 
     Attributes:
         name: Its name in the files and in the table.
-        dtype: A name of :data:`TYPES`.
+        dtype: A name of :data:`TYPES` or of :data:`LISTS`.
         bounds: Bounds on numbers, as (operator, number).
         choices: The strings that are allowed; empty for all.
         required: Whether null is refused.
@@ -87,7 +90,17 @@ class Column:
     @property
     def arrow(self) -> pa.DataType:
         """The Arrow type in the table."""
-        return TYPES[self.dtype]
+        return LISTS[self.dtype] if self.listed else TYPES[self.dtype]
+
+    @property
+    def listed(self) -> bool:
+        """Whether the column holds lists."""
+        return self.dtype in LISTS
+
+    @property
+    def element(self) -> Column:
+        """What is in its lists, as a column of its own."""
+        return Column(f"{self.name}[]", self.dtype.removeprefix("list[").removesuffix("]"))
 
     @property
     def moment(self) -> bool:
@@ -110,10 +123,10 @@ class Column:
                 break
             _add(found, match)
             position = match.end()
-        if dtype not in TYPES or rest[position:].strip():
+        if dtype not in TYPES | LISTS or rest[position:].strip():
             hint = _closest_word(dtype, rest[position:])
             raise SettingsError(
-                f"source {owner!r}, tag asof.column.{name}: got {text!r}{hint}, expected a type ({', '.join(TYPES)}) and constraints such "
+                f"source {owner!r}, tag asof.column.{name}: got {text!r}{hint}, expected a type ({', '.join(TYPES)}, list[<type>]) and constraints such "
                 "as '>= 0', 'in 0..1', 'in {a, b}', 'required', 'zoned'"
             )
         column = cls(name, dtype, **found)
@@ -287,6 +300,10 @@ class TableDeclaration:
         }
         if wrong := sorted(n for n in times if n and not declared[n].moment):
             raise SettingsError(f"source {self.name!r}: the columns {wrong} hold moments, declare them as 'timestamp'")
+        if lists := sorted(n for n in self.required if declared[n].listed):
+            raise SettingsError(
+                f"source {self.name!r}: the columns {lists} are the id or join keys, which cannot be lists"
+            )
 
 
 def _closest_tag(tag: str) -> str:
@@ -299,7 +316,9 @@ def _closest_tag(tag: str) -> str:
 def _closest_word(dtype: str, rest: str) -> str:
     """A hint at the type, or the word of a constraint, that was probably meant."""
     word, known = (
-        (dtype, [*TYPES, *_OTHER_NAMES]) if dtype not in TYPES else (rest.strip(" ,").partition(" ")[0], _WORDS)
+        (rest.strip(" ,").partition(" ")[0], _WORDS)
+        if dtype in TYPES | LISTS
+        else (dtype, [*TYPES, *LISTS, *_OTHER_NAMES])
     )
     close = difflib.get_close_matches(word.lower(), known, n=1)
     return f" (did you mean {_OTHER_NAMES.get(close[0], close[0])!r}?)" if close else ""

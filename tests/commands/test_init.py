@@ -167,13 +167,28 @@ def test_what_cannot_be_guessed_is_refused(folder, change, arguments, message) -
 
 
 def test_columns_that_no_table_holds_are_named(folder) -> None:
-    """Lists are left out, and the command says so."""
-    orders().with_columns(tags=pl.lit([1, 2])).write_parquet("orders.parquet")
+    """Structs are left out, and the command says so."""
+    orders().with_columns(tags=pl.struct("weight")).write_parquet("orders.parquet")
 
     made = asof("init", "orders.parquet", "--yes")
 
     assert made.code == 0, made.err
     assert "left out: tags" in made.out
+
+
+def test_lists_are_columns_of_the_table(folder) -> None:
+    """A list is declared as one; it is no guess for an id, a key or a number, even where it would be the best."""
+    few = orders()
+    owners = pl.Series("owner_id", [[i % 9] for i in range(few.height)])
+    few.with_columns(owners, pl.Series("code_id", [[i] for i in range(few.height)])).write_parquet("orders.parquet")
+
+    made = asof("init", "orders.parquet", "--yes")
+
+    assert made.code == 0, made.err
+    assert "left out" not in made.out
+    assert '"asof.column.owner_id": "list[int64]"' in Path("orders/definitions.py").read_text()
+    assert asof("--repo", "orders", "apply").code == 0
+    assert asof("--repo", "orders", "ingest", "orders", "orders.parquet").code == 0
 
 
 def test_columns_may_have_any_names(folder) -> None:

@@ -18,8 +18,9 @@ from asof.contract import JoinKey
 from asof.feast.compute_engine import Interval, materialize
 from asof.offline import retrieve
 from asof.online import MemoryStore, Reader, Status, Writer
-from tests.online.tables import SECOND, T, at, contract, plain, rows, windowed
+from tests.online.tables import KEY, SECOND, T, at, contract, plain, rows, windowed
 
+HOUR = 3_600 * SECOND
 SHOP, ITEM = JoinKey("shop", "shop", "string"), JoinKey("item", "item", "int64")
 Row = tuple[str | None, int | None, int, int]
 
@@ -125,7 +126,33 @@ def test_whole_numbers_with_gaps_as_keys(tmp_path: Path) -> None:
     assert str(found.values[:, 0].tolist()) == "[3.0, nan]"
 
 
-HOUR = 3_600 * SECOND
+@pytest.mark.parametrize("hop", [1, 60 * SECOND])
+@pytest.mark.parametrize("keys", [(KEY,), ()], ids=["keys", "no keys"])
+def test_of_events_at_the_same_times_the_last_in_the_source_is_last(
+    tmp_path: Path, keys: tuple[JoinKey, ...], hop: int
+) -> None:
+    """Events with equal event and knowledge times stay in source order, across files, as in a dataset."""
+    folder = tmp_path / "events"
+    folder.mkdir()
+    count, owners, random = 20_000, 50, np.random.default_rng(1)
+    moments = T + 300 * SECOND * random.integers(0, 4, count)
+    table = rows({"key": random.integers(0, owners, count), "x": np.arange(count, dtype=float)}, moments.tolist())
+    for i in range(4):
+        pq.write_table(table.slice(i * count // 4, count // 4), folder / f"{i}.parquet")
+    view, store = replace(windowed(("last", "x", "last")), join_keys=keys, hop=hop), MemoryStore()
+
+    materialize(view, Writer("tests", store), tmp_path, Interval(0, T + HOUR), None)
+
+    asked = {k.request: list(range(owners)) for k in keys}
+    found = Reader(contract(view), store).read(asked, at(owners if keys else 1, T + HOUR)).values[:, 0]
+    kind = pa.timestamp("us", "UTC")
+    questions = pa.table({**asked, "at": pa.array(at(len(found), T + HOUR)).cast(kind)})
+    right = retrieve(contract(view), questions, at="at", repo=tmp_path)["spending_last"].to_pylist()
+    assert found.tolist() == right
+    newest = [np.flatnonzero((moments == moments.max()) & (table["key"].to_numpy() == k))[-1] for k in range(owners)]
+    assert right == [float(i) for i in (newest if keys else [max(newest)])]
+
+
 END = T + 100 * HOUR
 
 
