@@ -15,7 +15,7 @@ PIP_INSTALL := $(RUN) -m pip install --quiet --disable-pip-version-check --no-in
 
 help:  ## Say what can be made (this text)
 	@echo "make demo [DATA=FILE] [SMALL=1]   run the whole loop once, on simulated data or on FILE, into ./demo"
-	@echo "make examples [EXAMPLE=NAME] [SMALL=1]   run the loop on each of examples/, or on one, into build/examples"
+	@echo "make examples [EXAMPLE=NAME]      run the loop on the public data of examples/, or of one, into build/examples"
 	@echo "make test                         run all tests"
 	@echo "make laws                         run the laws that every store must obey, with many more random cases"
 	@echo "make lint                         ruff with all rules, mypy strict, the import contracts"

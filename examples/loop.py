@@ -283,7 +283,7 @@ class Loop:
         self.outcome.compared = sum(feature["recomputed"] for feature in answer["features"])
         self.outcome.mismatches = answer["mismatches"]
         step.happened = str(answer["summary"])
-        self.expect(step, answer["mismatches"] == 0, f"{answer['mismatches']} values differ")
+        self.expect(step, answer["mismatches"] == 0, f"{answer['mismatches']} of {self.outcome.compared} values differ")
         whole = answer["rows"] == self.outcome.predictions and all(
             feature["recomputed"] == answer["rows"] for feature in answer["features"]
         )
