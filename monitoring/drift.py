@@ -178,7 +178,8 @@ def drift(
     """
     chosen = rule or Rule()
     observed = observe(log, window, advance)
-    columns = tuple(sorted(_columns(log, observed, chosen), key=_order))
+    few_keys = _few_keys(log.bundle.reference, observed)
+    columns = tuple(sorted(_columns(log, observed, chosen, judged=not few_keys), key=_order))
     return DriftReport(
         model=log.bundle.model,
         version=log.bundle.version,
@@ -190,11 +191,11 @@ def drift(
         rule=chosen,
         columns=columns,
         problems=tuple(log.problems),
-        advice=tuple(_advice(columns, observed)),
+        advice=tuple(_advice(columns, observed, few_keys)),
     )
 
 
-def _columns(log: Log, observed: Observed, rule: Rule) -> list[ColumnDrift]:
+def _columns(log: Log, observed: Observed, rule: Rule, *, judged: bool) -> list[ColumnDrift]:
     reference, contract = log.bundle.reference, log.bundle.contract
     pairs = {
         name: (column, observed.features["columns"][name]) for name, column in reference["features"]["columns"].items()
@@ -208,10 +209,9 @@ def _columns(log: Log, observed: Observed, rule: Rule) -> list[ColumnDrift]:
         for measure in (("values",) if name == SCORE else ("values", "missing"))
     }
     adjusted = dict(zip(compared, holm([one.p_value for one in compared.values()]), strict=True))
-    panel = _few_keys(reference, observed)
     findings: dict[str, list[DriftFinding]] = {name: [] for name in pairs}
     for (name, measure), one in compared.items():
-        verdict = Verdict.TOO_FEW if panel else judge(one, adjusted[name, measure], len(compared), rule)
+        verdict = judge(one, adjusted[name, measure], len(compared), rule) if judged else Verdict.TOO_FEW
         findings[name].append(DriftFinding(measure, one, adjusted[name, measure], verdict))
     sources = {f.name: f.view for f in contract.features}
     return [
@@ -243,10 +243,14 @@ def _compare(
 
 
 def _few_keys(reference: Mapping[str, Any], observed: Observed) -> list[str]:
-    """Keys with only a handful of values in serving although training had many: their rows do not represent the population."""
+    """Why nothing is judged: a sentence for each key of few values in serving and many in training.
+
+    Rows of a handful of keys do not represent the population.
+    """
     trained = reference.get("keys", {})
     return [
-        name
+        f"Only {count} values of {name} were served, of {trained.get(name, 'many')} in training: rows of fewer than {LEAST_CLUSTERS} need not "
+        "look like all others, so no column is judged. To judge more of them, widen the window with --from and --to."
         for name, count in observed.keys.items()
         if count < LEAST_CLUSTERS <= trained.get(name, LEAST_CLUSTERS) and observed.rows
     ]
@@ -271,7 +275,7 @@ def _order(column: ColumnDrift) -> tuple[int, float, str]:
     return SEVERITY[column.verdict], -column.worst.comparison.effect, column.name
 
 
-def _advice(columns: tuple[ColumnDrift, ...], observed: Observed) -> list[str]:
+def _advice(columns: tuple[ColumnDrift, ...], observed: Observed, few_keys: list[str]) -> list[str]:
     """What to do next, a sentence each."""
     drifted = [c for c in columns if c.verdict == Verdict.DRIFT]
     missing = [c for c in drifted if c.worst.measure == "missing" and c.source]
@@ -300,7 +304,8 @@ def _advice(columns: tuple[ColumnDrift, ...], observed: Observed) -> list[str]:
         lines.append(
             f"The window covers about {seen}, not a whole week: weekday and hour features differ by the calendar alone."
         )
-    if few := [c for c in columns if c.verdict == Verdict.TOO_FEW]:
+    lines += few_keys
+    if not few_keys and (few := [c for c in columns if c.verdict == Verdict.TOO_FEW]):
         lines.append(f"Too few independent rows for {_count_columns(len(few))}: widen the window with --from and --to.")
     return lines or ["Nothing to do."]
 

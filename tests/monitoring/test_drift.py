@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
@@ -102,7 +103,7 @@ def test_few_rows_get_no_verdict(trained: Path, tmp_path: Path) -> None:
 
 
 def test_rows_of_a_handful_of_keys_get_no_verdict(trained: Path, tmp_path: Path) -> None:
-    """Thousands of rows of ten customers do not speak for two thousand customers."""
+    """Thousands of rows of ten customers do not speak for two thousand customers, and the report says that this is why."""
     columns = served.rows(20_000, seed=7)
     kept = np.flatnonzero(columns["key.customer_id"] < 10)
     few = {
@@ -111,6 +112,9 @@ def test_rows_of_a_handful_of_keys_get_no_verdict(trained: Path, tmp_path: Path)
     }
     report = drift(logged(trained, tmp_path, few), Window())
     assert set(verdicts(report).values()) == {Verdict.TOO_FEW}
+    assert re.match(
+        r"Only (9|10) values of customer_id were served, of \d+ in training: .* widen the window", report.advice[-1]
+    )
 
 
 def test_the_window_is_of_the_requests_own_time(trained: Path, tmp_path: Path) -> None:
