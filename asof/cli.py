@@ -195,7 +195,9 @@ def main() -> None:
     except BrokenPipeError:
         sys.stdout = open(os.devnull, "w")  # noqa: SIM115, PTH123 - the reader of the pipe has closed it
         sys.exit(0)
-    except Exception as error:
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the libraries in Rust panic with exceptions that are no Exception
         if os.environ.get("ASOF_DEBUG") == "1":
             raise
         sys.exit(_fail(_unexpected(error), 3, arguments))
@@ -209,7 +211,7 @@ def _quiet() -> None:
         logging.getLogger("py.warnings").addHandler(logging.NullHandler())
 
 
-def _unexpected(error: Exception) -> str:
+def _unexpected(error: BaseException) -> str:
     said = str(error) or "no message"
     return f"{type(error).__name__}: {said} (ASOF_DEBUG=1 shows where)"
 

@@ -21,7 +21,7 @@ from asof.console import table
 from asof.contract import Source
 from asof.errors import BundleError, SourceError
 from asof.monitoring.observed import Log, Window, told
-from asof.offline.duckdb_engine import EngineSettings, quoted
+from asof.offline.duckdb_engine import EngineSettings, asking, quoted
 from asof.offline.sources import SourceFiles, open_files
 from asof.statistics.design_effect import dense, hashes
 from asof.statistics.intervals import drawn_weights, interval
@@ -237,6 +237,7 @@ class _Labels:
 
     repo: Path
     keys: tuple[str, ...]
+    tables: str
     sql: str
 
     @classmethod
@@ -250,7 +251,8 @@ class _Labels:
         names = rows["table"], rows.get("label_table") or rows["table"]
         scored, labels = (open_files(sources.get(name) or _written(name, data), repo) for name in names)
         keys = tuple(rows["keys"])
-        return cls(repo, keys, _sql(rows, keys, scored, labels))
+        tables = " and ".join(dict.fromkeys((scored.source, labels.source)))
+        return cls(repo, keys, tables, _sql(rows, keys, scored, labels))
 
     def of(self, batch: pa.Table) -> tuple[Floats, int]:
         """Label of each row of ``batch``, NaN for unknown, and how many are unknown because candidates contradict each other."""
@@ -262,8 +264,9 @@ class _Labels:
         }
         connection = EngineSettings.load(self.repo).connect(self.repo)
         try:
-            connection.register("served", pa.table(served))
-            found = connection.sql(self.sql).to_arrow_table()
+            with asking(f"labels of {self.tables}"):
+                connection.register("served", pa.table(served))
+                found = connection.sql(self.sql).to_arrow_table()
         finally:
             connection.close()
         label = np.full(batch.num_rows, np.nan)

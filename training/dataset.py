@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from asof.contract import Contract, Source
 from asof.errors import SchemaError, SettingsError, SourceError
-from asof.offline.duckdb_engine import EngineSettings, quoted
+from asof.offline.duckdb_engine import EngineSettings, asking, quoted
 from asof.offline.sources import SourceFiles, open_files
 from asof.training.model import Model
 
@@ -212,16 +212,11 @@ class Tables:
             )
 
     def _ask(self, query: str) -> Any:
-        import duckdb
-
+        tables = " and ".join(dict.fromkeys((self.rows.source, self.labels.source)))
         connection = EngineSettings.load(self.repo).connect(self.repo)
         try:
-            return connection.sql(query).to_arrow_table()
-        except duckdb.Error as error:
-            tables = " and ".join(dict.fromkeys((self.rows.source, self.labels.source)))
-            raise SourceError(
-                f"the labelled rows of {tables} cannot be read: {str(error).partition(chr(10))[0]}"
-            ) from error
+            with asking(f"the labelled rows of {tables}"):
+                return connection.sql(query).to_arrow_table()
         finally:
             connection.close()
 

@@ -12,9 +12,9 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
@@ -33,9 +33,9 @@ from asof.contract import View
 from asof.errors import SettingsError
 from asof.feast.compiler import compile_view
 from asof.instants import SECOND, format_moment, from_micros, to_micros
-from asof.offline.duckdb_engine import EngineSettings, quoted
+from asof.offline.duckdb_engine import EngineSettings, asking, batches, quoted
 from asof.offline.pull import micros_sql, newest_sql
-from asof.offline.sources import SourceFiles, open_files
+from asof.offline.sources import SourceFiles, check_read, check_view, open_files
 from asof.online.codec.events import Pruning
 from asof.online.writer import Writer
 
@@ -192,18 +192,22 @@ def materialize(
     files = open_files(view.source, repo)
     if not files.rows:
         return 0
-    connection = EngineSettings.load(repo).connect(repo)
-    try:
+    check_view(view, files, [f.name for f in view.features])
+    with closing(EngineSettings.load(repo).connect(repo)) as connection, asking(f"source {files.source!r}"):
         table, total = _chosen(view, connection, files, interval)
         writer.materializing(view, interval.end)
         bar = progress(total) if progress else None
         reader = connection.sql(_query(view, files.schema, table)).to_arrow_reader(BATCH)
-        written = _write(view, writer, _portions(view, reader), bar.update if bar is not None else None)
+        check_read(files, reader.schema, _columns(view, files.schema))
+        written = _write(
+            view,
+            writer,
+            _portions(view, batches(reader, f"source {files.source!r}"), reader.schema),
+            bar.update if bar is not None else None,
+        )
         if bar is not None:
             bar.close()
         return written
-    finally:
-        connection.close()
 
 
 def known_later(view: View, repo: Path, interval: Interval) -> KnownLater | None:
@@ -214,11 +218,8 @@ def known_later(view: View, repo: Path, interval: Interval) -> KnownLater | None
         return None
     ts, kt = micros_sql(view.source.timestamp_field), micros_sql(created)
     query = f"SELECT count(*), max({kt}) FROM {files.scan} WHERE {ts} BETWEEN {interval.start} AND {interval.end} AND {kt} > {interval.end}"
-    connection = EngineSettings.load(repo).connect(repo)
-    try:
+    with closing(EngineSettings.load(repo).connect(repo)) as connection, asking(f"source {files.source!r}"):
         ((rows, last),) = connection.execute(query).fetchall()
-    finally:
-        connection.close()
     return KnownLater(view.name, rows, -(-last // SECOND) * SECOND) if rows else None
 
 
@@ -312,13 +313,13 @@ def _keys(view: View, *, raw: bool = False) -> str:
     return ", ".join(quoted(view.source.column(k.column) if raw else k.column) for k in view.join_keys)
 
 
-def _portions(view: View, reader: pa.RecordBatchReader) -> Iterator[pa.Table]:
+def _portions(view: View, found: Iterable[pa.RecordBatch], schema: pa.Schema) -> Iterator[pa.Table]:
     """The batches as tables; the events of one key stay in one table, so that one write can number equal rows."""
     if not view.windowed:
-        yield from (pa.Table.from_batches([batch]) for batch in reader)
+        yield from (pa.Table.from_batches([batch]) for batch in found)
         return
-    held = reader.schema.empty_table()
-    for batch in reader:
+    held = schema.empty_table()
+    for batch in found:
         whole = pa.concat_tables([held, pa.Table.from_batches([batch])])
         cut = _last_key(view, whole)
         held = whole.slice(cut)

@@ -48,6 +48,12 @@ def fits(dtype: str, stored: pa.DataType) -> bool:
     return _kind(declared) == _kind(stored) or {_kind(declared), _kind(stored)} in _COUSINS
 
 
+def contradict(stored: pa.DataType, found: pa.DataType) -> bool:
+    """Whether values of type ``found`` cannot be those of a column of type ``stored``; for types of other than plain values, False."""
+    kinds = {_kind(stored), _kind(found)}
+    return kinds <= _PLAIN_KINDS and len(kinds) == 2 and kinds not in _COUSINS
+
+
 def _is_list(stored: pa.DataType) -> bool:
     return bool(pa.types.is_list(stored) or pa.types.is_large_list(stored) or pa.types.is_fixed_size_list(stored))
 
@@ -65,6 +71,7 @@ def _decimals(stored: pa.DataType) -> bool:
 
 
 _SHAPES = {"map": _maps, "scalarmap": _maps, "struct": pa.types.is_struct, "decimal": _decimals}
+_PLAIN_KINDS = {"bool", "number", "text", "bytes", "moment", "date"}
 _COUSINS = ({"number", "bool"}, {"text", "bytes"}, {"moment", "date"})
 
 

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
-from asof.errors import SettingsError
+import pyarrow as pa
+
+from asof.errors import AsofError, SettingsError, SourceError, TableError
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyConnection
 
 _SIZE = re.compile(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", re.IGNORECASE)
+_FULL = re.compile("No space left on device|max_temp_directory_size", re.IGNORECASE)
 _PATTERN = re.compile(r"[*?\[]")
 _POWERS = {"": 0, "K": 1, "M": 2, "G": 3, "T": 4}
 
@@ -107,6 +112,54 @@ class Engine:
             self.connection.close()
 
 
+@contextmanager
+def asking(what: str) -> Iterator[None]:
+    """Run calls into DuckDB: its exceptions become errors of asof that say what was read, DuckDB's reason, and what to do.
+
+    Args:
+        what: What is read, at the start of a sentence, such as "source 'sales'".
+
+    Raises:
+        SettingsError: The memory limit is too small.
+        TableError: The disk that DuckDB spills to is full.
+        SourceError: A file or a value cannot be read.
+    """
+    import duckdb
+
+    try:
+        yield
+    except duckdb.Error as error:
+        raise _translated(error, what) from None
+
+
+def batches(reader: pa.RecordBatchReader, what: str) -> Iterator[pa.RecordBatch]:
+    """The batches of a streamed result, whose exceptions DuckDB raises as those of Arrow; errors as of :func:`asking`."""
+    try:
+        yield from reader
+    except (OSError, pa.ArrowException) as error:
+        raise _translated(error, what) from None
+
+
+def _translated(error: Exception, what: str) -> AsofError:
+    import duckdb
+
+    reason = str(error).partition("\n")[0]
+    if _FULL.search(reason):
+        return TableError(
+            f"{what} cannot be read, because the disk to spill to is full ({reason}); choose another temp_directory in offline_store"
+        )
+    if isinstance(error, duckdb.OutOfMemoryException) or reason.startswith("Out of Memory"):
+        return SettingsError(
+            f"{what} cannot be read within the memory limit ({reason}); raise memory_limit in offline_store, or lower threads"
+        )
+    advice = "write its files again, or restore them from a copy"
+    if isinstance(
+        error, duckdb.BinderException | duckdb.CatalogException | duckdb.ParserException | duckdb.ConversionException
+    ):
+        advice = "`asof doctor` compares what is declared with the columns and types of the files"
+    return SourceError(f"{what} cannot be read ({reason}); {advice}")
+
+
 def parse_size(text: str) -> int:
     """Bytes of a size such as ``4GB`` (powers of 1000) or ``512MiB`` (powers of 1024).
 
@@ -132,9 +185,16 @@ def _engine(settings: EngineSettings, folder: str | None, process: int) -> DuckD
         config["threads"] = settings.threads
     if folder:
         config["temp_directory"] = folder
-    connection = duckdb.connect(":memory:", config=config)
-    connection.execute("SET GLOBAL TimeZone = 'UTC'")
-    return connection
+    try:
+        connection = duckdb.connect(":memory:", config=config)
+        connection.execute("SET GLOBAL TimeZone = 'UTC'")
+    except duckdb.Error as error:
+        reason = str(error).partition("\n")[0]
+        raise SettingsError(
+            f"DuckDB does not start with the settings in offline_store ({reason}); correct them"
+        ) from None
+    else:
+        return connection
 
 
 def _available() -> int:

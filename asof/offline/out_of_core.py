@@ -23,7 +23,7 @@ import pyarrow.parquet as pq
 
 from asof.atomic_file import replacing
 from asof.errors import SchemaError, SourceError, TableError
-from asof.offline.duckdb_engine import Engine, EngineSettings, path_literal, quoted
+from asof.offline.duckdb_engine import Engine, EngineSettings, asking, batches, path_literal, quoted
 from asof.offline.provenance import KEY, EntityDigest, Provenance
 from asof.offline.retrieval import PreparedRetrieval, assemble, moments
 from asof.offline.source_rows import EntityRows, KeyPartition, key_sql, stored_keys
@@ -129,8 +129,14 @@ class EntityInput:
         if self.table is not None:
             yield from (self.table.slice(i, GROUP_ROWS) for i in range(0, max(self.count, 1), GROUP_ROWS))
             return
-        batches = pq.ParquetFile(self.path).iter_batches(batch_size=GROUP_ROWS)
-        yield from _exactly(GROUP_ROWS, batches, self.schema)
+        try:
+            found = pq.ParquetFile(self.path).iter_batches(batch_size=GROUP_ROWS)
+            yield from _exactly(GROUP_ROWS, found, self.schema)
+        except (OSError, pa.ArrowException) as error:
+            reason = str(error).partition("\n")[0]
+            raise SourceError(
+                f"the entity rows in {self.path} cannot be read ({reason}); write the file again"
+            ) from None
 
     def part(
         self, names: Sequence[str], hashed: str | None, partition: KeyPartition, engine: DuckDBPyConnection
@@ -140,15 +146,16 @@ class EntityInput:
         where = f" WHERE coalesce({hashed}, 0) % {partition.partitions} = {partition.number}" if hashed else ""
         if self.table is None:
             scan = f"read_parquet({path_literal(str(self.path))}, hive_partitioning = false)"
-            return engine.sql(
-                f"SELECT {columns}, file_row_number AS {quoted(_ROW)} FROM {scan}{where}"
-            ).to_arrow_table()
+            with asking(f"the entity rows in {self.path}"):
+                return engine.sql(
+                    f"SELECT {columns}, file_row_number AS {quoted(_ROW)} FROM {scan}{where}"
+                ).to_arrow_table()
         numbered = self.table.select(list(dict.fromkeys(names))).append_column(_ROW, pa.array(np.arange(self.count)))
-        engine.register("asked_rows", numbered)
-        try:
-            return engine.sql(f"SELECT * FROM asked_rows{where}").to_arrow_table()
-        finally:
-            engine.unregister("asked_rows")
+        with asking("the entity rows"):
+            engine.register("asked_rows", numbered)
+            found = engine.sql(f"SELECT * FROM asked_rows{where}").to_arrow_table()
+            engine.unregister("asked_rows")  # after an error the connection is closed
+        return found
 
 
 def _as_kept(table: pa.Table) -> pa.Table:
@@ -221,7 +228,9 @@ def _parts(view: View, files: SourceFiles, wanted: Sequence[str], rows: EntityIn
 def _hash_of_keys(view: View, files: SourceFiles, rows: EntityInput, engine: DuckDBPyConnection) -> str:
     """SQL that hashes entity keys as the source's keys are hashed: after a cast to their types."""
     stored = key_sql(stored_keys(view, files), files, engine)
-    types = engine.sql(f"SELECT {', '.join(f'typeof({s})' for s in stored)} FROM {files.scan} LIMIT 1").fetchall()[0]
+    kinds = ", ".join(f"typeof({s})" for s in stored)
+    with asking(f"source {files.source!r}"):
+        (types,) = engine.sql(f"SELECT {kinds} FROM {files.scan} LIMIT 1").fetchall()
     casts = [f"TRY_CAST({quoted(k.request)} AS {kind})" for k, kind in zip(view.join_keys, types, strict=True)]
     return f"hash({', '.join(casts)})"
 
@@ -229,16 +238,17 @@ def _hash_of_keys(view: View, files: SourceFiles, rows: EntityInput, engine: Duc
 def _in_row_order(
     folder: Path, wanted: Sequence[str], engine: DuckDBPyConnection, parts: int
 ) -> Iterator[Mapping[str, pa.Array]]:
-    spilled = [str(p) for p in sorted(folder.iterdir())]
+    spilled, what = [str(p) for p in sorted(folder.iterdir())], "what was computed and spilled"
     if parts == 1:
-        batches: Iterator[pa.RecordBatch] = pq.ParquetFile(spilled[0]).iter_batches(batch_size=GROUP_ROWS)
+        found: Iterator[pa.RecordBatch] = pq.ParquetFile(spilled[0]).iter_batches(batch_size=GROUP_ROWS)
     else:
         paths = ", ".join(path_literal(p) for p in spilled)
         columns = ", ".join(quoted(n) for n in wanted)
         query = f"SELECT {columns} FROM read_parquet([{paths}], hive_partitioning = false) ORDER BY {quoted(_ROW)}"
-        batches = iter(engine.cursor().sql(query).to_arrow_reader(GROUP_ROWS))
+        with asking(what):
+            found = batches(engine.cursor().sql(query).to_arrow_reader(GROUP_ROWS), what)
     schema = pa.schema([f for f in pq.read_schema(spilled[0]) if f.name != _ROW])
-    for group in _exactly(GROUP_ROWS, batches, schema):
+    for group in _exactly(GROUP_ROWS, found, schema):
         yield {name: group[name].combine_chunks() for name in wanted}
 
 
@@ -286,9 +296,15 @@ def _write(
 @contextmanager
 def _work_folder(settings: EngineSettings, repo: Path) -> Iterator[Path]:
     root = repo / settings.temp_directory if settings.temp_directory else None
-    if root is not None:
-        root.mkdir(parents=True, exist_ok=True)
-    folder = Path(tempfile.mkdtemp(prefix="asof-", dir=root))
+    try:
+        if root is not None:
+            root.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(prefix="asof-", dir=root))
+    except OSError as error:
+        where = root or tempfile.gettempdir()
+        raise TableError(
+            f"{where} cannot be written ({error.strerror or error}); choose another temp_directory"
+        ) from None
     try:
         yield folder
     finally:

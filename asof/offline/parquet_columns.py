@@ -129,8 +129,8 @@ class ParquetRows:
                 found = [_scan([p.path for p in parts], schema).collect()]
             else:
                 found = [_scan([p.path], schema).slice(*run).collect() for p in parts for run in p.runs()]
-        except pl.exceptions.PolarsError:
-            return None
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException):
+            return None  # pyarrow reads them, or says what is wrong with the file
         if whole:
             # Of one frame, ``concat(rechunk=True)`` leaves the chunks as they are.
             found = [pl.concat(found).rechunk()]
@@ -204,7 +204,10 @@ def _overlaps(column: Any, bounds: TimeBounds) -> bool:
     statistics = column.statistics
     if statistics is None or not statistics.has_min_max:
         return True
-    first, last = _micros(statistics.min), _micros(statistics.max)
+    try:
+        first, last = _micros(statistics.min), _micros(statistics.max)
+    except (OverflowError, ValueError):
+        return True  # beyond the years 1 to 9999
     if first is None or last is None:
         return True
     return (bounds.last is None or first <= bounds.last) and (bounds.first is None or last >= bounds.first)

@@ -12,8 +12,8 @@ import pyarrow as pa
 from asof.errors import SourceError, UsageError
 from asof.instants import DAY
 from asof.offline.arrow_columns import is_moment, sql_moment
-from asof.offline.duckdb_engine import EngineSettings, quoted
-from asof.offline.sources import SourceFiles, open_files
+from asof.offline.duckdb_engine import EngineSettings, asking, quoted
+from asof.offline.sources import SourceFiles, check_read, closest, open_files
 
 if TYPE_CHECKING:
     from asof.contract import Contract, Source
@@ -46,7 +46,11 @@ def checked_files(source: Source, repo: Path, columns: Sequence[str]) -> SourceF
     files = open_files(source, repo)
     for name in columns:
         if name not in files.schema.names:
-            raise SourceError(f"source {files.source!r} has no column {name!r}; it has {', '.join(files.schema.names)}")
+            close = closest(name, files.schema.names)
+            hint = f"did you mean {close!r}? " if close else ""
+            raise SourceError(
+                f"source {files.source!r} has no column {name!r}; {hint}it has {', '.join(files.schema.names)}"
+            )
     if source.timestamp_field and not is_moment(files.schema.field(source.timestamp_field).type):
         given = files.schema.field(source.timestamp_field).type
         raise SourceError(
@@ -120,10 +124,12 @@ def moments(contract: Contract, repo: Path, span: Span, at: str, settings: Engin
         names = ", ".join(f.name for f in contract.request_fields)
         raise UsageError(f"features computed from the request ({names}) need entity rows; give some instead of a span")
     engine = settings.connect(repo)
+    named = ", ".join(sorted({repr(v.source.name) for v in contract.views}))
     try:
         selects = [_moments_of(contract, i, repo, span, at) for i in range(len(contract.views))]
         order = ", ".join([quoted(at), *(f"{quoted(k.name)} NULLS LAST" for k in contract.keys)])
-        return engine.sql(f"{' UNION BY NAME '.join(selects)} ORDER BY {order}").to_arrow_table()
+        with asking(f"the keys and times of {named}"):
+            return engine.sql(f"{' UNION BY NAME '.join(selects)} ORDER BY {order}").to_arrow_table()
     finally:
         engine.close()
 
@@ -141,12 +147,11 @@ def _moments_of(contract: Contract, number: int, repo: Path, span: Span, at: str
 
 
 def _query(query: str, files: SourceFiles, repo: Path, settings: EngineSettings) -> pa.Table:
-    import duckdb
-
     engine = settings.connect(repo)
     try:
-        return engine.sql(query).to_arrow_table() if files.paths else files.schema.empty_table()
-    except duckdb.Error as error:
-        raise SourceError(f"source {files.source!r} cannot be read ({str(error).partition(chr(10))[0]})") from None
+        with asking(f"source {files.source!r}"):
+            table = engine.sql(query).to_arrow_table() if files.paths else files.schema.empty_table()
+        check_read(files, table.schema, {name: name for name in table.column_names})
+        return table
     finally:
         engine.close()

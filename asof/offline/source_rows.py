@@ -16,11 +16,12 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
-from asof.errors import SchemaError, SettingsError, SourceError
+from asof.errors import SchemaError
 from asof.offline.arrow_columns import conform, micros, plain_type, sql_moment
-from asof.offline.duckdb_engine import quoted
+from asof.offline.duckdb_engine import asking, quoted
 from asof.offline.keys import cast_like, codes
 from asof.offline.parquet_columns import AT_ONCE, ParquetRows, TimeBounds
+from asof.offline.sources import SourceFiles, check_read
 from asof.windows import Events, Questions
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from asof.contract import View
     from asof.offline.duckdb_engine import Engine
-    from asof.offline.sources import SourceFiles
 
 Ints = NDArray[np.int64]
 
@@ -166,7 +166,8 @@ def key_sql(keys: Sequence[tuple[str, pa.DataType]], files: SourceFiles, engine:
     def sql(name: str, stored: pa.DataType) -> str:
         if name not in files.partitions:
             return quoted(name)
-        (kind,) = engine.from_arrow(pa.table({"k": pa.array([], stored)})).types
+        with asking(f"column {name!r} of source {files.source!r}"):
+            (kind,) = engine.from_arrow(pa.table({"k": pa.array([], stored)})).types
         return f"TRY_CAST({quoted(name)} AS {kind})"
 
     return [sql(*key) for key in keys]
@@ -239,29 +240,22 @@ def _among(
         yield None
         return
     columns = [f"k{i}" for i in range(len(keys))]
-    engine.connection.register("asked_keys", pa.table(list(asked), names=columns).group_by(columns).aggregate([]))
-    try:
-        yield "asked_keys"
-    finally:
-        engine.connection.unregister("asked_keys")
+    distinct = pa.table(list(asked), names=columns).group_by(columns).aggregate([])
+    with asking("the keys of the entity rows"):
+        engine.connection.register("asked_keys", distinct)
+    yield "asked_keys"
+    with asking("the keys of the entity rows"):
+        engine.connection.unregister("asked_keys")  # after an error the connection is closed
 
 
 def _read(
     engine: DuckDBPyConnection, files: SourceFiles, names: Sequence[str], filters: Sequence[str], *, ordered: bool
 ) -> pa.Table:
-    import duckdb
-
     chosen = ", ".join([*(quoted(n) for n in names), *(_ORDER if ordered else ())])
     where = f" WHERE {' AND '.join(filters)}" if filters else ""
-    try:
+    with asking(f"source {files.source!r}"):
         table = engine.sql(f"SELECT {chosen} FROM {files.scan}{where}").to_arrow_table()
-    except duckdb.OutOfMemoryException:
-        raise SettingsError(
-            f"source {files.source!r} cannot be read within the memory limit; raise memory_limit in offline_store, or lower threads"
-        ) from None
-    except duckdb.Error as error:
-        reason = str(error).partition("\n")[0]
-        raise SourceError(f"source {files.source!r} cannot be read ({reason})") from None
+    check_read(files, table.schema, {name: name for name in names})
     if not ordered:
         return table
     place = table["file_index"].to_numpy().astype(np.int64) << 40 | table["file_row_number"].to_numpy()

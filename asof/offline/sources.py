@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asof.errors import SourceError
-from asof.offline.arrow_columns import fits, is_aggregable, is_moment
+from asof.offline.arrow_columns import contradict, fits, is_aggregable, is_moment
 from asof.offline.duckdb_engine import path_literal
 
 if TYPE_CHECKING:
@@ -24,6 +24,9 @@ if TYPE_CHECKING:
     from asof.contract import Source, View
 
 _URI = re.compile(r"[a-z][a-z0-9+.-]*:/", re.IGNORECASE)
+
+UNREADABLE = (pa.ArrowException, OSError, UnicodeDecodeError)
+"""What pyarrow raises at a file that is missing, truncated or overwritten; names of columns may be no text."""
 
 
 @dataclass(frozen=True)
@@ -57,11 +60,33 @@ class SourceFiles:
         """Uncompressed size of ``columns``, from the first file's footer."""
         if not self.paths:
             return 0
-        wanted, footer = set(columns), pq.read_metadata(self.paths[0])
-        groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
-        chunks = [g.column(c) for g in groups for c in range(g.num_columns)]
-        size: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in wanted)
+        try:
+            wanted, footer = set(columns), pq.read_metadata(self.paths[0])
+            groups = [footer.row_group(i) for i in range(footer.num_row_groups)]
+            chunks = [g.column(c) for g in groups for c in range(g.num_columns)]
+            size: int = sum(c.total_uncompressed_size for c in chunks if c.path_in_schema.partition(".")[0] in wanted)
+        except UNREADABLE as error:
+            raise _no_parquet(self.source, Path(self.paths[0]), error) from None
         return size * self.rows // max(int(footer.num_rows), 1)
+
+
+def check_read(files: SourceFiles, found: pa.Schema, names: Mapping[str, str]) -> None:
+    """Check that what was read has the types of the source: a data file may hold others than the table says.
+
+    Args:
+        files: The source.
+        found: The columns that were read.
+        names: Column of the source -> its name in ``found``.
+
+    Raises:
+        SourceError: A column has another type.
+    """
+    for raw, name in names.items():
+        stored, given = files.schema.field(raw).type, found.field(name).type
+        if raw not in files.partitions and contradict(stored, given):
+            raise SourceError(
+                f"source {files.source!r}: column {raw!r} is {stored}, but a data file holds {given}; write that file again"
+            )
 
 
 def open_files(source: Source, repo: Path, version: int | None = None) -> SourceFiles:
@@ -196,16 +221,18 @@ def _parquet(name: str, path: Path) -> SourceFiles:
             footer = pq.read_metadata(file)
             schemas.append(footer.schema.to_arrow_schema())
             rows += footer.num_rows
-        except (pa.ArrowException, OSError) as error:
-            reason = str(error).partition("\n")[0]
-            csv = file.name.lower().endswith((".csv", ".csv.gz"))
-            advice = (
-                "declare a Delta table and add the rows of CSV files with `asof ingest`" if csv else "write it again"
-            )
-            raise SourceError(f"source {name!r}: {file} is no readable Parquet file ({reason}); {advice}") from None
+        except UNREADABLE as error:
+            raise _no_parquet(name, file, error) from None
     partitions = _partition_columns(path, found)
     schema = _unified(name, schemas, partitions)
     return SourceFiles(name, tuple(str(f) for f in found), schema, rows, partitions, None)
+
+
+def _no_parquet(source: str, file: Path, error: Exception) -> SourceError:
+    reason = str(error).partition("\n")[0]
+    csv = file.name.lower().endswith((".csv", ".csv.gz"))
+    advice = "declare a Delta table and add the rows of CSV files with `asof ingest`" if csv else "write it again"
+    return SourceError(f"source {source!r}: {file} is no readable Parquet file ({reason}); {advice}")
 
 
 def _data_files(name: str, path: Path) -> list[Path]:

@@ -80,7 +80,8 @@ def layout(declaration: TableDeclaration, existing: pa.Schema | None, first: Row
     """The table's columns: as declared; if nothing is declared, as in the table, or else as in the first file.
 
     Raises:
-        SchemaError: Nothing is declared and the file says too little, or the declaration contradicts the table.
+        SchemaError: Nothing is declared and the file says too little, the declaration contradicts the table, or two columns of
+            the file differ only in case.
     """
     if declaration.columns:
         if found := disagreements(declaration, existing):
@@ -96,6 +97,11 @@ def layout(declaration: TableDeclaration, existing: pa.Schema | None, first: Row
     if strange := [n for n, t in types.items() if t is None or (n in declaration.required and t in LISTS)]:
         named = ", ".join(f"{name} ({schema.field(name).type})" for name in strange)
         raise SchemaError(f"{first.source} has columns of types that a table cannot hold: {named}")
+    if alike := sorted(n for n, times in Counter(map(str.casefold, schema.names)).items() if times > 1):
+        twins = " and ".join(n for n in schema.names if n.casefold() == alike[0])
+        raise SchemaError(
+            f"{first.source} has the columns {twins}, which a Delta table cannot tell apart; rename all but one"
+        )
     names = declaration.order(schema.names) if existing is None else schema.names
     return tuple(Column(name, types[name] or "") for name in names)
 

@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asof.errors import SourceError
+from asof.offline.duckdb_engine import asking
 from asof.repo import Repo
 from asof.tables import delta, quarantine, reading
 from asof.tables.checking import BadRow, Checked, check, layout
@@ -215,7 +216,7 @@ def _new_by_content(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
              h as (select {names}, count(*) as __count from known group by all)
         select n.__position from n left join h on {same} where n.__nth > coalesce(h.__count, 0) order by 1
     """
-    with duckdb.connect() as connection:
+    with asking("the rows that are to be compared with those of the table"), duckdb.connect() as connection:
         connection.execute("set TimeZone = 'UTC'")
         connection.register("given", given)
         connection.register("known", known)

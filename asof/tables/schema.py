@@ -292,6 +292,11 @@ class TableDeclaration:
             raise SettingsError(
                 f"source {self.name!r} needs the columns {missing} but has no tag asof.column.<name> for them"
             )
+        for name in declared:
+            if twins := [n for n in declared if n != name and n.casefold() == name.casefold()]:
+                raise SettingsError(
+                    f"source {self.name!r} declares the columns {name!r} and {twins[0]!r}, which a Delta table cannot tell apart; rename one"
+                )
         times = {
             self.timestamp_field,
             self.knowledge_field,
