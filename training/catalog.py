@@ -104,10 +104,12 @@ def _siblings(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        sys.path[:] = searched
         for name in set(sys.modules) - loaded:
-            if _lies_in(sys.modules[name], folder.parent):
+            if _lies_in(
+                sys.modules[name], folder.parent
+            ):  # the places of a package without __init__.py follow sys.path
                 del sys.modules[name]
+        sys.path[:] = searched
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:

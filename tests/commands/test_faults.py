@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -94,6 +95,7 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
     (repo / "definitions.py").write_text((repo / "definitions.py").read_text() + PLAIN)
     (repo / "data").mkdir(exist_ok=True)
     pq.write_table(_shops(), repo / "data" / "shops.parquet")
+    searched, loaded = list(sys.path), set(sys.modules)
     steps = (
         "apply",
         f"ingest orders {files['orders']}",
@@ -107,6 +109,10 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Shop]:
         yield Shop(repo, files)
     finally:
         asof("--repo", repo, "redis", "stop")
+        sys.path[:] = searched
+        for name in set(sys.modules) - loaded:
+            if str(getattr(sys.modules[name], "__file__", "")).startswith(str(repo)):
+                del sys.modules[name]
 
 
 def _orders(rows: int, first_id: int = 0) -> pa.Table:

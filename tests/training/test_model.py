@@ -110,8 +110,10 @@ def test_files_that_cannot_be_read_are_named(tmp_path, text, problem):
     assert "\n" not in str(caught.value)
 
 
-def test_files_import_their_siblings(tmp_path):
+def test_files_import_their_siblings(tmp_path, monkeypatch):
     """A file imports another of its folder by name or below ``models``; two repos in one process do not mix; nothing is left behind."""
+    (tmp_path / "opened" / "models").mkdir(parents=True)
+    monkeypatch.syspath_prepend(tmp_path / "opened")  # a repo that this process has opened
     for place in ("one", "two"):
         folder = tmp_path / place / "models"
         folder.mkdir(parents=True)
