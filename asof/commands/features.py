@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -22,11 +24,17 @@ from asof.feast.calls import feast_call
 from asof.instants import format_moment, from_micros, parse_moment
 from asof.repo import Repo
 from asof.tables import reading
+from asof.tables.conversion import json_array
 
 if TYPE_CHECKING:
     from asof.feast.compute_engine import KnownLater
 
 FILE = click.Path(path_type=Path)
+
+WIDEST = 72
+"""Characters of a value in the table of `asof get`."""
+
+_LIST = re.compile(r"(?:array|set)\((.*)\)")
 
 STATUS_WORDS = ("present", "null", "outside max age", "not found", "not kept")
 
@@ -84,8 +92,8 @@ def materialize(ctx: click.Context, names: tuple[str, ...], start: str | None, e
 def get(ctx: click.Context, service: str, pairs: tuple[str, ...], at: str | None) -> None:
     """Show the online features of a service for one key.
 
-    Shows value and status of every feature. The pairs give the entity keys and the request fields; a time field that is left
-    out gets the value of --at. At a moment before the one that was materialized a value may be "not kept".
+    Shows value and status of every feature; --json shows long values whole. The pairs give the entity keys and the request
+    fields, a list as a JSON array; a time field that is left out gets the value of --at. At a moment before the one that was materialized a value may be "not kept".
 
     Example: asof get ranking_v1 user_id=596 price=57.16 --at 2018-08-08T12:00:00Z
     """
@@ -247,10 +255,17 @@ def parse_pairs(
 def _parsed(field: Field, text: str) -> Any:
     if text in {"", "null", "None"}:
         return None
+    listed = _LIST.fullmatch(field.dtype)
     try:
-        return _PARSERS.get(field.dtype, str)(text)
+        return _elements(text, listed[1]) if listed else _PARSERS.get(field.dtype, str)(text)
     except (ValueError, UsageError):
-        raise RequestError(None, field.name, f"does not fit, expected {field.dtype}") from None
+        how = f"{field.dtype} as a JSON array" if listed else field.dtype
+        raise RequestError(None, field.name, f"does not fit, expected {how}") from None
+
+
+def _elements(text: str, dtype: str) -> list[Any]:
+    parse = _PARSERS.get(dtype, str)
+    return [None if t is None else parse(t) for t in json_array(text, strings=dtype == "string")]
 
 
 def _flag(text: str) -> bool:
@@ -313,7 +328,10 @@ def _plain(value: Any, dtype: str) -> Any:
 
 
 def _shown(value: Any) -> str:
-    return "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    if isinstance(value, list):
+        value = json.dumps(value, ensure_ascii=False, default=str)
+    text = "-" if value is None else f"{value:.6g}" if isinstance(value, float) else str(value)
+    return text if len(text) <= WIDEST else text[: WIDEST - 3] + "..."
 
 
 def _status(feature: Any, statuses: dict[tuple[str, str], int], values: dict[str, Any]) -> str:

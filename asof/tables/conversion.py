@@ -93,6 +93,21 @@ def declared_name(dtype: pa.DataType) -> str | None:
     return exact or by_kind.get(kind_of(dtype))
 
 
+def json_array(text: str, *, strings: bool) -> list[str | None]:
+    """The elements of a JSON array as text; where strings are wanted, all of them must be strings.
+
+    Raises:
+        ValueError: ``text`` is not such an array.
+    """
+    try:
+        values = json.loads(text)
+    except RecursionError:
+        raise ValueError(text) from None
+    if not isinstance(values, list) or (strings and not all(v is None or isinstance(v, str) for v in values)):
+        raise ValueError(text)
+    return [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
+
+
 def _flat(array: pa.ChunkedArray) -> pa.Array:
     flat = array.combine_chunks() if isinstance(array, pa.ChunkedArray) else array
     flat = pa.concat_arrays(flat.chunks) if isinstance(flat, pa.ChunkedArray) else flat
@@ -104,7 +119,7 @@ def _lists(column: Column, array: pa.Array, source: str) -> Converted:
     text = kind_of(array.type) == "text"
     wrong = np.zeros(len(array), dtype=bool)
     if text:
-        array, wrong = _each(array, pa.list_(pa.string()), partial(_json_array, strings=column.dtype == "list[string]"))
+        array, wrong = _each(array, pa.list_(pa.string()), partial(json_array, strings=column.dtype == "list[string]"))
     array = array.cast(pa.list_(array.type.value_type))
     owners = np.asarray(pc.list_parent_indices(array))
     elements, bad = convert(column.element, pa.chunked_array([pc.list_flatten(array)]), source, text=text)
@@ -113,17 +128,6 @@ def _lists(column: Column, array: pa.Array, source: str) -> Converted:
     offsets = pa.array(np.concatenate([[0], np.cumsum(lengths)]), pa.int32())
     missing = pa.array(wrong | np.asarray(array.is_null()))
     return pa.ListArray.from_arrays(offsets, elements, mask=missing), wrong
-
-
-def _json_array(text: str, *, strings: bool) -> list[str | None]:
-    """The elements of a JSON array as text; where strings are wanted, all of them must be strings."""
-    try:
-        values = json.loads(text)
-    except RecursionError:
-        raise ValueError(text) from None
-    if not isinstance(values, list) or (strings and not all(v is None or isinstance(v, str) for v in values)):
-        raise ValueError(text)
-    return [v if v is None or isinstance(v, str) else json.dumps(v) for v in values]
 
 
 def _integers(column: Column, array: pa.Array) -> Converted:
