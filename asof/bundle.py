@@ -2,7 +2,7 @@
 
 ``<models>/<model>/<version>/`` holds::
 
-    model.txt        the LightGBM booster, as text
+    model.txt        the LightGBM booster, as text; model-1.txt and so on where a task has several
     contract.json    the contract it was trained under
     reference.json   frozen-edge histograms of features and scores at training time (asof.statistics.reference)
     profile.bin      the whylogs profile of the same rows
@@ -28,6 +28,7 @@ from typing import Any, Self
 from asof.atomic_file import replacing
 from asof.contract import Contract
 from asof.errors import BundleError, NotFoundError
+from asof.task import Binary, Task, from_dict
 
 MANIFEST = "manifest.json"
 
@@ -101,10 +102,21 @@ class Bundle:
         loaded: dict[str, Any] = json.loads((self.path / "reference.json").read_text())
         return loaded
 
+    @cached_property
+    def task(self) -> Task:
+        """What the model predicts."""
+        return from_dict(self.metadata["task"]) if "task" in self.metadata else Binary()
+
     @property
-    def booster_file(self) -> Path:
-        """The LightGBM model text."""
-        return self.path / "model.txt"
+    def threshold(self) -> float | None:
+        """The lowest score whose decision is positive; None for a model that decides nothing."""
+        decision = self.metadata.get("decision")
+        return float(decision["threshold"]) if decision else None
+
+    @property
+    def booster_files(self) -> tuple[Path, ...]:
+        """The LightGBM model texts."""
+        return tuple(self.path / name for name in self.metadata.get("boosters", ["model.txt"]))
 
     @property
     def profile_file(self) -> Path:

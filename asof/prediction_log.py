@@ -11,7 +11,9 @@ columns are::
     served_at                when the prediction was made, by the server's clock
     at                       the moment that the features were read for
     as_of                    the moment of the values: ``at``, or the watermark of a stream if that was earlier
-    score, decision          the prediction
+    score, decision          the prediction: the number that stands for it, and the decision if the model makes one
+    class                    the most probable class, of a model of classes
+    output.<name>            each number that the model gave, if there are several: probabilities of classes, quantiles
     key.<name>               the entity keys                              as declared
     request.<name>           the request fields                           as declared
     feature.<name>           the vector, null for missing                 as declared
@@ -43,6 +45,7 @@ from asof.atomic_file import replacing
 from asof.contract import Contract
 from asof.contract.arrow_types import COLUMN_TYPES
 from asof.instants import SECOND, from_micros, to_micros
+from asof.task import BINARY, Multiclass, Task
 
 MOMENT = pa.timestamp("us", tz="UTC")
 HOUR = 3_600 * SECOND
@@ -78,8 +81,7 @@ class Entry:
         objects: Non-numeric feature -> n values.
         statuses: ``uint8[n, F]``.
         event_times: ``int64[n, V]`` microseconds, a column for each view; -1 for none.
-        scores: ``float64[n]``.
-        decisions: ``bool[n]``.
+        outputs: ``float64[n, K]``, what the model gave.
     """
 
     request_id: str
@@ -92,8 +94,7 @@ class Entry:
     objects: Mapping[str, Sequence[Any]]
     statuses: NDArray[np.uint8]
     event_times: NDArray[np.int64]
-    scores: NDArray[np.float64]
-    decisions: NDArray[np.bool_]
+    outputs: NDArray[np.float64]
 
 
 def arrow_type(dtype: str) -> pa.DataType:
@@ -103,9 +104,16 @@ def arrow_type(dtype: str) -> pa.DataType:
     return pa.string() if dtype in _AS_TEXT else COLUMN_TYPES.get(dtype, pa.string())
 
 
-def schema(contract: Contract) -> pa.Schema:
-    """The columns of a log of predictions under ``contract``."""
+def output_columns(task: Task) -> tuple[str, ...]:
+    """The columns of the log that hold the numbers which a model of this task gave."""
+    return ("score",) if len(task.outputs) == 1 else tuple(f"output.{name}" for name in task.outputs)
+
+
+def schema(contract: Contract, task: Task = BINARY) -> pa.Schema:
+    """The columns of a log of predictions under ``contract`` by a model of ``task``."""
     columns = [*_HEAD]
+    columns += [("class", pa.string())] if isinstance(task, Multiclass) else []
+    columns += [(name, pa.float64()) for name in output_columns(task) if name != "score"]
     columns += [(f"key.{f.name}", arrow_type(f.dtype)) for f in contract.keys]
     columns += [(f"request.{f.name}", arrow_type(f.dtype)) for f in contract.request_fields]
     columns += [(f"feature.{f.name}", arrow_type(f.dtype)) for f in contract.features]
@@ -114,8 +122,24 @@ def schema(contract: Contract) -> pa.Schema:
     return pa.schema(columns)
 
 
-def to_table(contract: Contract, model: str, version: str, entries: Sequence[Entry]) -> pa.Table:
-    """The rows of the entries as a table of the log, in their order."""
+def to_table(
+    contract: Contract,
+    model: str,
+    version: str,
+    entries: Sequence[Entry],
+    task: Task = BINARY,
+    threshold: float | None = None,
+) -> pa.Table:
+    """The rows of the entries as a table of the log, in their order.
+
+    Args:
+        contract: The model's contract.
+        model: Name of the model.
+        version: Its version.
+        entries: The entries.
+        task: What the model predicts.
+        threshold: The lowest score whose decision is positive; None for a model that decides nothing.
+    """
     counts = [len(e.at) for e in entries]
     ids = [e.request_id.encode() for e, n in zip(entries, counts, strict=True) for _ in range(n)]
     served = np.repeat(np.array([e.served_at for e in entries], dtype=np.int64), counts)
@@ -127,13 +151,32 @@ def to_table(contract: Contract, model: str, version: str, entries: Sequence[Ent
         _moments(served),
         _moments(_joined([e.at for e in entries])),
         _moments(_joined([e.as_of for e in entries])),
-        _plain(_joined([e.scores for e in entries], np.float64), pa.float64()),
-        _plain(_joined([e.decisions for e in entries], np.bool_), pa.bool_()),
+        *prediction_columns(
+            task, _stacked([e.outputs for e in entries], len(task.outputs), np.float64), threshold
+        ).values(),
     ]
     columns += [_listed([e.keys[f.name] for e in entries], f.dtype) for f in contract.keys]
     columns += [_listed([e.request[f.name] for e in entries], f.dtype) for f in contract.request_fields]
     columns += _features(contract, entries)
-    return pa.Table.from_arrays(columns, schema=schema(contract))
+    return pa.Table.from_arrays(columns, schema=schema(contract, task))
+
+
+def prediction_columns(task: Task, outputs: NDArray[np.float64], threshold: float | None) -> dict[str, pa.Array]:
+    """The columns of the log that say what the model gave, in their order.
+
+    Args:
+        task: What the model predicts.
+        outputs: ``float64[n, K]``, the numbers that it gave.
+        threshold: The lowest score whose decision is positive; None for a model that decides nothing.
+    """
+    scores = np.ascontiguousarray(task.score(outputs))
+    undecided = np.ones(len(scores), bool) if threshold is None else None
+    made = scores >= (np.inf if threshold is None else threshold)
+    columns = {"score": _plain(scores, pa.float64()), "decision": _plain(made, pa.bool_(), undecided)}
+    if isinstance(task, Multiclass):
+        columns["class"] = _texts([name.encode() for name in task.chosen(outputs)], pa.string())
+    several = enumerate(output_columns(task)) if len(task.outputs) > 1 else ()
+    return columns | {name: _plain(np.ascontiguousarray(outputs[:, i]), pa.float64()) for i, name in several}
 
 
 def hour_name(at: int) -> str:

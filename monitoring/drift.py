@@ -16,7 +16,7 @@ import numpy as np
 from asof.console import table
 from asof.instants import DAY, SECOND, format_moment, format_span
 from asof.monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
-from asof.monitoring.observed import SCORE, STATUSES, Log, Observed, Window, observe, told
+from asof.monitoring.observed import STATUSES, Log, Observed, Window, observe, told
 from asof.statistics import histograms
 from asof.statistics.design_effect import LEAST_CLUSTERS, ColumnEffects
 from asof.statistics.reference import trained_effects
@@ -45,16 +45,16 @@ class DriftFinding:
 
 @dataclass(frozen=True, slots=True)
 class ColumnDrift:
-    """A feature, or the score, in training and in serving.
+    """A feature, or an output of the model, in training and in serving.
 
     Attributes:
-        name: Name of the feature, or ``score``.
-        source: The view that it comes from; empty for the score.
+        name: Name of the feature, or ``score``, or of several outputs ``output`` and its name.
+        source: The view that it comes from; empty for an output.
         findings: The judged comparisons.
         reference: Its histogram at training.
         serving: Its histogram in the window, same cells.
         change: The cell whose share changed most, in words.
-        statuses: Status -> share of the window's rows; empty for the score.
+        statuses: Status -> share of the window's rows; empty for an output.
     """
 
     name: str
@@ -89,7 +89,7 @@ class DriftReport:
         rows: Predictions in the window.
         reference_rows: Training rows in the reference.
         rule: Thresholds for drift.
-        columns: Features and the score.
+        columns: Features and outputs.
         problems: Files of the log that could not be read.
         advice: What to do next, a sentence each.
     """
@@ -197,32 +197,31 @@ def drift(
 
 def _columns(log: Log, observed: Observed, rule: Rule, *, judged: bool) -> list[ColumnDrift]:
     reference, contract = log.bundle.reference, log.bundle.contract
-    pairs = {
-        name: (column, observed.features["columns"][name]) for name, column in reference["features"]["columns"].items()
-    }
-    pairs[SCORE] = reference["score"]["columns"][histograms.SCORE], observed.score["columns"][histograms.SCORE]
+    features, outputs = reference["features"]["columns"], reference["score"]["columns"]
+    pairs = {f"feature.{name}": (column, observed.features["columns"][name]) for name, column in features.items()}
+    pairs |= {name: (column, observed.outputs["columns"][name]) for name, column in outputs.items()}
     compared = {
         (name, measure): _compare(
             *pairs[name], trained_effects(reference, name, observed.effects[name]), observed.effects[name], measure
         )
         for name in pairs
-        for measure in (("values",) if name == SCORE else ("values", "missing"))
+        for measure in (("values",) if name in outputs else ("values", "missing"))
     }
     adjusted = dict(zip(compared, holm([one.p_value for one in compared.values()]), strict=True))
     findings: dict[str, list[DriftFinding]] = {name: [] for name in pairs}
     for (name, measure), one in compared.items():
         verdict = judge(one, adjusted[name, measure], len(compared), rule) if judged else Verdict.TOO_FEW
         findings[name].append(DriftFinding(measure, one, adjusted[name, measure], verdict))
-    sources = {f.name: f.view for f in contract.features}
+    sources = {f"feature.{f.name}": f.view for f in contract.features}
     return [
         ColumnDrift(
-            name=name or "score",
+            name=name.removeprefix("feature.") if name in sources else name.replace("output.", "output ", 1),
             source=sources.get(name, ""),
             findings=tuple(found),
             reference=pairs[name][0],
             serving=pairs[name][1],
             change=_change(*pairs[name]),
-            statuses=_shares(observed.statuses.get(name)),
+            statuses=_shares(observed.statuses[name.removeprefix("feature.")]) if name in sources else {},
         )
         for name, found in findings.items()
     ]

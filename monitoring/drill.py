@@ -26,7 +26,9 @@ from asof.contract import Field, OnDemandView, on_demand
 from asof.errors import NotFoundError, UsageError
 from asof.feature_vectors import as_column, as_python, matrix
 from asof.monitoring.observed import Log, Window
+from asof.prediction_log import prediction_columns
 from asof.statistics.design_effect import hashes
+from asof.task import combined
 
 Kind = Literal["scale", "add", "set", "missing"]
 _NULL = 1
@@ -165,9 +167,9 @@ class _Incident:
         return table
 
     def _scored(self, table: pa.Table) -> pa.Table:
-        """``table`` with scores and decisions recomputed by the bundle's booster; unchanged if there is none."""
-        names = self._bundle.metadata.get("features")
-        if not names or not self._bundle.booster_file.is_file():
+        """``table`` with predictions recomputed by the bundle's boosters; unchanged if there are none."""
+        names, task = self._bundle.metadata.get("features"), self._bundle.task
+        if not names or not all(file.is_file() for file in self._bundle.booster_files):
             return table
         import lightgbm
 
@@ -176,11 +178,12 @@ class _Incident:
             for f in self._contract.features
             if f.numeric
         }
-        booster = lightgbm.Booster(model_str=self._bundle.booster_file.read_text())
-        scores = np.asarray(booster.predict(matrix(self._contract, columns, names)), np.float64)
-        table = _replaced(table, "score", pa.array(scores))
-        threshold = self._bundle.metadata["decision"]["threshold"]
-        return _replaced(table, "decision", pa.array(scores >= threshold))
+        given = matrix(self._contract, columns, names)
+        boosters = [lightgbm.Booster(model_str=file.read_text()) for file in self._bundle.booster_files]
+        outputs = combined(task, [np.asarray(booster.predict(given), np.float64) for booster in boosters])
+        for column, values in prediction_columns(task, outputs, self._bundle.threshold).items():
+            table = _replaced(table, column, values)
+        return table
 
 
 def _replaced(table: pa.Table, name: str, column: pa.Array) -> pa.Table:

@@ -119,9 +119,9 @@ class Observed:
         first: Earliest moment, microseconds; None without rows.
         last: Latest moment.
         features: Counts of the features under the reference's cells.
-        score: Counts of the scores.
+        outputs: Counts of what the model gave, by column of the log.
         statuses: Feature -> int64[5], rows by status (:data:`STATUSES`).
-        effects: Column (features, and the score under ``""``) -> its design effects.
+        effects: Column of the log (features and outputs) -> its design effects.
         keys: Entity key -> estimated number of distinct values.
     """
 
@@ -129,7 +129,7 @@ class Observed:
     first: int | None
     last: int | None
     features: histograms.Histogram
-    score: histograms.Histogram
+    outputs: histograms.Histogram
     statuses: dict[str, npt.NDArray[np.int64]]
     effects: dict[str, design_effect.ColumnEffects]
     keys: dict[str, int]
@@ -140,10 +140,6 @@ def unused(name: str, taken: Collection[str]) -> str:
     while name in taken:
         name = f"_{name}"
     return name
-
-
-SCORE = ""
-"""Name of the score among the features; no feature has an empty name."""
 
 
 def observe(log: Log, window: Window, advance: Callable[[int], None] = lambda _: None) -> Observed:
@@ -169,27 +165,27 @@ def observe(log: Log, window: Window, advance: Callable[[int], None] = lambda _:
 class _Counter:
     def __init__(self, bundle: Bundle) -> None:
         contract, reference = bundle.contract, bundle.reference
-        self._features, self._score = reference["features"], reference["score"]
+        self._features, self._outputs = reference["features"], reference["score"]
         self._names = list(self._features["columns"])
         self._keys = [key.name for key in contract.keys]
-        self._counted = histograms.empty(self._features), histograms.empty(self._score)
+        self._counted = histograms.empty(self._features), histograms.empty(self._outputs)
         self._statuses = {name: np.zeros(len(STATUSES), np.int64) for name in self._names}
         self._samples = {name: design_effect.Sample() for name in self._keys}
         self._span: tuple[int | None, int | None] = (None, None)
-        self.columns = ["at", "score", *(f"key.{name}" for name in self._keys)]
+        self.columns = ["at", *self._outputs["columns"], *(f"key.{name}" for name in self._keys)]
         self.columns += [f"{part}.{name}" for part in ("feature", "status") for name in self._names]
 
     def add(self, table: pa.Table) -> None:
         features = histograms.codes(self._features, {name: table[f"feature.{name}"] for name in self._names})
-        score = histograms.codes(self._score, {histograms.SCORE: table["score"]})
+        outputs = histograms.codes(self._outputs, {name: table[name] for name in self._outputs["columns"]})
         before, counted = self._counted, histograms.tally(self._features, features)
-        scored = histograms.tally(self._score, score)
-        self._counted = histograms.merge([before[0], counted]), histograms.merge([before[1], scored])
+        given = histograms.tally(self._outputs, outputs)
+        self._counted = histograms.merge([before[0], counted]), histograms.merge([before[1], given])
         for name in self._names:
             found = np.bincount(table[f"status.{name}"].to_numpy(), minlength=len(STATUSES))
             self._statuses[name] += found[: len(STATUSES)]
         for name, sample in self._samples.items():
-            sample.add(table[f"key.{name}"], {**features, SCORE: score[histograms.SCORE]})
+            sample.add(table[f"key.{name}"], {**{f"feature.{f}": cells for f, cells in features.items()}, **outputs})
         self._extend(table["at"])
 
     def _extend(self, at: pa.ChunkedArray) -> None:
@@ -201,12 +197,13 @@ class _Counter:
         )
 
     def observed(self) -> Observed:
-        features, score = self._counted
+        features, outputs = self._counted
         effects, keys = self._measured()
-        return Observed(features["rows"], *self._span, features, score, self._statuses, effects, keys)
+        return Observed(features["rows"], *self._span, features, outputs, self._statuses, effects, keys)
 
     def _measured(self) -> tuple[dict[str, design_effect.ColumnEffects], dict[str, int]]:
-        columns = {**self._features["columns"], SCORE: self._score["columns"][histograms.SCORE]}
+        columns = {f"feature.{name}": column for name, column in self._features["columns"].items()}
+        columns |= self._outputs["columns"]
         effects = dict.fromkeys(columns, design_effect.ColumnEffects())
         keys: dict[str, int] = {}
         for name, sample in self._samples.items():

@@ -1,7 +1,7 @@
-"""The performance of served scores, once their labels are known.
+"""The performance of served predictions, once their labels are known.
 
 A served row gets the label of the table row with the same keys and moment; of several such rows, the one whose id is the
-request's id. The metrics are the area under the ROC curve, average precision, log loss and calibration, with the 95 % intervals
+request's id. The metrics are those of the model's task (:mod:`asof.statistics.metrics`) and calibration, with the 95 % intervals
 of :mod:`asof.statistics.intervals`. A metric is worse than at training when the two intervals do not overlap.
 """
 
@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from asof.console import table
 from asof.contract import Source
@@ -23,9 +23,11 @@ from asof.errors import BundleError, SourceError
 from asof.monitoring.observed import Log, Window, told
 from asof.offline.duckdb_engine import EngineSettings, asking, quoted
 from asof.offline.sources import SourceFiles, open_files
+from asof.prediction_log import output_columns
 from asof.statistics.design_effect import dense, hashes
 from asof.statistics.intervals import drawn_weights, interval
-from asof.statistics.ranking import Ranking, log_loss
+from asof.statistics.metrics import SMALLER_IS_BETTER, default_metrics, prepare
+from asof.task import Multiclass, Quantiles, Task
 
 GROUPS = 10
 """Groups of equal size, by score, in which calibration is shown."""
@@ -33,7 +35,13 @@ GROUPS = 10
 LEAST = 10
 """Positive and negative labels that the metrics need."""
 
-SMALLER_IS_BETTER = frozenset({"log_loss"})
+CALIBRATION = {
+    "binary": ("rows", "mean score", "share of positives"),
+    "multiclass": ("rows", "mean probability", "share right"),
+    "regression": ("rows", "mean prediction", "mean label"),
+    "quantiles": ("rows", "level", "share of labels below"),
+}
+"""Kind of task -> what the figures of a group of calibration are."""
 
 Floats = npt.NDArray[np.float64]
 
@@ -70,7 +78,7 @@ class MetricComparison:
 
 @dataclass(frozen=True, slots=True)
 class Group:
-    """Rows of neighbouring scores: their number, mean score and share of positives."""
+    """Rows of neighbouring scores: their number, and what was predicted beside what happened, see :data:`CALIBRATION`."""
 
     rows: int
     score: float
@@ -84,11 +92,12 @@ class PerformanceReport:
     Attributes:
         model: Name of the model.
         version: Version of its bundle.
+        task: Kind of its task.
         window: The moments that were asked for.
         rows: Predictions in the window.
         labelled: Those whose label is known.
         ambiguous: Those with several candidate labels that contradict each other; they are left out.
-        positives: Positive labels.
+        positives: Positive labels; None where labels are not yes or no.
         figures: Metrics; empty with too few labels of a kind.
         calibration: Groups of neighbouring scores, lowest first.
         left_out: Test rows that training left out of its metrics; the window leaves out none.
@@ -97,11 +106,12 @@ class PerformanceReport:
 
     model: str
     version: str
+    task: str
     window: Window
     rows: int
     labelled: int
     ambiguous: int
-    positives: int
+    positives: int | None
     figures: tuple[MetricComparison, ...]
     calibration: tuple[Group, ...]
     left_out: int
@@ -115,9 +125,11 @@ class PerformanceReport:
     @property
     def summary(self) -> str:
         """The answer in one sentence."""
-        known = f"{self.labelled:,} of {self.rows:,} predictions have labels, {self.positives:,} positive"
+        known = f"{self.labelled:,} of {self.rows:,} predictions have labels"
+        known += "" if self.positives is None else f", {self.positives:,} positive"
         if not self.figures:
-            return f"{known}: too few to judge (at least {LEAST} of each kind)"
+            least = f"{LEAST} of each kind" if self.positives is not None else f"{2 * LEAST}, and different ones"
+            return f"{known}: too few to judge (at least {least})"
         return f"{known}: " + (
             f"worse than at training in {', '.join(self.worse)}" if self.worse else "as good as at training"
         )
@@ -147,11 +159,7 @@ class PerformanceReport:
                 "",
                 "Calibration:",
             ]
-            lines += [
-                table(
-                    ("rows", "mean score", "share of positives"), [(g.rows, g.score, g.rate) for g in self.calibration]
-                )
-            ]
+            lines += [table(CALIBRATION[self.task], [(g.rows, g.score, g.rate) for g in self.calibration])]
         if self.figures and self.left_out:
             lines.append(f"- The metrics at training leave out {self.left_out:,} test rows, those here leave out none.")
         return "\n".join([*lines, *told(self.problems)])
@@ -160,7 +168,7 @@ class PerformanceReport:
 def performance(
     log: Log, window: Window, repo: Path, data: Path, advance: Callable[[int], None] = lambda _: None
 ) -> PerformanceReport:
-    """Evaluate the window's scores by the labels that are known now.
+    """Evaluate the window's predictions by the labels that are known now.
 
     Args:
         log: The log.
@@ -175,9 +183,10 @@ def performance(
         SourceError: A table cannot be read.
     """
     labels = _Labels.open(log, repo, data)
+    task, given = log.bundle.task, output_columns(log.bundle.task)
     rows, ambiguous = 0, 0
     kept: list[tuple[Floats, Floats, npt.NDArray[np.uint64]]] = []
-    for batch in log.batches(window, ["request_id", "at", "score", *(f"key.{name}" for name in labels.keys)]):
+    for batch in log.batches(window, ["request_id", "at", *given, *(f"key.{name}" for name in labels.keys)]):
         label, contradictory = labels.of(batch)
         known = ~np.isnan(label)
         unit = (
@@ -185,44 +194,51 @@ def performance(
             if labels.keys
             else np.arange(rows, rows + len(label), dtype=np.uint64)
         )
-        kept.append((label[known], batch["score"].to_numpy()[known], unit[known]))
+        outputs = np.column_stack([batch[name].to_numpy() for name in given])
+        kept.append((label[known], outputs[known], unit[known]))
         rows, ambiguous = rows + batch.num_rows, ambiguous + contradictory
         advance(batch.num_rows)
-    label, score, units = (
-        np.concatenate([np.empty(0), *column]) for column in (zip(*kept, strict=True) if kept else ((), (), ()))
-    )
-    enough = min(label.sum(), (1 - label).sum()) >= LEAST
+    label, units = (np.concatenate([np.empty(0), *(part[i] for part in kept)]) for i in (0, 2))
+    outputs = np.concatenate([np.empty((0, len(given))), *(part[1] for part in kept)])
+    binary = task.kind == "binary"
+    spread = len(label) >= 2 * LEAST and len(np.unique(label)) > 1
+    enough = min(label.sum(), (1 - label).sum()) >= LEAST if binary else spread
     return PerformanceReport(
         model=log.bundle.model,
         version=log.bundle.version,
+        task=task.kind,
         window=window,
         rows=rows,
         labelled=len(label),
         ambiguous=ambiguous,
-        positives=int(label.sum()),
-        figures=tuple(_figures(label, score, units, log.bundle.metadata.get("metrics", {}))) if enough else (),
-        calibration=tuple(calibration(label, score)) if len(label) else (),
+        positives=int(label.sum()) if binary else None,
+        figures=tuple(_figures(task, label, outputs, units, log.bundle.metadata.get("metrics", {}))) if enough else (),
+        calibration=tuple(_calibration(task, label, outputs)) if len(label) else (),
         left_out=int(log.bundle.metadata.get("split", {}).get("test_left_out", 0)),
         problems=tuple(log.problems),
     )
 
 
+def _calibration(task: Task, label: Floats, outputs: Floats) -> list[Group]:
+    if isinstance(task, Quantiles):
+        below = (label[:, None] <= outputs).mean(axis=0).tolist()
+        return [Group(len(label), level, rate) for level, rate in zip(task.levels, below, strict=True)]
+    if isinstance(task, Multiclass):
+        return calibration((outputs.argmax(axis=1) == label).astype(np.float64), task.score(outputs))
+    return calibration(label, task.score(outputs))
+
+
 def calibration(label: Floats, score: Floats, groups: int = GROUPS) -> list[Group]:
-    """Mean score and share of positives in groups of equal size, by score."""
+    """Mean score and mean label in groups of equal size, by score."""
     order = np.argsort(score, kind="stable")
     parts = [part for part in np.array_split(order, groups) if len(part)]
     return [Group(len(part), float(score[part].mean()), float(label[part].mean())) for part in parts]
 
 
 def _figures(
-    label: Floats, score: Floats, units: npt.NDArray[Any], trained: Mapping[str, Any]
+    task: Task, label: Floats, outputs: Floats, units: npt.NDArray[Any], trained: Mapping[str, Any]
 ) -> Iterator[MetricComparison]:
-    ranking = Ranking(label, score)
-    metrics: dict[str, Callable[[Floats], Floats]] = {
-        "auc": ranking.auc,
-        "average_precision": ranking.average_precision,
-        "log_loss": partial(log_loss, label, score),
-    }
+    metrics = {name: prepare(name, task, label, outputs) for name in default_metrics(task)}
     draws = [{name: metric(weights) for name, metric in metrics.items()} for weights in drawn_weights(dense(units))]
     for name, metric in metrics.items():
         value = float(metric(np.ones((1, len(label))))[0])
@@ -239,6 +255,7 @@ class _Labels:
     keys: tuple[str, ...]
     tables: str
     sql: str
+    task: Task
 
     @classmethod
     def open(cls, log: Log, repo: Path, data: Path) -> _Labels:
@@ -252,7 +269,7 @@ class _Labels:
         scored, labels = (open_files(sources.get(name) or _written(name, data), repo) for name in names)
         keys = tuple(rows["keys"])
         tables = " and ".join(dict.fromkeys((scored.source, labels.source)))
-        return cls(repo, keys, tables, _sql(rows, keys, scored, labels))
+        return cls(repo, keys, tables, _sql(rows, keys, scored, labels, log.bundle.task), log.bundle.task)
 
     def of(self, batch: pa.Table) -> tuple[Floats, int]:
         """Label of each row of ``batch``, NaN for unknown, and how many are unknown because candidates contradict each other."""
@@ -270,8 +287,14 @@ class _Labels:
         finally:
             connection.close()
         label = np.full(batch.num_rows, np.nan)
-        label[found["i"].to_numpy()] = found["label"].cast(pa.float64()).to_numpy()
+        label[found["i"].to_numpy()] = self._numbers(found["label"])
         return label, int(np.isnan(label[found["i"].to_numpy()]).sum())
+
+    def _numbers(self, label: pa.ChunkedArray) -> Floats:
+        """Labels as numbers; NaN for a class that the model does not know."""
+        if isinstance(self.task, Multiclass):
+            label = pc.index_in(label, value_set=pa.array(self.task.classes))
+        return np.asarray(label.cast(pa.float64()).to_numpy(), np.float64)
 
 
 def _written(name: str, data: Path) -> Source:
@@ -283,16 +306,17 @@ def _written(name: str, data: Path) -> Source:
     return Source(name, str(folder), "delta", "")
 
 
-def _sql(rows: Mapping[str, Any], keys: tuple[str, ...], scored: SourceFiles, labels: SourceFiles) -> str:
+def _sql(rows: Mapping[str, Any], keys: tuple[str, ...], scored: SourceFiles, labels: SourceFiles, task: Task) -> str:
     """One row (i, label) for each served row that has candidates; label is null where they contradict each other."""
     identity, label = quoted(rows["id"]), quoted(rows["label"])
     apart = scored.source != labels.source
     own = f"JOIN {labels.scan} l ON l.{identity} = r.{identity}" if apart else ""
     value = f"{'l' if apart else 'r'}.{label}"
+    dtype = "VARCHAR" if isinstance(task, Multiclass) else "DOUBLE"
     named = "".join(f", r.{quoted(name)} AS k{i}" for i, name in enumerate(keys))
     known = (
         f"SELECT CAST(r.{identity} AS VARCHAR) AS id, epoch_us(r.{quoted(rows['event_time'])}) AS at, "
-        f"CAST({value} AS DOUBLE) AS label{named} FROM {scored.scan} r {own} WHERE {value} IS NOT NULL"
+        f"CAST({value} AS {dtype}) AS label{named} FROM {scored.scan} r {own} WHERE {value} IS NOT NULL"
     )
     match = " AND ".join(["s.at = n.at", *(f"s.k{i} = n.k{i}" for i in range(len(keys)))])
     return (

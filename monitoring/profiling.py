@@ -123,19 +123,20 @@ def _write(log: Log, part: Window, path: Path, seen: str) -> int:
     if first is None:
         return 0
     tags = {"model": log.bundle.model, "version": log.bundle.version, SEEN: seen}
-    extra = {counted.score: "float64"}
+    extra = dict.fromkeys(counted.outputs, "float64")
     view = profiles.profile(chain([first], counted), contract, extra=extra, moment=part.start, metadata=tags)
     profiles.write(path, profiles.tagged(view, {ROWS: str(counted.rows)}))
     return counted.rows
 
 
 class _Counted(Iterator[pa.Table]):
-    """Batches of features and scores under their own names; counts the rows."""
+    """Batches of features and outputs under their own names; counts the rows."""
 
     def __init__(self, log: Log, part: Window) -> None:
         names = log.bundle.contract.feature_names
-        self.score, self.rows = unused("score", names), 0
-        self._names = {"score": self.score, **{f"feature.{name}": name for name in names}}
+        logged = {column: unused(column, names) for column in prediction_log.output_columns(log.bundle.task)}
+        self.outputs, self.rows = tuple(logged.values()), 0
+        self._names = {**logged, **{f"feature.{name}": name for name in names}}
         self._batches = log.batches(part, list(self._names))
 
     def __next__(self) -> pa.Table:

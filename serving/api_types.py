@@ -5,14 +5,16 @@ These types only describe requests; :mod:`asof.serving.request_rows` checks them
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 from pydantic import BaseModel, ConfigDict, Field, create_model
 
 from asof.contract import Contract
 from asof.contract import Field as Column
 from asof.serving.request_rows import LONGEST_TEXT, expected
+from asof.task import Task
 
 _TYPES: dict[str, Any] = {
     "int32": Annotated[int, Field(ge=-(2**31), lt=2**31)],
@@ -52,11 +54,9 @@ class ErrorResponse(BaseModel):
 
 
 class Prediction(BaseModel):
-    """The prediction for one row."""
+    """What every prediction says of its row, besides the answer itself."""
 
     row: int = Field(description="0-based position of the row in the request.")
-    score: float = Field(description="The score that the model gives.")
-    decision: bool = Field(description="Whether the score reaches the model's threshold.")
     request_id: str = Field(description=_REQUEST_ID)
     model: str = Field(description="Name of the model.")
     model_version: str = Field(description="Its version.")
@@ -69,10 +69,34 @@ class Prediction(BaseModel):
     )
 
 
-class PredictResponse(BaseModel):
-    """One prediction for each row, in the order of the rows."""
+def response_type(task: Task) -> type[BaseModel]:
+    """The type of a response's body: one prediction for each row, in the order of the rows."""
+    named = dict.fromkeys(task.outputs, (float, ...))
+    answers: dict[str, dict[str, tuple[Any, Any]]] = {
+        "binary": {
+            "score": (float, Field(description="The probability that the model gives.")),
+            "decision": (bool, Field(description="Whether the score reaches the model's threshold.")),
+        },
+        "multiclass": {
+            "class": (str, Field(description="The most probable class.")),
+            "probabilities": (_record("Probabilities", named), Field(description="The probability of each class.")),
+        },
+        "regression": {"value": (float, Field(description="The predicted value."))},
+        "quantiles": {
+            "value": (float, Field(description="The quantile nearest to the median.")),
+            "quantiles": (_record("Quantiles", named), Field(description="Level of each quantile, and its value.")),
+        },
+    }
+    prediction: Any = create_model("Prediction", __base__=Prediction, **cast("Any", answers[task.kind]))
+    return create_model("PredictResponse", predictions=(list[prediction], ...))
 
-    predictions: list[Prediction]
+
+def _record(name: str, fields: Mapping[str, tuple[Any, Any]]) -> type[BaseModel]:
+    """An object with ``fields``, whose names may be any texts."""
+    spelled = {
+        f"f{i}": (kind, Field(default, alias=field)) for i, (field, (kind, default)) in enumerate(fields.items())
+    }
+    return create_model(name, **cast("Any", spelled))
 
 
 def row_type(contract: Contract, event_time: str | None) -> type[BaseModel]:
@@ -99,16 +123,17 @@ def request_type(contract: Contract, event_time: str | None, max_rows: int) -> t
     return create_model("PredictRequest", __config__=ConfigDict(extra="forbid"), **fields)
 
 
-def openapi(base: dict[str, Any], request: type[BaseModel], version: str) -> dict[str, Any]:
+def openapi(base: dict[str, Any], request: type[BaseModel], response: type[BaseModel], version: str) -> dict[str, Any]:
     """The OpenAPI document: BentoML's own, with ``POST /predict`` and its types replaced by those of the contract.
 
     Args:
         base: The OpenAPI document that BentoML made.
         request: The type of a request's body.
+        response: The type of a response's body.
         version: Version of the model.
     """
     schemas = {}
-    for kind in (request, PredictResponse, ErrorResponse):
+    for kind in (request, response, ErrorResponse):
         schema = kind.model_json_schema(ref_template="#/components/schemas/{model}", mode="validation")
         schemas.update(schema.pop("$defs", {}))
         schemas[kind.__name__] = schema

@@ -33,7 +33,7 @@ class Booster:
         path: The model text.
 
     Raises:
-        BundleError: The file is not a model with one score per row, or LightGBM is not installed.
+        BundleError: The file is not a model, or LightGBM is not installed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -44,17 +44,20 @@ class Booster:
         self._call("LGBM_BoosterLoadModelFromString", text, ctypes.byref(iterations), ctypes.byref(self._handle))
         weakref.finalize(self, self._library.LGBM_BoosterFree, self._handle)
         self.features = self._integer("LGBM_BoosterGetNumFeature")
-        if (scores := self._integer("LGBM_BoosterGetNumClasses")) != 1:
-            raise BundleError(f"{path} gives {scores} scores for each row, expected 1; train a model with one score")
+        self.width = self._integer("LGBM_BoosterGetNumClasses")
+        if self.width < 1:
+            raise BundleError(
+                f"{path} gives {self.width} scores for each row, expected 1 or more; train the model again"
+            )
 
     def predict(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
-        """The score of each row.
+        """What the booster gives for each row.
 
         Args:
             matrix: ``float64[n, F]``, NaN for missing.
 
         Returns:
-            ``float64[n]``.
+            ``float64[n]``, or of several classes ``float64[n, K]``.
 
         Raises:
             BundleError: The matrix has another number of columns than the model.
@@ -63,15 +66,15 @@ class Booster:
         if columns != self.features:
             raise BundleError(f"the model reads {self.features} features, the contract gives {columns}; train again")
         data = np.ascontiguousarray(matrix, dtype=np.float64)
-        scores = np.empty(rows)
+        given = np.empty((rows, self.width))
         written = ctypes.c_int64()
         if rows:
             self._call(
                 "LGBM_BoosterPredictForMat", self._handle, ctypes.c_void_p(data.ctypes.data), _FLOAT64,
                 ctypes.c_int32(rows), ctypes.c_int32(columns), 1, _PREDICT_NORMAL, 0, _ALL_ITERATIONS, _SINGLE_THREAD,
-                ctypes.byref(written), ctypes.c_void_p(scores.ctypes.data),
+                ctypes.byref(written), ctypes.c_void_p(given.ctypes.data),
             )  # fmt: skip
-        return scores
+        return given if self.width > 1 else given[:, 0]
 
     def _integer(self, function: str) -> int:
         value = ctypes.c_int()

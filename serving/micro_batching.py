@@ -120,8 +120,7 @@ def part(entry: Entry, first: int, last: int, rows: RequestRows, request_id: str
         objects={name: values[inside] for name, values in entry.objects.items()},
         statuses=entry.statuses[inside],
         event_times=entry.event_times[inside],
-        scores=entry.scores[inside],
-        decisions=entry.decisions[inside],
+        outputs=entry.outputs[inside],
     )
 
 

@@ -22,6 +22,7 @@ from asof import prediction_log
 from asof.contract import Contract
 from asof.prediction_log import Entry
 from asof.serving.limits import Limits
+from asof.task import BINARY, Task
 
 _log = logging.getLogger("asof.serving")
 
@@ -43,6 +44,8 @@ class PredictionWriter:
         version: Version of the model.
         limits: How long rows may wait, and how many.
         count: Called with ``written``, ``dropped`` or ``failed`` (a write that will be tried again) and a number of rows.
+        task: What the model predicts.
+        threshold: The lowest score whose decision is positive; None for a model that decides nothing.
     """
 
     folder: Path
@@ -51,6 +54,8 @@ class PredictionWriter:
     version: str
     limits: Limits = field(default_factory=Limits)
     count: Count = _uncounted
+    task: Task = BINARY
+    threshold: float | None = None
     queued: int = field(default=0, init=False)
     """Rows that wait to be written or are being written."""
 
@@ -119,7 +124,9 @@ class PredictionWriter:
         rows = sum(len(e.at) for e in batch)
         try:
             prediction_log.write(
-                self.folder, self.model, prediction_log.to_table(self.contract, self.model, self.version, batch)
+                self.folder,
+                self.model,
+                prediction_log.to_table(self.contract, self.model, self.version, batch, self.task, self.threshold),
             )
         except OSError as error:
             self._failed(rows, error)

@@ -25,6 +25,7 @@ from asof.prediction_log import Entry
 from asof.serving.booster import Booster
 from asof.serving.feature_fetcher import FeatureFetcher
 from asof.serving.request_rows import RequestRows
+from asof.task import Binary, Quantiles, Regression, combined
 
 ROWS_AT_ONCE = 200
 """Rows up to which computing on the event loop is faster than handing over to a thread."""
@@ -36,20 +37,27 @@ class Predictor:
 
     Args:
         bundle: The model.
-        booster: The bundle's booster.
+        boosters: The bundle's boosters.
         fetcher: Reads stored features.
     """
 
     bundle: Bundle
-    booster: Booster
+    boosters: tuple[Booster, ...]
     fetcher: FeatureFetcher
 
     def __post_init__(self) -> None:
         unfit = [name for name in self.features if name not in self.contract.feature_names]
-        if unfit or len(self.features) != self.booster.features:
+        read = {booster.features for booster in self.boosters}
+        if unfit or read != {len(self.features)}:
             raise BundleError(
-                f"model {self.bundle.model!r} reads {self.booster.features} features, its metadata names "
+                f"model {self.bundle.model!r} reads {', '.join(map(str, sorted(read)))} features, its metadata names "
                 f"{len(self.features)} (not in the contract: {unfit}); train again with `asof train`"
+            )
+        given = sum(booster.width for booster in self.boosters)
+        if given != len(self.bundle.task.outputs):
+            raise BundleError(
+                f"model {self.bundle.model!r} gives {given} numbers for each row, its task needs {len(self.bundle.task.outputs)}; "
+                "train again with `asof train`"
             )
 
     @property
@@ -62,11 +70,6 @@ class Predictor:
         """The features that the model reads, in the order it reads them."""
         named: Sequence[str] = self.bundle.metadata["features"]
         return named
-
-    @property
-    def threshold(self) -> float:
-        """The lowest score whose decision is positive."""
-        return float(self.bundle.metadata["decision"]["threshold"])
 
     async def score(self, rows: RequestRows, request_id: str) -> Entry:
         """Score ``rows``.
@@ -92,11 +95,14 @@ class Predictor:
         on_demand.add_path(str(self.bundle.code))
         for view in self.contract.on_demand:
             on_demand.load(view.function)
-        self.booster.predict(np.full((1, self.booster.features), np.nan))
+        self._outputs(np.full((1, len(self.features)), np.nan))
+
+    def _outputs(self, matrix: NDArray[np.float64]) -> NDArray[np.float64]:
+        return combined(self.bundle.task, [booster.predict(matrix) for booster in self.boosters])
 
     def _compute(self, rows: RequestRows, stored: Vectors, request_id: str) -> Entry:
         columns = feature_vectors.assemble(self.contract, _by_column(stored), rows.request)
-        scores = self.booster.predict(feature_vectors.matrix(self.contract, columns, self.features))
+        outputs = self._outputs(feature_vectors.matrix(self.contract, columns, self.features))
         return Entry(
             request_id=request_id,
             served_at=time.time_ns() // 1_000,
@@ -108,8 +114,7 @@ class Predictor:
             objects={f.name: list(columns[f.name]) for f in self.contract.features if not f.numeric},
             statuses=self._statuses(stored, columns),
             event_times=stored.event_times,
-            scores=scores,
-            decisions=scores >= self.threshold,
+            outputs=outputs,
         )
 
     @cached_property
@@ -140,8 +145,7 @@ def response_body(bundle: Bundle, entry: Entry) -> dict[str, Any]:
         "predictions": [
             {
                 "row": row,
-                "score": score,
-                "decision": decision,
+                **answer,
                 "request_id": entry.request_id,
                 "model": bundle.model,
                 "model_version": bundle.version,
@@ -149,11 +153,25 @@ def response_body(bundle: Bundle, entry: Entry) -> dict[str, Any]:
                 "stale": [n for n, s in zip(names, statuses, strict=True) if s == OUTSIDE_MAX_AGE],
                 "not_kept": [n for n, s in zip(names, statuses, strict=True) if s == NOT_KEPT],
             }
-            for row, (score, decision, statuses) in enumerate(
-                zip(entry.scores.tolist(), entry.decisions.tolist(), entry.statuses.tolist(), strict=True)
-            )
+            for row, (answer, statuses) in enumerate(zip(_answers(bundle, entry), entry.statuses.tolist(), strict=True))
         ]
     }
+
+
+def _answers(bundle: Bundle, entry: Entry) -> list[dict[str, Any]]:
+    """What each row is answered with, as the task has it; :func:`asof.serving.api_types.response_type` describes it."""
+    task, threshold = bundle.task, bundle.threshold
+    scores, outputs = task.score(entry.outputs).tolist(), entry.outputs.tolist()
+    if isinstance(task, Binary):
+        return [{"score": score, "decision": threshold is not None and score >= threshold} for score in scores]
+    if isinstance(task, Regression):
+        return [{"value": score} for score in scores]
+    named = [dict(zip(task.outputs, row, strict=True)) for row in outputs]
+    if isinstance(task, Quantiles):
+        return [{"value": score, "quantiles": row} for score, row in zip(scores, named, strict=True)]
+    return [
+        {"class": chosen, "probabilities": row} for chosen, row in zip(task.chosen(entry.outputs), named, strict=True)
+    ]
 
 
 def _by_column(stored: Vectors) -> dict[tuple[str, str], Any]:

@@ -226,7 +226,7 @@ class Replay:
                 f"{self.bundle.version}; serve that one, or name its version with --version"
             )
         report.answered += 1
-        report.decisions += prediction["decision"]
+        report.decisions += bool(prediction.get("decision"))
 
     async def _check_ready(self, client: aiohttp.ClientSession) -> None:
         until = time.perf_counter() + RETRY_FOR

@@ -19,7 +19,7 @@ os.environ.setdefault("BENTOML_DO_NOT_TRACK", "True")  # BentoML reads this when
 import bentoml
 
 from asof.bundle import Bundle
-from asof.serving.api_types import PredictResponse, openapi, request_type
+from asof.serving.api_types import openapi, request_type, response_type
 from asof.serving.asgi import PredictionMiddleware
 from asof.serving.deployment import Deployment
 from asof.serving.limits import Limits
@@ -55,6 +55,7 @@ def _declare(worker: Worker) -> Any:
     contract, event_time = worker.bundle.contract, worker.parser.event_time
     request = request_type(contract, event_time, worker.limits.max_rows)
     rows = request.model_fields["rows"].annotation
+    response = response_type(worker.bundle.task)
 
     @bentoml.service(
         name=worker.bundle.model,
@@ -67,7 +68,9 @@ def _declare(worker: Worker) -> Any:
 
         @bentoml.on_startup  # type: ignore[untyped-decorator]
         async def start(self) -> None:
-            worker.openapi = json.dumps(openapi(service.openapi_spec.asdict(), request, worker.bundle.version)).encode()
+            worker.openapi = json.dumps(
+                openapi(service.openapi_spec.asdict(), request, response, worker.bundle.version)
+            ).encode()
             await worker.start()
 
         @bentoml.on_shutdown  # type: ignore[untyped-decorator]
@@ -78,12 +81,12 @@ def _declare(worker: Worker) -> Any:
             return worker.readiness.ready
 
         @bentoml.api  # type: ignore[untyped-decorator]
-        async def predict(self, rows: rows, request_id: str | None = None) -> PredictResponse:  # type: ignore[valid-type]
+        async def predict(self, rows: rows, request_id: str | None = None) -> response:  # type: ignore[valid-type]
             """Score rows. Declares the types; HTTP requests are answered by :class:`~asof.serving.asgi.PredictionMiddleware`."""
             listed = [row.model_dump(mode="json") for row in rows]  # type: ignore[attr-defined]
             payload = {"rows": listed, "request_id": request_id}
             entry = await asyncio.wait_for(worker.handle(payload, uuid.uuid4().hex), worker.limits.timeout)
-            return PredictResponse.model_validate(response_body(worker.bundle, entry))
+            return response.model_validate(response_body(worker.bundle, entry))
 
     service: Any = Predictions
     return service

@@ -58,7 +58,7 @@ class Worker:
         """Writes the prediction log."""
         return PredictionWriter(
             self.deployment.predictions, self.bundle.contract, self.bundle.model, self.bundle.version, self.limits,
-            self.metrics.count_log,
+            self.metrics.count_log, self.bundle.task, self.bundle.threshold,
         )  # fmt: skip
 
     @cached_property
@@ -82,7 +82,8 @@ class Worker:
             BundleError: The model cannot be loaded.
             ContractError: An on-demand function cannot be imported.
         """
-        predictor = Predictor(self.bundle, Booster(self.bundle.booster_file), self.fetcher)
+        boosters = tuple(Booster(file) for file in self.bundle.booster_files)
+        predictor = Predictor(self.bundle, boosters, self.fetcher)
         predictor.warm()
         self._batcher = MicroBatcher(predictor)
         self.writer.start()

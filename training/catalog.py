@@ -105,11 +105,9 @@ def _siblings(folder: Path) -> Iterator[None]:
         yield
     finally:
         for name in set(sys.modules) - loaded:
-            if _lies_in(
-                sys.modules[name], folder.parent
-            ):  # the places of a package without __init__.py follow sys.path
+            if _lies_in(sys.modules[name], folder.parent):
                 del sys.modules[name]
-        sys.path[:] = searched
+        sys.path[:] = searched  # afterwards: the places of a folder without __init__.py follow sys.path
 
 
 def _lies_in(module: ModuleType, folder: Path) -> bool:

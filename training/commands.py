@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from asof import task
 from asof.bundle import Bundle, versions
 from asof.cli import repo_option
 from asof.console import SHOW_AFTER, emit, table
@@ -22,7 +23,7 @@ from asof.settings import RepoSettings
 
 if TYPE_CHECKING:
     from asof.training.metrics import MetricResult
-    from asof.training.publish import Run
+    from asof.training.publish import DecisionResult, Run
 
 
 @click.command()
@@ -140,9 +141,10 @@ def _payload(run: Run, bundle: Bundle | None) -> dict[str, Any]:
         "metrics": {name: asdict(figure) for name, figure in run.figures.items()},
         "missed": run.missed,
         "leaks": [asdict(leak) for leak in run.leaks],
-        "decision": asdict(run.decided),
+        "task": task.to_dict(run.fitted.task),
+        "decision": asdict(run.decided) if run.decided else None,
         "split": dict(run.split),
-        "rounds": run.fitted.rounds,
+        "trees": run.fitted.trees,
         "booster_sha256": run.digest,
         "tables": dict(run.versions),
         "seconds": round(run.seconds, 3),
@@ -152,7 +154,7 @@ def _payload(run: Run, bundle: Bundle | None) -> dict[str, Any]:
 def _text(run: Run, bundle: Bundle | None) -> str:
     moments = run.split
     rows = [
-        (name, moments[start], moments[end], moments[f"{name}_rows"], moments[f"{name}_positives"])
+        (name, moments[start], moments[end], moments[f"{name}_rows"], _labels(run, name))
         for name, start, end in (
             ("train", "train_start", "train_end"),
             ("gap", "train_end", "test_start"),
@@ -160,11 +162,11 @@ def _text(run: Run, bundle: Bundle | None) -> str:
         )
     ]
     figures = [(name, *(f"{v:.4f}" for v in (f.value, f.low, f.high)), _verdict(f)) for name, f in run.figures.items()]
-    decided = run.decided
+    named = {"binary": "positives", "multiclass": "rows by class"}.get(run.fitted.task.kind, "mean label")
     parts = [
-        f"model {run.model.name}: {len(run.names)} features of {run.contract.service}, {run.fitted.rounds} trees",
+        f"model {run.model.name}: {len(run.names)} features of {run.contract.service}, {run.fitted.trees} trees",
         *([_unused(run)] if run.unused else []),
-        table(("span", "from", "to", "rows", "positives"), rows),
+        table(("span", "from", "to", "rows", named), rows),
         *(
             [f"left out of the test span, known before: {moments['test_left_out']:,} rows"]
             if moments["test_left_out"]
@@ -172,11 +174,28 @@ def _text(run: Run, bundle: Bundle | None) -> str:
         ),
         *([f"labels too late to learn from: {moments['train_late_labels']:,}"] if moments["train_late_labels"] else []),
         table(("metric", "value", "95 % from", "to", "threshold"), figures),
-        f"decision from a score of {decided.threshold:.4f} ({decided.how}): precision {decided.precision:.3f}, recall {decided.recall:.3f}",
+        *([_decision(run.decided)] if run.decided else []),
         *([f"leak ({leak.kind}): {leak.line}" for leak in run.leaks] or ["leak check: nothing found"]),
         _ending(run, bundle),
     ]
     return "\n\n".join(parts)
+
+
+def _labels(run: Run, span: str) -> Any:
+    """What the labels of a span are like."""
+    split = run.split
+    if run.fitted.task.kind == "binary":
+        return split[f"{span}_positives"]
+    if run.fitted.task.kind == "multiclass":
+        return ", ".join(f"{name} {rows:,}" for name, rows in split[f"{span}_classes"].items())
+    return split[f"{span}_mean_label"]
+
+
+def _decision(decided: DecisionResult) -> str:
+    return (
+        f"decision from a score of {decided.threshold:.4f} ({decided.how}): precision {decided.precision:.3f}, "
+        f"recall {decided.recall:.3f}"
+    )
 
 
 def _unused(run: Run) -> str:

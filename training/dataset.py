@@ -20,6 +20,7 @@ from asof.contract import Contract, Source
 from asof.errors import SchemaError, SettingsError, SourceError
 from asof.offline.duckdb_engine import EngineSettings, asking, quoted
 from asof.offline.sources import SourceFiles, open_files
+from asof.task import BINARY, COUNTS, Binary, Multiclass, Regression, Task
 from asof.training.model import Model
 
 if TYPE_CHECKING:
@@ -36,9 +37,10 @@ class Labelled:
     Attributes:
         rows: Event time, keys, request fields and id, as the table spells them.
         time: int64[n], event times in microseconds, UTC.
-        label: float64[n], 0 or 1.
+        label: float64[n]; for classes their numbers.
         usable: int64[n], moments from which the labels may be used.
         seen: int64[n], moments at which the labels' rows become known, so that windows over them contain them.
+        task: The model's task, with its classes.
     """
 
     rows: pa.Table
@@ -46,6 +48,7 @@ class Labelled:
     label: npt.NDArray[np.float64]
     usable: Times
     seen: Times
+    task: Task = BINARY
 
     def __len__(self) -> int:
         return len(self.time)
@@ -154,16 +157,17 @@ class Tables:
         """The labelled rows of [start, end).
 
         Raises:
-            SchemaError: An id has several labels, or a label is not 0 or 1.
+            SchemaError: An id has several labels, or a label does not fit the task.
         """
         columns = self._row_columns()
         picked = ", ".join(f"r.{quoted(c)} AS {quoted(c)}" for c in columns)
         order = f"ORDER BY time, {quoted(self.model.rows.id)}"
         query = f"SELECT * FROM ({self._labelled([picked])}) WHERE time >= {start} AND time < {end} {order}"
         found = self._ask(query)
-        self._check_labels(found)
-        time, label, usable, seen = (found[n].to_numpy() for n in ("time", "label", "usable", "seen"))
-        return Labelled(found.select(columns), time, label.astype(np.float64), usable, seen)
+        self._check_ids(found)
+        task, label = self._labels(found["label"])
+        time, usable, seen = (found[n].to_numpy() for n in ("time", "usable", "seen"))
+        return Labelled(found.select(columns), time, label, usable, seen, task)
 
     def features(self, rows: pa.Table, *, knowledge: bool = True) -> pa.Table:
         """The contract's features of ``rows``, in its order; see :func:`asof.offline.retrieve`."""
@@ -177,7 +181,7 @@ class Tables:
         return found.select(list(self.contract.feature_names))
 
     def _labelled(self, picked: Sequence[str]) -> str:
-        """SQL for the labelled rows: the ``picked`` columns, then label (double), and time, usable and seen (microseconds)."""
+        """SQL for the labelled rows: the ``picked`` columns, then label (double, or a class as text), and time, usable and seen (microseconds)."""
         rows, apart = self.model.rows, self.rows.source != self.labels.source
         owner = "l" if apart else "r"
         moment = f"epoch_us(r.{quoted(rows.event_time)})"
@@ -188,23 +192,42 @@ class Tables:
             usable = f"epoch_us({owner}.{quoted(rows.label_time)})"
         label = f"{owner}.{quoted(rows.label)}"
         there = f"{label} IS NOT NULL AND NOT isnan(coalesce(TRY_CAST({label} AS DOUBLE), -1))"
+        dtype = "VARCHAR" if self.model.task.kind == "multiclass" else "DOUBLE"
         columns = [
             *picked,
             f"{moment} AS time",
-            f"TRY_CAST({label} AS DOUBLE) AS label",
+            f"TRY_CAST({label} AS {dtype}) AS label",
             f"{usable} AS usable",
             f"{seen} AS seen",
         ]
         join = f" JOIN {self.labels.scan} l USING ({quoted(rows.id)})" if apart else ""
         return f"SELECT {', '.join(columns)} FROM {self.rows.scan} r{join} WHERE {there}"
 
-    def _check_labels(self, found: pa.Table) -> None:
-        label, name = found["label"], self.model.rows.label
-        wrong = pc.sum(pc.invert(pc.is_in(label, value_set=pa.array([0.0, 1.0])))).as_py()
-        if wrong:
+    def _labels(self, column: pa.ChunkedArray) -> tuple[Task, npt.NDArray[np.float64]]:
+        """The task with its classes, and the labels as numbers."""
+        task = self.model.task
+        if isinstance(task, Multiclass):
+            named = Multiclass(task.classes or tuple(sorted(pc.unique(column).to_pylist())))
+            label = pc.index_in(column, value_set=pa.array(named.classes)).cast(pa.float64()).to_numpy()
+            self._refuse(np.isnan(label), f"none of the classes {', '.join(named.classes)}")
+            return named, label
+        label = np.asarray(column.to_numpy(), np.float64)
+        if isinstance(task, Binary):
+            self._refuse((label != 0) & (label != 1), "neither 0 nor 1")
+        elif isinstance(task, Regression) and task.loss in COUNTS:
+            self._refuse(~(np.isfinite(label) & (label >= 0)), "no finite numbers from 0 on")
+        else:
+            self._refuse(~np.isfinite(label), "no finite numbers")
+        return task, label
+
+    def _refuse(self, wrong: npt.NDArray[np.bool_], what: str) -> None:
+        if wrong.any():
             raise SchemaError(
-                f"column {name!r} of table {self.labels.source!r} has {wrong} labels that are neither 0 nor 1"
+                f"column {self.model.rows.label!r} of table {self.labels.source!r} has {int(wrong.sum()):,} labels that are {what}, "
+                f"but model {self.model.name!r} has a {self.model.task.kind} task"
             )
+
+    def _check_ids(self, found: pa.Table) -> None:
         ids = found[self.model.rows.id]
         if pc.count_distinct(ids).as_py() < len(ids):
             raise SchemaError(

@@ -1,4 +1,4 @@
-"""Fits a LightGBM booster; equal rows give equal bytes.
+"""Fits LightGBM boosters, one for each objective of the task; equal rows give equal bytes.
 
 Fitting takes two passes. The first trains on the older part of the training rows and stops when the metric on the most recent
 part (the held-out one) no longer improves; the decision threshold is found on that part as well. The second trains on all training
@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from asof.errors import UsageError
 from asof.instants import parse_span
+from asof.task import Binary, Task, combined
 from asof.training import lightgbm_parameters
 from asof.training.model import Decision, Fit, Model
 
@@ -28,58 +29,90 @@ Floats = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Fitted:
-    """A fitted booster.
+    """What was fitted.
 
     Attributes:
-        text: The booster as LightGBM writes it.
-        rounds: Number of trees.
-        parameters: Every parameter that was given to LightGBM.
+        task: The task, with its classes.
+        texts: The boosters as LightGBM writes them; quantiles have one for each level, other tasks one.
+        trees: Number of trees of all boosters.
+        parameters: Every parameter that was given to LightGBM; of several objectives the first.
         held_out: bool[n], the training rows that decided when to stop.
-        held_out_score: float64, scores of these rows by the booster of the first pass, which had not seen them.
+        held_out_outputs: float64[h, K], outputs for these rows by the boosters of the first pass, which had not seen them.
         importance: Feature -> share of the total gain, greatest first.
     """
 
-    text: str
-    rounds: int
+    task: Task
+    texts: tuple[str, ...]
+    trees: int
     parameters: dict[str, Any]
     held_out: npt.NDArray[np.bool_]
-    held_out_score: Floats
+    held_out_outputs: Floats
     importance: dict[str, float]
 
     def predict(self, matrix: Floats) -> Floats:
-        """Scores float64[n] of rows float64[n, F]."""
-        return np.asarray(_booster(self.text).predict(matrix, num_threads=1), np.float64)
+        """Outputs float64[n, K] of rows float64[n, F]."""
+        return combined(self.task, [_predict(_lightgbm().Booster(model_str=text), matrix) for text in self.texts])
 
 
-def fit(model: Model, names: tuple[str, ...], matrix: Floats, label: Floats, time: npt.NDArray[np.int64]) -> Fitted:
-    """A booster for ``model``.
+def fit(
+    model: Model,
+    task: Task,
+    names: tuple[str, ...],
+    matrix: Floats,
+    label: Floats,
+    time: npt.NDArray[np.int64],
+) -> Fitted:
+    """The boosters of ``model``.
 
     Args:
         model: The declaration.
+        task: Its task, with its classes.
         names: Names of the F features.
         matrix: float64[n, F], the training rows; NaN is missing.
-        label: float64[n], 0 or 1.
+        label: float64[n]; for classes their numbers.
         time: int64[n], event times.
 
     Raises:
         UsageError: The older or the held-out part has rows of one label only.
         SettingsError: LightGBM has no such parameter, or refuses a value.
     """
-    parameters = lightgbm_parameters.parameters(model)
+    shared = lightgbm_parameters.parameters(model)
+    every = [{**shared, **objective} for objective in lightgbm_parameters.objectives(task)]
     held_out = _held_out(model.fit, time)
-    _check(label, held_out)
+    _check(task, label, held_out)
     try:
-        first = _train(
-            parameters, model.fit, names, (matrix[~held_out], label[~held_out]), (matrix[held_out], label[held_out])
-        )
-        rounds = first.best_iteration or model.fit.rounds
-        held_out_score = np.asarray(first.predict(matrix[held_out], num_iteration=rounds, num_threads=1), np.float64)
-        final = _train(parameters, Fit(rounds=rounds), names, (matrix, label), None)
+        passes = [_two_passes(parameters, model.fit, names, (matrix, label), held_out) for parameters in every]
     except (_lightgbm().basic.LightGBMError, ValueError, TypeError) as error:
         raise lightgbm_parameters.refusal(model, error) from error
+    boosters = [final for final, _ in passes]
     return Fitted(
-        final.model_to_string(), final.num_trees(), parameters, held_out, held_out_score, _importance(final, names)
+        task=task,
+        texts=tuple(final.model_to_string() for final in boosters),
+        trees=sum(final.num_trees() for final in boosters),
+        parameters=every[0],
+        held_out=held_out,
+        held_out_outputs=combined(task, [outputs for _, outputs in passes]),
+        importance=_importance(boosters, names),
     )
+
+
+def _two_passes(
+    parameters: dict[str, Any],
+    declared: Fit,
+    names: tuple[str, ...],
+    rows: tuple[Floats, Floats],
+    held_out: npt.NDArray[np.bool_],
+) -> tuple[Any, Floats]:
+    """The booster of all rows, and what the booster of the older part gives for the held-out rows."""
+    matrix, label = rows
+    older, held = (matrix[~held_out], label[~held_out]), (matrix[held_out], label[held_out])
+    first = _train(parameters, declared, names, older, held)
+    rounds = first.best_iteration or declared.rounds
+    return _train(parameters, Fit(rounds=rounds), names, rows, None), _predict(first, held[0], num_iteration=rounds)
+
+
+def _predict(booster: Any, matrix: Floats, **options: Any) -> Floats:
+    return np.asarray(booster.predict(matrix, num_threads=1, **options), np.float64)
 
 
 def decide(rule: Decision, label: Floats, score: Floats, unlabelled: Floats) -> float:
@@ -109,12 +142,17 @@ def _held_out(declared: Fit, time: npt.NDArray[np.int64]) -> npt.NDArray[np.bool
     return np.asarray(time >= end - length)
 
 
-def _check(label: Floats, held_out: npt.NDArray[np.bool_]) -> None:
+def _check(task: Task, label: Floats, held_out: npt.NDArray[np.bool_]) -> None:
     for part, rows in (("older", ~held_out), ("held-out", held_out)):
-        positives, total = int(label[rows].sum()), int(rows.sum())
-        if not 0 < positives < total:
+        total = int(rows.sum())
+        if len(np.unique(label[rows])) < 2:
+            found = (
+                f"{int(label[rows].sum())} positives in {total}"
+                if isinstance(task, Binary)
+                else f"one label in {total}"
+            )
             raise UsageError(
-                f"the {part} part of the training span has {positives} positives in {total} rows, expected some of each kind; "
+                f"the {part} part of the training span has {found} rows, expected some of each kind; "
                 "choose a longer training span or another hold_out"
             )
 
@@ -139,14 +177,10 @@ def _spelled(names: Sequence[str]) -> list[str]:
     return list(names) if plain else [f"feature_{i}" for i in range(len(names))]
 
 
-def _importance(booster: Any, names: Sequence[str]) -> dict[str, float]:
-    gain = np.asarray(booster.feature_importance("gain"), np.float64)
+def _importance(boosters: Sequence[Any], names: Sequence[str]) -> dict[str, float]:
+    gain = np.sum([booster.feature_importance("gain") for booster in boosters], axis=0, dtype=np.float64)
     shares = dict(zip(names, (gain / max(gain.sum(), 1e-300)).tolist(), strict=True))
     return dict(sorted(shares.items(), key=lambda item: -item[1]))
-
-
-def _booster(text: str) -> Any:
-    return _lightgbm().Booster(model_str=text)
 
 
 def _lightgbm() -> Any:

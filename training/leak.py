@@ -114,20 +114,20 @@ def differs(before: pa.ChunkedArray, again: pa.ChunkedArray) -> npt.NDArray[np.b
     return np.where(missing, np.isnan(left) != np.isnan(right), apart)
 
 
-def suspicion(
-    model: Model, contract: Contract, label: npt.NDArray[np.float64], score: npt.NDArray[np.float64], features: pa.Table
-) -> Iterator[Leak]:
+def suspicion(model: Model, contract: Contract, scored: metrics.Scored, features: pa.Table) -> Iterator[Leak]:
     """Scores and features that separate the n rows of the test span too well.
+
+    For classes, a score's AUC is the mean over classes of one against the rest, a feature's the greatest of these; for other numbers it
+    is :func:`asof.training.metrics.concordance`.
 
     Args:
         model: The model, with its limits.
         contract: Its contract.
-        label: float64[n], 0 or 1.
-        score: float64[n].
+        scored: The rows.
         features: Their features.
     """
     limit = model.suspicion
-    reached = metrics.auc(label, score)
+    reached = _separation(scored)
     if reached >= limit.auc:
         yield Leak(
             "suspicion",
@@ -135,7 +135,7 @@ def suspicion(
             "knows the label, or raise suspicion.auc with a reason",
         )
     for feature in contract.features:
-        alone = _alone(features[feature.name], label) if feature.numeric else 0.5
+        alone = _alone(features[feature.name], scored) if feature.numeric else 0.5
         if alone >= limit.feature_auc:
             yield Leak(
                 "suspicion",
@@ -144,8 +144,27 @@ def suspicion(
             )
 
 
-def _alone(column: pa.ChunkedArray, label: npt.NDArray[np.float64]) -> float:
+def _separation(scored: metrics.Scored) -> float:
+    if scored.task.kind == "multiclass":
+        return float(
+            np.mean([metrics.auc(one, scored.outputs[:, i]) for i, one in enumerate(_one_against_rest(scored))])
+        )
+    return _ordered(scored, scored.score)
+
+
+def _alone(column: pa.ChunkedArray, scored: metrics.Scored) -> float:
     """AUC of one feature in its better direction, missing values ranked lowest."""
     values = np.asarray(column.cast(pa.float64()).to_numpy(), np.float64)
-    found = metrics.auc(label, np.where(np.isnan(values), -np.inf, values))
-    return max(found, 1 - found)
+    ranked = np.where(np.isnan(values), -np.inf, values)
+    many = scored.task.kind == "multiclass"
+    every = [metrics.auc(one, ranked) for one in _one_against_rest(scored)] if many else [_ordered(scored, ranked)]
+    return max(max(found, 1 - found) for found in every)
+
+
+def _ordered(scored: metrics.Scored, values: npt.NDArray[np.float64]) -> float:
+    measure = metrics.auc if scored.task.kind == "binary" else metrics.concordance
+    return measure(scored.label, values)
+
+
+def _one_against_rest(scored: metrics.Scored) -> list[npt.NDArray[np.float64]]:
+    return [(scored.label == i).astype(np.float64) for i in range(len(scored.task.outputs))]

@@ -12,6 +12,7 @@ from functools import cache
 from typing import Any
 
 from asof.errors import SettingsError
+from asof.task import Multiclass, Quantiles, Regression, Task
 from asof.training.model import Model
 
 REPEATABLE: dict[str, Any] = {
@@ -20,18 +21,24 @@ REPEATABLE: dict[str, Any] = {
 """Parameters of every fit; a declaration may choose another seed or more threads."""
 
 DECLARED = {
-    "objective": "Model(objective=...)",
+    "objective": "Model(task=...)",
+    "num_class": "Model(task=Multiclass(...))",
+    "alpha": "Model(task=Quantiles(...))",
+    "tweedie_variance_power": "Model(task=Regression(power=...))",
     "num_iterations": "Fit(rounds=...)",
     "early_stopping_round": "Fit(patience=...)",
 }
 """Parameters that a declaration says elsewhere, and where."""
+
+_OBJECTIVES = {"squared": "regression", "absolute": "regression_l1", "poisson": "poisson", "tweedie": "tweedie"}
+"""Loss -> LightGBM's name for it."""
 
 _LIMIT = re.compile(r"Check failed: \((\w+)\) ?(>=|<=|>|<|==|!=) ?\(([-\w.]+)\)")
 _TYPE = re.compile(r"Parameter (\w+) should be of type (\w+)")
 
 
 def parameters(model: Model) -> dict[str, Any]:
-    """Every parameter of the fit of ``model``, each under LightGBM's main name.
+    """Every parameter of the fit of ``model`` but the objective, each under LightGBM's main name.
 
     Raises:
         SettingsError: A parameter does not exist, is given twice, or is declared elsewhere.
@@ -58,7 +65,19 @@ def parameters(model: Model) -> dict[str, Any]:
                 f"model {model.name!r}: the parameters {spelled[meant]!r} and {name!r} are the same; leave one of them out"
             )
         found[meant], spelled[meant] = value, name
-    return {**REPEATABLE, **found, "objective": model.objective}
+    return {**REPEATABLE, **found}
+
+
+def objectives(task: Task) -> list[dict[str, Any]]:
+    """The objective of each booster that the task needs, with its parameters."""
+    if isinstance(task, Quantiles):
+        return [{"objective": "quantile", "alpha": level} for level in task.levels]
+    if isinstance(task, Multiclass):
+        return [{"objective": "multiclass", "num_class": len(task.classes)}]
+    if isinstance(task, Regression):
+        power = {"tweedie_variance_power": task.power} if task.loss == "tweedie" else {}
+        return [{"objective": _OBJECTIVES[task.loss], **power}]
+    return [{"objective": "binary"}]
 
 
 def refusal(model: Model, error: Exception) -> SettingsError:

@@ -1,13 +1,12 @@
 """Metrics of a model on its test rows, each with a 95 % interval and the threshold that it has to reach.
 
-Point values of AUC, average precision and log loss come from scikit-learn, intervals from :mod:`asof.statistics.intervals`.
+The metrics are those of :mod:`asof.statistics.metrics` and ``precision_at``, intervals come from :mod:`asof.statistics.intervals`.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import numpy as np
 import numpy.typing as npt
@@ -15,28 +14,41 @@ import numpy.typing as npt
 from asof.errors import UsageError
 from asof.instants import DAY
 from asof.statistics.intervals import drawn_weights, interval
-from asof.statistics.ranking import Ranking, log_loss
-from asof.training.model import Metric
+from asof.statistics.metrics import prepare
+from asof.statistics.ranking import Ranking
+from asof.task import Binary, Task
+from asof.training.model import PRECISION_AT, Metric
 
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
 
+PAIRED = 50_000
+"""Rows whose pairs are looked at."""
+
+
 @dataclass(frozen=True)
 class Scored:
-    """n scored rows.
+    """n rows with what the model gave for them.
 
     Attributes:
-        label: float64[n], 0 or 1.
-        score: float64[n], between 0 and 1.
+        task: The task, with its classes.
+        label: float64[n]; for classes their numbers.
+        outputs: float64[n, K].
         time: int64[n], event times in microseconds, UTC.
         entities: Key column -> int64[n], dense codes.
     """
 
+    task: Task
     label: Floats
-    score: Floats
+    outputs: Floats
     time: Codes
     entities: Mapping[str, Codes]
+
+    @property
+    def score(self) -> Floats:
+        """The one number that stands for each row's outputs: float64[n]."""
+        return self.task.score(self.outputs)
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,10 +77,11 @@ def evaluate(
     Raises:
         UsageError: All rows have the same label.
     """
-    if not 0 < scored.label.sum() < len(scored.label):
+    if len(np.unique(scored.label)) < 2:
+        binary = isinstance(scored.task, Binary)
+        found = f"{int(scored.label.sum())} positives" if binary else "one label"
         raise UsageError(
-            f"the test span has {int(scored.label.sum())} positives in {len(scored.label)} rows, expected some of each kind; "
-            "choose a longer test span"
+            f"the test span has {found} in {len(scored.label)} rows, expected some of each kind; choose a longer test span"
         )
     draws: dict[str, list[Floats]] = {m.name: [] for m in metrics}
     prepared = {m.name: _prepare(m, scored) for m in metrics}
@@ -83,15 +96,7 @@ def evaluate(
 
 def point(metric: Metric, scored: Scored) -> float:
     """The value of ``metric`` on all rows."""
-    from sklearn import metrics as reference
-
-    if metric.kind == "auc":
-        return float(reference.roc_auc_score(scored.label, scored.score))
-    if metric.kind == "average_precision":
-        return float(reference.average_precision_score(scored.label, scored.score))
-    if metric.kind == "log_loss":
-        return float(reference.log_loss(scored.label, scored.score, labels=[0, 1]))
-    return float(_precision_at(metric, scored)(np.ones((1, len(scored.label))))[0])
+    return float(_prepare(metric, scored)(np.ones((1, len(scored.label))))[0])
 
 
 def auc(label: Floats, values: Floats) -> float:
@@ -99,6 +104,19 @@ def auc(label: Floats, values: Floats) -> float:
     if not 0 < label.sum() < len(label):
         return 0.5
     return float(Ranking(label, values).auc(np.ones((1, len(label))))[0])
+
+
+def concordance(label: Floats, values: Floats) -> float:
+    """The share of pairs of rows that ``values`` puts in the order of their labels, ties counting half: AUC for any numbers as labels.
+
+    It is (1 + tau) / 2 with Kendall's tau-b (M. G. Kendall, "The treatment of ties in ranking problems", Biometrika 33 (1945)
+    239-251), on at most :data:`PAIRED` rows.
+    """
+    from scipy.stats import kendalltau
+
+    step = -(-len(label) // PAIRED)
+    tau = float(kendalltau(label[::step], values[::step]).statistic)
+    return 0.5 if np.isnan(tau) else (1 + tau) / 2
 
 
 def _figure(metric: Metric, value: float, drawn: Floats, threshold: float | None) -> MetricResult:
@@ -109,12 +127,9 @@ def _figure(metric: Metric, value: float, drawn: Floats, threshold: float | None
 
 def _prepare(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:
     """The function from weights float64[draws, n] to values float64[draws]."""
-    if metric.kind == "precision_at":
+    if metric.kind == PRECISION_AT:
         return _precision_at(metric, scored)
-    if metric.kind == "log_loss":
-        return partial(log_loss, scored.label, scored.score)
-    ranking = Ranking(scored.label, scored.score)
-    return ranking.auc if metric.kind == "auc" else ranking.average_precision
+    return prepare(metric.kind, scored.task, scored.label, scored.outputs)
 
 
 def _precision_at(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:

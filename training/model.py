@@ -15,10 +15,13 @@ from typing import Any, Literal, get_args
 
 from asof.errors import SettingsError, UsageError
 from asof.instants import parse_span
+from asof.statistics.metrics import METRICS, SMALLER_IS_BETTER, default_metrics
+from asof.task import BINARY, Task
 
-MetricKind = Literal["auc", "average_precision", "log_loss", "precision_at"]
 Rule = Literal["f1", "share", "fixed"]
-Objective = Literal["binary"]
+
+PRECISION_AT = "precision_at"
+KINDS = (*dict.fromkeys(name for names in METRICS.values() for name in names), PRECISION_AT)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,7 +33,7 @@ class LabelledRows:
         event_time: Its column with the moment at which a row is scored.
         id: Its column that identifies a row.
         keys: Its entity key columns.
-        label: Column with the label, 0 or 1.
+        label: Column with the label: 0 or 1, a class, or a number, as the model's task has it.
         label_table: Source that has the label, one row for each ``id``; by default ``table``.
         label_time: Column of the label's table with the moment from which the label may be used; by default the moment
             at which that table's row is known, and for a label in ``table`` itself the event time plus the model's delay.
@@ -67,32 +70,33 @@ class Split:
 
 @dataclass(frozen=True)
 class Metric:
-    """A metric of scores.
+    """A metric of what the model gives.
 
     Attributes:
-        kind: ``auc``, ``average_precision``, ``log_loss``, or ``precision_at``: each day, entities are ranked by their highest score
-            of the day, without those found on an earlier day; the share of positives among the first ``k``; mean over days.
+        kind: A metric of the task, see :data:`asof.statistics.metrics.METRICS`, or for a binary one ``precision_at``: each day,
+            entities are ranked by their highest score of the day, without those found on an earlier day; the share of positives
+            among the first ``k``; mean over days.
         name: Its name in reports; by default the kind.
         k: For ``precision_at``: how many entities a day.
         key: For ``precision_at``: key column of the entities.
     """
 
-    kind: MetricKind
+    kind: str
     name: str = ""
     k: int = 0
     key: str = ""
 
     def __post_init__(self) -> None:
-        if self.kind not in get_args(MetricKind):
-            raise SettingsError(f"got the metric {self.kind!r}, expected one of {', '.join(get_args(MetricKind))}")
-        if self.kind == "precision_at" and (self.k < 1 or not self.key):
+        if self.kind not in KINDS:
+            raise SettingsError(f"got the metric {self.kind!r}, expected one of {', '.join(KINDS)}")
+        if self.kind == PRECISION_AT and (self.k < 1 or not self.key):
             raise SettingsError("the metric precision_at needs k (entities a day, at least 1) and key (their column)")
         object.__setattr__(self, "name", self.name or (f"precision@{self.k}" if self.k else self.kind))
 
     @property
     def smaller_is_better(self) -> bool:
         """Whether a threshold is an upper limit."""
-        return self.kind == "log_loss"
+        return self.kind in SMALLER_IS_BETTER
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -157,11 +161,11 @@ class Model:
         rows: Where its labelled rows come from.
         label_delay: How long after an event its label becomes known, at the earliest.
         split: The spans of training and testing.
-        objective: What is predicted; ``binary`` is the probability of a label of 1.
+        task: What is predicted, see :mod:`asof.task`.
         fit: How the booster is fitted.
-        metrics: What is reported.
+        metrics: What is reported; by default every metric of the task's kind.
         thresholds: Metric name -> what it must reach: at least, for a loss at most.
-        decision: How the threshold of positive decisions is found.
+        decision: How the threshold of positive decisions is found; for a binary task only.
         suspicion: Limits beyond which a leak is suspected.
         unit: Key column whose rows are drawn together when intervals are estimated; by default rows are drawn one by one.
     """
@@ -171,27 +175,41 @@ class Model:
     rows: LabelledRows
     label_delay: str = "0 days"
     split: Split = Split()
-    objective: Objective = "binary"
+    task: Task = BINARY
     fit: Fit = Fit()
-    metrics: tuple[Metric, ...] = (Metric("auc"), Metric("average_precision"), Metric("log_loss"))
+    metrics: tuple[Metric, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)
-    decision: Decision = Decision()
+    decision: Decision | None = None
     suspicion: Suspicion = Suspicion()
     unit: str | None = None
 
     def __post_init__(self) -> None:
         try:
+            self._check_task()
             self._check()
         except UsageError as error:
             raise SettingsError(f"model {self.name!r}: {error}") from None
 
+    def _check_task(self) -> None:
+        """Fill in what the task decides, and refuse what does not fit it."""
+        if not isinstance(self.task, Task):
+            raise SettingsError(
+                f"got the task {self.task!r}, expected Binary(), Multiclass(), Regression() or Quantiles() of asof.task"
+            )
+        kind, known = self.task.kind, METRICS[self.task.kind]
+        binary = kind == "binary"
+        object.__setattr__(self, "metrics", self.metrics or tuple(map(Metric, default_metrics(self.task))))
+        if foreign := [m.kind for m in self.metrics if m.kind not in known and not (binary and m.kind == PRECISION_AT)]:
+            raise SettingsError(f"got the metric {foreign[0]!r}, expected one of a {kind} task: {', '.join(known)}")
+        if not binary and (self.decision or self.split.leave_out_known):
+            what = "a decision" if self.decision else "leave_out_known"
+            raise SettingsError(f"got {what} and a {kind} task, expected it of a binary task only: leave it out")
+        if binary:
+            object.__setattr__(self, "decision", self.decision or Decision())
+
     def _check(self) -> None:
         if not self.name.isidentifier() or not self.name.islower():
             raise SettingsError("the name must be a lower-case identifier: it names a folder and a command's argument")
-        if self.objective not in get_args(Objective):
-            raise SettingsError(
-                f"got the objective {self.objective!r}, expected one of {', '.join(get_args(Objective))}"
-            )
         for span in (self.label_delay, self.split.train, self.split.delay, self.split.test, self.fit.hold_out):
             parse_span(span or "0 days")
         if self.fit.rounds < 1 or self.fit.patience < 1:

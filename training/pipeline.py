@@ -17,13 +17,14 @@ from asof.training import leak, lightgbm_parameters, metrics
 from asof.training import split as splitting
 from asof.training.dataset import Labelled, Tables, matrix
 from asof.training.metrics import Scored
-from asof.training.model import Model
+from asof.training.model import Decision, Model
 from asof.training.publish import DecisionResult, Reference, Run, publish
 
 if TYPE_CHECKING:
     from asof.repo import Repo
 
 Say = Callable[[str], None]
+Floats = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True)
@@ -107,14 +108,12 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
     model = tables.model
     names, values = matrix(tables.contract, material.features)
     say(f"fitting on {int(parts.train.sum()):,} rows")
-    fitted = fitting.fit(model, names, values[parts.train], labelled.label[parts.train], labelled.time[parts.train])
+    rows = values[parts.train], labelled.label[parts.train], labelled.time[parts.train]
+    fitted = fitting.fit(model, labelled.task, names, *rows)
     say("evaluating")
     scored = _scored(material, fitted.predict(values[parts.test]))
     figures = metrics.evaluate(model.metrics, scored, model.thresholds, model.unit)
-    unseen = fitted.predict(values[parts.gap]) if parts.gap.any() else fitted.held_out_score
-    threshold = fitting.decide(
-        model.decision, labelled.label[parts.train][fitted.held_out], fitted.held_out_score, unseen
-    )
+    unseen = fitted.predict(values[parts.gap]) if parts.gap.any() else fitted.held_out_outputs
     say("looking for leaks")
     run = Run(
         model=model,
@@ -122,8 +121,8 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
         fitted=fitted,
         names=names,
         figures=figures,
-        split=splitting.counts(material.spans, parts, labelled.label),
-        decided=_decided(model, threshold, scored),
+        split=splitting.counts(material.spans, parts, labelled.label, labelled.task),
+        decided=_decided(model.decision, fitted, labelled.label[parts.train], unseen, scored),
         leaks=tuple(_leaks(material, scored)),
         versions=tables.versions,
         seconds=time.monotonic() - begun,
@@ -137,17 +136,24 @@ def save(run: Run, reference: Reference, repo: Repo) -> Bundle:
     return publish(run, reference, repo.path, repo.settings.models)
 
 
-def _scored(material: Material, scores: npt.NDArray[np.float64]) -> Scored:
+def _scored(material: Material, outputs: Floats) -> Scored:
     test, labelled, model = material.parts.test, material.labelled, material.tables.model
     keys = {k for k in (model.unit, *(m.key for m in model.metrics)) if k}
     entities = {key: np.unique(labelled.codes(key)[test], return_inverse=True)[1] for key in sorted(keys)}
-    return Scored(labelled.label[test], scores, labelled.time[test], entities)
+    return Scored(labelled.task, labelled.label[test], outputs, labelled.time[test], entities)
 
 
-def _decided(model: Model, threshold: float, scored: Scored) -> DecisionResult:
+def _decided(
+    declared: Decision | None, fitted: fitting.Fitted, label: Floats, unseen: Floats, scored: Scored
+) -> DecisionResult | None:
+    """The decision threshold, and what it does on the test rows; None for tasks without one."""
+    if declared is None:
+        return None
+    held = label[fitted.held_out], fitted.task.score(fitted.held_out_outputs)
+    threshold = fitting.decide(declared, *held, fitted.task.score(unseen))
     decided, positive = scored.score >= threshold, scored.label == 1
     hits = int((decided & positive).sum())
-    how = model.decision.rule if model.decision.rule == "f1" else f"{model.decision.rule} {model.decision.value}"
+    how = declared.rule if declared.rule == "f1" else f"{declared.rule} {declared.value}"
     return DecisionResult(
         threshold, how, hits / max(1, int(decided.sum())), hits / max(1, int(positive.sum())), float(decided.mean())
     )
@@ -161,11 +167,11 @@ def _leaks(material: Material, scored: Scored) -> list[leak.Leak]:
     return [
         *leak.label_delay(tables, labelled),
         *leak.law(tables, labelled, features, sample),
-        *leak.suspicion(tables.model, tables.contract, scored.label, scored.score, judged),
+        *leak.suspicion(tables.model, tables.contract, scored, judged),
     ]
 
 
-def _reference(material: Material, unseen: npt.NDArray[np.float64]) -> Reference:
+def _reference(material: Material, unseen: Floats) -> Reference:
     train = pa.array(material.parts.train)
     rows = material.labelled.rows.filter(train)
     return Reference(

@@ -13,9 +13,10 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
-from asof import bundle
+from asof import bundle, task
 from asof.contract import Contract
 from asof.instants import format_moment, to_micros
+from asof.prediction_log import output_columns
 from asof.revision import code_revision
 from asof.training import provenance
 from asof.training.fit import Fitted
@@ -42,11 +43,11 @@ class Run:
     Attributes:
         model: The declaration.
         contract: The contract that it was trained under.
-        fitted: The booster.
+        fitted: The boosters.
         names: Features of the model's matrix, in order.
         figures: Metric name -> result on the test rows.
         split: Moments and counts, as :func:`asof.training.split.counts` gives them.
-        decided: The decision threshold.
+        decided: The decision threshold; None for tasks without decisions.
         leaks: Findings of the leak check.
         versions: Table -> version.
         seconds: How long the run took.
@@ -57,8 +58,8 @@ class Run:
     fitted: Fitted
     names: tuple[str, ...]
     figures: Mapping[str, MetricResult]
-    split: Mapping[str, str | int]
-    decided: DecisionResult
+    split: Mapping[str, Any]
+    decided: DecisionResult | None
     leaks: tuple[Leak, ...]
     versions: Mapping[str, int]
     seconds: float
@@ -75,8 +76,13 @@ class Run:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the booster's text: equal for equal inputs."""
-        return hashlib.sha256(self.fitted.text.encode()).hexdigest()
+        """SHA-256 of the boosters' texts: equal for equal inputs."""
+        return hashlib.sha256("".join(self.fitted.texts).encode()).hexdigest()
+
+    @property
+    def files(self) -> dict[str, str]:
+        """Name in the bundle -> text, of the boosters."""
+        return {f"model-{i}.txt" if i else "model.txt": text for i, text in enumerate(self.fitted.texts)}
 
 
 @dataclass(frozen=True)
@@ -85,12 +91,12 @@ class Reference:
 
     Attributes:
         features: Features of the n training rows.
-        scores: Scores of rows that the model was not fitted on.
+        outputs: float64[m, K], what the model gave for rows that it was not fitted on.
         keys: Entity key -> keys of the n training rows.
     """
 
     features: pa.Table
-    scores: npt.NDArray[np.float64]
+    outputs: npt.NDArray[np.float64]
     keys: Mapping[str, Any]
 
 
@@ -106,12 +112,12 @@ def publish(run: Run, reference: Reference, repo: Path, models: Path) -> bundle.
     created = datetime.now(UTC)
     version = f"{created:%Y%m%d-%H%M%S}-{run.digest[:8]}"
     with bundle.writing(models, run.model.name, version) as folder:
-        (folder / "model.txt").write_text(run.fitted.text)
+        for name, text in run.files.items():
+            (folder / name).write_text(text)
         (folder / "contract.json").write_text(run.contract.to_json())
         columns = {name: reference.features[name] for name in run.contract.feature_names}
-        bundle.write_json(
-            folder / "reference.json", reference_of(run.contract, columns, reference.scores, reference.keys)
-        )
+        outputs = dict(zip(output_columns(run.fitted.task), reference.outputs.T, strict=True))
+        bundle.write_json(folder / "reference.json", reference_of(run.contract, columns, outputs, reference.keys))
         tags = {"model": run.model.name, "version": version}
         (folder / "profile.bin").write_bytes(profiles.profile(reference.features, run.contract, metadata=tags))
         provenance.copy_code(run.contract, repo, folder / "code")
@@ -130,10 +136,11 @@ def metadata(run: Run, version: str, created: datetime, repo: Path) -> dict[str,
         "fingerprint": run.contract.fingerprint,
         "features": list(run.names),
         "unused": run.unused,
-        "objective": run.model.objective,
-        "decision": asdict(run.decided),
+        "task": task.to_dict(run.fitted.task),
+        "boosters": list(run.files),
+        "decision": asdict(run.decided) if run.decided else None,
         "metrics": {name: asdict(figure) for name, figure in run.figures.items()},
-        "parameters": {**run.fitted.parameters, "num_iterations": run.fitted.rounds},
+        "parameters": {**run.fitted.parameters, "trees": run.fitted.trees},
         "importance": run.fitted.importance,
         "split": dict(run.split),
         "rows": rows(run.model),

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from asof.errors import UsageError
 from asof.instants import DAY, format_moment, format_span, parse_span
+from asof.task import Binary, Multiclass, Task
 from asof.training.model import Model
 
 Times = npt.NDArray[np.int64]
@@ -135,7 +137,7 @@ def divide(
     Args:
         spans: The spans.
         time: int64[n], event times.
-        label: float64[n], 0 or 1.
+        label: float64[n].
         usable: int64[n], moments from which labels may be used.
         entity: int64[n], dense codes of the entities of which known positives are left out; None to leave out no row.
     """
@@ -156,12 +158,17 @@ def _known_from(entity: npt.NDArray[np.int64], positive: Mask, usable: Times) ->
     return np.asarray(first[entity])
 
 
-def counts(spans: Spans, parts: SplitRows, label: npt.NDArray[np.float64]) -> Mapping[str, str | int]:
-    """The split as JSON-ready data, with the numbers of rows and positives of each part."""
-    sizes = {
-        f"{name}_{what}": int(figure)
-        for name, mask in (("train", parts.train), ("gap", parts.gap), ("test", parts.test))
-        for what, figure in (("rows", mask.sum()), ("positives", label[mask].sum()))
-    }
+def counts(spans: Spans, parts: SplitRows, label: npt.NDArray[np.float64], task: Task) -> Mapping[str, Any]:
+    """The split as JSON-ready data, with the number of rows of each part, and of its positives, or rows by class, or mean label."""
+    sizes: dict[str, Any] = {}
+    for name, mask in (("train", parts.train), ("gap", parts.gap), ("test", parts.test)):
+        sizes[f"{name}_rows"] = int(mask.sum())
+        if isinstance(task, Binary):
+            sizes[f"{name}_positives"] = int(label[mask].sum())
+        elif isinstance(task, Multiclass):
+            found = np.bincount(label[mask].astype(np.int64), minlength=len(task.classes))
+            sizes[f"{name}_classes"] = dict(zip(task.classes, found.tolist(), strict=True))
+        else:
+            sizes[f"{name}_mean_label"] = float(label[mask].mean()) if mask.any() else None
     delay = format_span(spans.test_start - spans.train_end)
     return {**spans.to_dict(), "delay": delay, **sizes, "train_late_labels": parts.late, "test_left_out": parts.known}

@@ -81,7 +81,7 @@ def test_both_uses_have_the_same_values_everywhere(tmp_path: Path) -> None:
     vector[:, [0, 2]] = matrix
     entry = prediction_log.Entry(
         "r", int(at[0]), at, read.as_of, keys, {}, vector, {n: list(columns[n]) for n in ("home__hand", "away__hand")},
-        read.statuses, read.event_times, np.zeros(100), np.zeros(100, bool),
+        read.statuses, read.event_times, np.zeros((100, 1)),
     )  # fmt: skip
     prediction_log.write(tmp_path / "log", "winner", prediction_log.to_table(contract, "winner", "v1", [entry]))
     with bundle.writing(tmp_path / "models", "winner", "v1") as folder:

@@ -139,7 +139,7 @@ def train(models: Path, size: int = 20_000, version: str = "v1", booster: str = 
         if booster:
             (folder / "model.txt").write_text(booster)
         (folder / "contract.json").write_text(CONTRACT.to_json())
-        made = reference(CONTRACT, features, columns["score"], {"customer_id": columns["key.customer_id"]})
+        made = reference(CONTRACT, features, {"score": columns["score"]}, {"customer_id": columns["key.customer_id"]})
         bundle.write_json(folder / "reference.json", made)
         (folder / "profile.bin").write_bytes(profiles.profile(table, CONTRACT))
         bundle.write_json(folder / "metadata.json", {"model": MODEL, "version": version, **metadata})

@@ -52,10 +52,11 @@ def test_text_that_is_no_model_is_refused(tmp_path: Path, text: str) -> None:
         Booster(tmp_path / "model.txt").predict(np.zeros((1, 1)))
 
 
-def test_a_model_of_several_scores_is_refused(tmp_path: Path) -> None:
-    """A multi-class model is refused when it is loaded."""
+def test_a_model_of_classes_gives_one_number_for_each(tmp_path: Path) -> None:
+    """A model of three classes gives the probabilities that LightGBM's Python package gives, a column for each class."""
     x = np.random.default_rng(0).normal(size=(90, 2))
     options = {"objective": "multiclass", "num_class": 3, "verbosity": -1, "num_threads": 1}
     lgb.train(options, lgb.Dataset(x, np.arange(90) % 3), 2).save_model(tmp_path / "model.txt")
-    with pytest.raises(BundleError, match="3 scores"):
-        Booster(tmp_path / "model.txt")
+    found, expected = Booster(tmp_path / "model.txt"), lgb.Booster(model_file=tmp_path / "model.txt")
+    assert found.width == 3
+    np.testing.assert_array_equal(found.predict(x), expected.predict(x, num_threads=1))

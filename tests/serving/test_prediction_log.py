@@ -36,13 +36,13 @@ def entry(contract: Contract, at: list[int], request_id: str = "r") -> Entry:
         request={"load": [1.5] * rows, "read_at": [datetime(2018, 8, 8, tzinfo=UTC)] * rows},
         vector=vector, objects={"grade": ["A"] * rows}, statuses=np.zeros((rows, width), dtype=np.uint8),
         event_times=np.array([[START - 1, -1]] * rows, dtype=np.int64),
-        scores=np.full(rows, 0.25), decisions=np.zeros(rows, dtype=bool),
+        outputs=np.full((rows, 1), 0.25),
     )  # fmt: skip
 
 
 def table(contract: Contract, *entries: Entry) -> pa.Table:
     """The entries as rows of a log."""
-    return prediction_log.to_table(contract, "m", "v1", entries)
+    return prediction_log.to_table(contract, "m", "v1", entries, threshold=0.5)
 
 
 def scanned(folder: Path, start: int, end: int) -> list[list[int]]:

@@ -111,10 +111,10 @@ def test_a_reference_says_what_its_rows_are_worth() -> None:
     contract = Contract("p", "s", (Feature("x", "v", "x", "float64"), Feature("s", "v", "s", "string")), ())
     rng = np.random.default_rng(4)
     features = {"x": np.repeat(rng.normal(size=100), 4), "s": ["a", "b"] * 200}
-    made = reference(contract, features, rng.random(30), {"id": np.repeat(np.arange(100), 4)})
+    made = reference(contract, features, {"score": rng.random(30)}, {"id": np.repeat(np.arange(100), 4)})
     assert made["features"]["rows"] == 400
     assert made["features"]["columns"]["s"]["categories"] == ["a", "b"]
     assert made["score"]["columns"]["score"]["missing"] == 0
     assert made["keys"] == {"id": 100}
     assert made["design_effects"]["x"][0][0] == pytest.approx(4, rel=0.1)
-    assert reference(contract, features, rng.random(30))["design_effects"] == {}
+    assert reference(contract, features, {"score": rng.random(30)})["design_effects"] == {}

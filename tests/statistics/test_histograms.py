@@ -189,7 +189,7 @@ def test_moments_and_booleans_are_labelled_as_such() -> None:
     contract = Contract("p", "s", fields, ())
     start = datetime(2024, 1, 1, tzinfo=UTC)
     columns = {"at": [start, start + timedelta(days=1)], "ok": [True, False], "n": [1, 2]}
-    frozen = reference(contract, columns, [0.5])["features"]["columns"]
+    frozen = reference(contract, columns, {"score": [0.5]})["features"]["columns"]
 
     assert {"2024-01-01T00:00:00Z", "2024-01-02T00:00:00Z"} <= set(histograms.labels(frozen["at"]))
     assert {"false", "true"} <= set(histograms.labels(frozen["ok"]))

@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from asof.errors import SettingsError, UsageError
 from asof.instants import DAY
+from asof.task import BINARY, Multiclass, Quantiles, Regression
 from asof.training.fit import decide, fit
-from asof.training.model import Decision, Fit
+from asof.training.model import Decision, Fit, Model
 from tests.training.machines import MODEL
 
 NAMES = ("load", "age", "spins")
@@ -30,7 +31,7 @@ PARAMETERS = {
 OTHER_PROCESS = """
 import hashlib
 from tests.training.test_fit import learned
-print(hashlib.sha256(learned().text.encode()).hexdigest())
+print(hashlib.sha256(learned().texts[0].encode()).hexdigest())
 """
 
 
@@ -49,7 +50,7 @@ def learned(**options):
     declared = replace(
         MODEL, fit=Fit(**{"parameters": PARAMETERS, "rounds": 60, "patience": 10, "hold_out": "2 days", **options})
     )
-    return fit(declared, NAMES, matrix, label, time)
+    return fit(declared, BINARY, NAMES, matrix, label, time)
 
 
 def test_equal_rows_give_equal_bytes_in_another_process(root):
@@ -58,12 +59,12 @@ def test_equal_rows_give_equal_bytes_in_another_process(root):
         [sys.executable, "-c", OTHER_PROCESS], cwd=root, capture_output=True, text=True, timeout=240, check=True
     ).stdout.strip()
 
-    assert other == hashlib.sha256(learned().text.encode()).hexdigest()
+    assert other == hashlib.sha256(learned().texts[0].encode()).hexdigest()
 
 
 def test_another_seed_gives_another_booster():
     """The bytes depend on the seed: what is repeatable is not merely constant."""
-    assert learned().text != learned(parameters={**PARAMETERS, "seed": 8}).text
+    assert learned().texts != learned(parameters={**PARAMETERS, "seed": 8}).texts
 
 
 def test_the_most_recent_part_decides_when_to_stop():
@@ -72,8 +73,8 @@ def test_the_most_recent_part_decides_when_to_stop():
     found = learned()
 
     assert found.held_out.tolist() == (time > time.max() - 2 * DAY).tolist()
-    assert 1 <= found.rounds < 60
-    assert len(found.held_out_score) == found.held_out.sum()
+    assert 1 <= found.trees < 60
+    assert len(found.held_out_outputs) == found.held_out.sum()
     assert sum(found.importance.values()) == pytest.approx(1)
     assert next(iter(found.importance)) == "load"
 
@@ -111,7 +112,7 @@ def test_parts_with_one_label_are_refused():
     matrix, label, time = rows(200)
     label[time > time.max() - 2 * DAY] = 0
     with pytest.raises(UsageError, match="held-out part of the training span has 0 positives"):
-        fit(replace(MODEL, fit=Fit(hold_out="2 days")), NAMES, matrix, label, time)
+        fit(replace(MODEL, fit=Fit(hold_out="2 days")), BINARY, NAMES, matrix, label, time)
 
 
 @pytest.mark.parametrize(
@@ -119,7 +120,7 @@ def test_parts_with_one_label_are_refused():
     [
         ({"num_leafs": 31}, "LightGBM has no parameter 'num_leafs'; did you mean 'num_leaves'?"),
         ({"zzzzzz": 1}, "LightGBM has no parameter 'zzzzzz'; its documentation lists"),
-        ({"objective": "regression"}, "got objective among the parameters, expected it as Model(objective=...)"),
+        ({"objective": "regression"}, "got objective among the parameters, expected it as Model(task=...)"),
         ({"n_estimators": 9}, "got n_estimators, another name of num_iterations, among the parameters, expected it as Fit(rounds=...)"),
         ({"early_stopping_round": 9}, "expected it as Fit(patience=...)"),
         ({"seed": 1, "random_state": 2}, "the parameters 'seed' and 'random_state' are the same"),
@@ -140,15 +141,51 @@ def test_wrong_parameters_are_named_with_what_is_expected(parameters, problem):
 def test_other_names_of_parameters_count():
     """LightGBM's other names set the same parameter: ``random_state`` is the seed, although the seed has a default."""
     assert learned(parameters={"random_state": 8}).parameters["seed"] == 8
-    assert learned(parameters={"shrinkage_rate": 0.3}).text == learned(parameters={"learning_rate": 0.3}).text
+    assert learned(parameters={"shrinkage_rate": 0.3}).texts == learned(parameters={"learning_rate": 0.3}).texts
 
 
 def test_features_of_every_spelling_can_be_learned_from():
     """Names with spaces, colons or brackets, which LightGBM refuses, change nothing but the names in the booster's text."""
     matrix, label, time = rows()
     names = ("load [kg]", "age:days", 'the "spins"')
-    found = fit(replace(MODEL, fit=Fit(parameters=PARAMETERS, rounds=20)), names, matrix, label, time)
-    plain = fit(replace(MODEL, fit=Fit(parameters=PARAMETERS, rounds=20)), NAMES, matrix, label, time)
+    found = fit(replace(MODEL, fit=Fit(parameters=PARAMETERS, rounds=20)), BINARY, names, matrix, label, time)
+    plain = fit(replace(MODEL, fit=Fit(parameters=PARAMETERS, rounds=20)), BINARY, NAMES, matrix, label, time)
 
     assert set(found.importance) == set(names)
     assert np.array_equal(found.predict(matrix), plain.predict(matrix))
+
+
+@pytest.mark.parametrize(
+    ("task", "label"),
+    [
+        (Regression(), lambda x, _: x),
+        (Regression("absolute"), lambda x, _: x),
+        (Regression("poisson"), lambda x, random: random.poisson(np.exp(x / 2))),
+        (
+            Regression("tweedie", power=1.3),
+            lambda x, random: np.where(random.random(len(x)) < 0.4, 0, random.gamma(2, np.exp(x / 2))),
+        ),
+        (Quantiles((0.2, 0.8)), lambda x, random: x + random.normal(size=len(x))),
+        (Multiclass(("a", "b", "c")), lambda x, _: np.clip(np.round(x) + 1, 0, 2)),
+    ],
+)
+def test_every_task_learns_its_label(task, label):
+    """Outputs have the task's width, follow the feature that makes the label, and are equal for equal rows."""
+    random = np.random.default_rng(0)
+    x = random.normal(size=3_000)
+    matrix = np.column_stack([x, random.normal(size=3_000)])
+    given = (task, ("x", "noise"), matrix, np.asarray(label(x, random), float), np.arange(3_000) * DAY)
+    model = Model(name="any", service="any_v1", rows=MODEL.rows, task=task, fit=Fit(parameters=PARAMETERS, rounds=60))
+    found = fit(model, *given)
+    outputs = found.predict(matrix)
+
+    assert outputs.shape == (3_000, len(task.outputs))
+    assert next(iter(found.importance)) == "x"
+    assert found.texts == fit(model, *given).texts
+    if isinstance(task, Quantiles):
+        inside = (outputs[:, 0] <= given[3]) & (given[3] <= outputs[:, 1])
+        assert 0.5 < inside.mean() < 0.75
+    elif isinstance(task, Multiclass):
+        assert (outputs.argmax(axis=1) == given[3]).mean() > 0.9
+    else:
+        assert np.corrcoef(outputs[:, 0], x)[0, 1] > 0.7

@@ -10,6 +10,7 @@ from sklearn import metrics as reference
 
 from asof.errors import UsageError
 from asof.instants import DAY
+from asof.task import BINARY
 from asof.training import metrics
 from asof.training.metrics import Scored
 from asof.training.model import Metric
@@ -21,7 +22,9 @@ ROW = st.tuples(st.integers(0, 1), st.integers(0, 6), st.integers(0, 4), st.inte
 def scored(rows: list[tuple[int, int, int, int]]) -> Scored:
     """Rows of (label, score in sixths, day, entity)."""
     label, score, day, who = (np.array(column) for column in zip(*rows, strict=True))
-    return Scored(label.astype(float), score / 6, day * DAY + 5, {"who": np.unique(who, return_inverse=True)[1]})
+    return Scored(
+        BINARY, label.astype(float), score[:, None] / 6, day * DAY + 5, {"who": np.unique(who, return_inverse=True)[1]}
+    )
 
 
 def both_kinds(rows: list[tuple[int, int, int, int]]) -> list[tuple[int, int, int, int]]:
@@ -53,8 +56,19 @@ def replicated(rows: Scored, drawn: list[int]) -> Scored:
     index = np.array([i for i, _ in picked], int)
     who = np.array([rows.entities["who"][i] * 100 + copy for i, copy in picked], int)
     return Scored(
-        rows.label[index], rows.score[index], rows.time[index], {"who": np.unique(who, return_inverse=True)[1]}
+        BINARY,
+        rows.label[index],
+        rows.outputs[index],
+        rows.time[index],
+        {"who": np.unique(who, return_inverse=True)[1]},
     )
+
+
+BY_SCIKIT_LEARN = {
+    "auc": reference.roc_auc_score,
+    "average_precision": reference.average_precision_score,
+    "log_loss": lambda label, score: reference.log_loss(label, score, labels=[0, 1]),
+}
 
 
 @given(st.lists(ROW, min_size=1, max_size=40))
@@ -73,7 +87,9 @@ def test_weights_are_copies(rows, drawn):
     copies = replicated(given_rows, drawn)
     weights = np.array(drawn, float)[given_rows.entities["who"]][None, :]
     for metric in (Metric("auc"), Metric("average_precision"), Metric("log_loss"), AT_3):
-        expected = precision_by_hand(copies, 3) if metric is AT_3 else metrics.point(metric, copies)
+        expected = (
+            precision_by_hand(copies, 3) if metric is AT_3 else BY_SCIKIT_LEARN[metric.name](copies.label, copies.score)
+        )
 
         assert metrics._prepare(metric, given_rows)(weights)[0] == pytest.approx(expected)
 
@@ -95,7 +111,7 @@ def random_rows(rows: int = 3_000, seed: int = 0) -> Scored:
     label = (random.random(rows) < 0.1).astype(float)
     score = 1 / (1 + np.exp(-(2 * label + random.normal(size=rows) - 2)))
     who = np.unique(random.integers(0, 400, rows), return_inverse=True)[1]
-    return Scored(label, score, random.integers(0, 7, rows) * DAY, {"who": who})
+    return Scored(BINARY, label, score[:, None], random.integers(0, 7, rows) * DAY, {"who": who})
 
 
 def test_draws_of_single_rows_equal_scikit_learn_with_weights():
@@ -145,6 +161,6 @@ def test_thresholds_are_lower_limits_and_upper_limits_for_losses():
 
 def test_rows_of_one_label_cannot_judge():
     """A test span without positives is refused in one line that says so."""
-    rows = Scored(np.zeros(5), np.linspace(0, 1, 5), np.zeros(5, np.int64), {})
+    rows = Scored(BINARY, np.zeros(5), np.linspace(0, 1, 5)[:, None], np.zeros(5, np.int64), {})
     with pytest.raises(UsageError, match="0 positives in 5 rows"):
         metrics.evaluate((Metric("auc"),), rows, {})

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from asof.errors import AsofError, NotFoundError, SettingsError
+from asof.task import Multiclass, Quantiles, Regression
 from asof.training import catalog
 from asof.training.model import Decision, Fit, LabelledRows, Metric, Model, Split
 from tests.training.machines import MODEL
@@ -24,7 +25,13 @@ churn = Model(name={name!r}, service="churn_v1",
     ("change", "problem"),
     [
         ({"name": "Break Down"}, "lower-case identifier"),
-        ({"objective": "ranking"}, "objective 'ranking', expected one of binary"),
+        ({"task": "ranking"}, "task 'ranking', expected Binary"),
+        ({"metrics": (Metric("rmse"),)}, "metric 'rmse', expected one of a binary task: auc"),
+        ({"task": Regression(), "metrics": ()}, "a decision and a regression task"),
+        (
+            {"task": Quantiles(), "metrics": (Metric("auc"),), "decision": None},
+            "metric 'auc', expected one of a quantiles task: pinball_loss",
+        ),
         ({"label_delay": "soon"}, "span 'soon'"),
         ({"split": Split(train="7 lightyears")}, "span '7 lightyears'"),
         ({"split": Split(leave_out_known="factory_id")}, "'factory_id' is used as a key"),
@@ -46,7 +53,11 @@ def test_wrong_declarations_are_refused_in_one_line(change, problem):
 @pytest.mark.parametrize(
     ("make", "problem"),
     [
-        (lambda: Metric("accuracy"), "metric 'accuracy', expected one of auc"),
+        (lambda: Metric("brier"), "metric 'brier', expected one of auc"),
+        (lambda: Regression("huber"), "loss 'huber', expected one of squared"),
+        (lambda: Regression("tweedie", power=2.5), "power 2.5"),
+        (lambda: Quantiles((0.9, 0.1)), "rising numbers between 0 and 1"),
+        (lambda: Multiclass(("a", "a")), "expected each once"),
         (lambda: Metric("precision_at", k=10), "needs k"),
         (lambda: Decision("guess"), "rule 'guess'"),
         (lambda: Decision("share", 2), "between 0 and 1"),
@@ -139,10 +150,13 @@ def test_two_files_with_one_name_are_refused(tmp_path):
         catalog.declared(tmp_path / "repo", tmp_path / "one.py")
 
 
-def test_the_declaration_in_the_documents_is_one(root, tmp_path):
-    """The smallest declaration that the documents show is read as it stands."""
+def test_declarations_in_the_documents_are_read(root, tmp_path):
+    """The declarations that the documents show are read as they stand."""
     blocks = (root / "docs" / "training.md").read_text().split("```python\n")[1:]
-    (tmp_path / "documented.py").write_text(blocks[0].split("```")[0])
+    for position, block in enumerate(blocks):
+        (tmp_path / f"documented_{position}.py").write_text(block.split("```")[0])
+    found = catalog.declared(tmp_path / "repo", tmp_path)
 
-    assert len(blocks) == 1
-    assert catalog.declared(tmp_path / "repo", tmp_path).find("churn").service == "churn_v1"
+    assert (len(blocks), found.unreadable) == (2, [])
+    assert found.find("churn").service == "churn_v1"
+    assert found.find("delay").task == Quantiles((0.1, 0.5, 0.9))

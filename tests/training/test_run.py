@@ -274,18 +274,18 @@ def test_a_bundle_holds_everything_and_predicts_the_same(learned, tmp_path):
     opened = Bundle.find(repo.settings.models, "breakdown")
     facts = opened.metadata
     rows = np.random.default_rng(0).normal(20, 10, (50, len(run.names)))
-    booster = lightgbm.Booster(model_file=str(opened.booster_file))
+    booster = lightgbm.Booster(model_file=str(opened.booster_files[0]))
 
     assert opened.path == written.path
     assert opened.contract == CONTRACT
     assert facts["features"] == list(CONTRACT.feature_names) == booster.feature_name()
-    assert np.array_equal(booster.predict(rows, num_threads=1), run.fitted.predict(rows))
+    assert np.array_equal(booster.predict(rows, num_threads=1), run.fitted.predict(rows)[:, 0])
     assert facts["rows"] == {
         "table": "readings", "event_time": "read_at", "id": "reading_id", "keys": ["machine_id"],
         "label": "fault", "label_table": "faults", "label_time": "found_at",
     }  # fmt: skip
     assert facts["fingerprint"] == CONTRACT.fingerprint
-    assert facts["booster_sha256"] == hashlib.sha256(opened.booster_file.read_bytes()).hexdigest()
+    assert facts["booster_sha256"] == hashlib.sha256(opened.booster_files[0].read_bytes()).hexdigest()
     assert set(facts["metrics"]["auc"]) == {"value", "low", "high", "threshold", "reached"}
     assert facts["split"]["train_rows"] == opened.reference["features"]["rows"]
     assert histograms.count(opened.reference["score"], {"score": np.array([0.5])})["rows"] == 1
@@ -319,7 +319,7 @@ def test_scores_of_the_reference_are_of_rows_that_did_not_teach(material, learne
     run, reference = learned
     _, values = matrix(CONTRACT, material.features)
 
-    assert np.array_equal(reference.scores, run.fitted.predict(values[material.parts.gap]))
+    assert np.array_equal(reference.outputs, run.fitted.predict(values[material.parts.gap]))
     assert reference.features.equals(material.features.filter(pa.array(material.parts.train)))
 
 

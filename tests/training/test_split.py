@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from asof.errors import UsageError
 from asof.instants import DAY, parse_moment
+from asof.task import BINARY
 from asof.training.model import Split
 from asof.training.split import GivenSpans, Spans, counts, divide, resolve
 from tests.training.machines import MODEL
@@ -111,7 +112,7 @@ def test_counts_say_what_was_left_out():
     label = np.array([1.0, 0, 0, 1, 1, 1])
     usable = np.array([DAY, 2 * DAY, 9 * DAY, 3 * DAY, 9 * DAY, 9 * DAY])
     parts = divide(spans, time, label, usable, np.array([0, 1, 1, 2, 0, 1]))
-    found = counts(spans, parts, label)
+    found = counts(spans, parts, label, BINARY)
 
     assert (found["train_rows"], found["train_positives"], found["train_late_labels"]) == (2, 1, 1)
     assert (found["test_rows"], found["test_positives"], found["test_left_out"]) == (1, 1, 1)
