@@ -139,7 +139,7 @@ def dataset(
     """Write the features of a service for many rows.
 
     Each row gets the values known at its own moment. The file has exactly the given rows, in their order, and records what it
-    was made from, so that --like can rebuild it byte by byte; exit code 1 if the result differs.
+    was made from, so that --like can rebuild it byte by byte; exit code 1 if the result differs. In a CSV file a list is a JSON array.
 
     Example: asof dataset ranking_v1 --entities labels.parquet --at clicked_at -o train.parquet
     """
@@ -164,6 +164,8 @@ def _new_dataset(repo: Repo, service: str, entities: Path, output: Path, at: str
     rows, schema = entity_rows(entities)
     column = at or moment_column(schema, entities)
     contract = repo.contract(service)
+    if isinstance(rows, pa.Table):
+        rows = _parsed_lists(contract, rows)
     made = retrieve_to(output, contract, rows, at=column, repo=repo.path)
     payload = {
         "file": str(output),
@@ -243,7 +245,7 @@ def parse_pairs(
             raise UsageError(f"got {pair!r}, expected name=value, such as {next(iter(declared), 'key')}=1")
         if name not in declared:
             raise NotFoundError(f"key or request field of service {contract.service!r}", name, declared)
-        given[name] = _parsed(declared[name], text)
+        given[name] = _parsed(declared[name], text, None)
     for field in contract.request_fields:
         if field.dtype == "unixtimestamp":
             given.setdefault(field.name, from_micros(moment))
@@ -252,7 +254,7 @@ def parse_pairs(
     return {f.name: [given[f.name]] for f in contract.keys}, {f.name: [given[f.name]] for f in contract.request_fields}
 
 
-def _parsed(field: Field, text: str) -> Any:
+def _parsed(field: Field, text: str, row: int | None) -> Any:
     if text in {"", "null", "None"}:
         return None
     listed = _LIST.fullmatch(field.dtype)
@@ -260,7 +262,18 @@ def _parsed(field: Field, text: str) -> Any:
         return _elements(text, listed[1]) if listed else _PARSERS.get(field.dtype, str)(text)
     except (ValueError, UsageError):
         how = f"{field.dtype} as a JSON array" if listed else field.dtype
-        raise RequestError(None, field.name, f"does not fit, expected {how}") from None
+        raise RequestError(row, field.name, f"does not fit, expected {how}") from None
+
+
+def _parsed_lists(contract: Contract, rows: pa.Table) -> pa.Table:
+    """The rows of a CSV file, with lists where a request field is a list."""
+    for field in contract.request_fields:
+        place = rows.schema.get_field_index(field.name)
+        if _LIST.fullmatch(field.dtype) and place >= 0 and pa.types.is_string(rows.schema.field(place).type):
+            texts = rows[field.name].to_pylist()
+            values = [None if t is None else _parsed(field, t, row) for row, t in enumerate(texts)]
+            rows = rows.set_column(place, field.name, pa.array(values))
+    return rows
 
 
 def _elements(text: str, dtype: str) -> list[Any]:

@@ -147,6 +147,8 @@ def conform(column: pa.Array | pa.ChunkedArray, dtype: str, owner: str) -> pa.Ar
     array = joined(column)
     target = arrow_type(dtype, array.type)
     if array.type == target:
+        if _LIST.fullmatch(dtype) and not _is_list(array.type) and not pa.types.is_null(array.type):
+            raise SourceError(f"{owner}: got {array.type}, declared {dtype}, expected lists")
         return array
     try:
         if pa.types.is_integer(target) and pa.types.is_floating(array.type):

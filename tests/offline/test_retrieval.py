@@ -292,6 +292,17 @@ def test_pruning_changes_no_value(write: Write, tmp_path: Path) -> None:
     assert few.to_pylist() == many.to_pylist()[:30]
 
 
+def test_a_text_is_no_list(tmp_path: Path) -> None:
+    """Entity rows with text where a function asks for a list are refused: it would see the letters of the text."""
+    asks = OnDemandView("v", "v", "builtins:dict", "", "python", False, (), (Field("names", "array(string)"),), (Field("n", "int64"),))  # fmt: skip
+    wanted = replace(contract(), features=(Feature("n", "v", "n", "int64", on_demand=True),), on_demand=(asks,))
+    rows = asked(1).append_column("names", pa.array(["Ann, Bob"]))
+    with pytest.raises(
+        SourceError, match=r"entity column 'names': got string, declared array\(string\), expected lists"
+    ):
+        retrieve(wanted, rows, at="at", repo=tmp_path)
+
+
 def test_on_demand_features_see_plain_values(write: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Functions get lists with None for null and for NaN, of stored features that need not be returned and of the request."""
     (tmp_path / "repo_functions.py").write_text(

@@ -1,22 +1,27 @@
-"""What ``asof get`` takes on its command line, and how it shows values."""
+"""Lists on the command line of ``asof get`` and in the CSV files of ``asof dataset``, and how they are shown."""
 
 from __future__ import annotations
 
 from datetime import UTC, datetime
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
-from asof.commands.features import _shown, parse_pairs
+from asof.commands.features import _parsed_lists, _shown, parse_pairs
 from asof.contract import Contract, Field, OnDemandView
 from asof.errors import RequestError
 
 
+def asking(dtype: str) -> Contract:
+    """A contract with the request field ``x``."""
+    asks = OnDemandView("v", "v", "m:f", "", "python", False, (), (Field("x", dtype),), ())
+    return Contract("shop", "s", (), (), (asks,))
+
+
 def parsed(dtype: str, text: str) -> Any:
     """The value of a request field of this type."""
-    asks = OnDemandView("v", "v", "m:f", "", "python", False, (), (Field("x", dtype),), ())
-    contract = Contract("shop", "s", (), (), (asks,))
-    return parse_pairs(contract, [f"x={text}"], 0)[1]["x"][0]
+    return parse_pairs(asking(dtype), [f"x={text}"], 0)[1]["x"][0]
 
 
 @pytest.mark.parametrize(
@@ -51,3 +56,13 @@ def test_a_long_value_is_cut_in_the_table() -> None:
     assert _shown(["\u00e9", 1]) == '["\u00e9", 1]'
     assert len(_shown(["name"] * 100)) == 72
     assert _shown(["name"] * 100).endswith("...")
+
+
+def test_lists_of_a_csv_file_are_json_arrays() -> None:
+    """Where the service asks for lists, the texts of a CSV file are read as JSON arrays; a wrong one is named with its row."""
+    rows = pa.table({"k": ["[1]", "a", None], "x": ["[1, 2]", None, "[]"]})
+    read = _parsed_lists(asking("array(int64)"), rows)
+    assert read.to_pydict() == {"k": ["[1]", "a", None], "x": [[1, 2], None, []]}
+    with pytest.raises(RequestError, match=r"row 0, field 'x': does not fit, expected array\(bool\) as a JSON array"):
+        _parsed_lists(asking("array(bool)"), rows)
+    assert _parsed_lists(asking("string"), rows).equals(rows)
