@@ -104,6 +104,7 @@ def _siblings(folder: Path) -> Iterator[None]:
     try:
         yield
     finally:
+        # Before sys.path is restored, because the places of a package without __init__.py follow it.
         for name in set(sys.modules) - loaded:
             if _lies_in(sys.modules[name], folder.parent):
                 del sys.modules[name]

@@ -188,7 +188,10 @@ def test_a_change_under_a_served_version_needs_force(models: Path) -> None:
     assert "view turnover" not in ran.err
     assert plan.code == 0
     assert (
-        plan.out.count("it is served, and what it reads would change (view profile: ttl was 30 days, is 3 days)") == 2
+        plan.out.count(
+            "what it reads would change, so that `asof apply` needs --force: view profile: ttl was 30 days, is 3 days"
+        )
+        == 2
     )
     assert asof("--repo", models, "apply", "--force").code == 0
     assert asof("--repo", models, "apply").code == 0
