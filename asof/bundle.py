@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from asof.atomic_file import replacing
+from asof.categories import Vocabulary, coded
 from asof.contract import Contract
 from asof.errors import BundleError, NotFoundError
 from asof.task import Binary, Task, from_dict
@@ -106,6 +107,11 @@ class Bundle:
     def task(self) -> Task:
         """What the model predicts."""
         return from_dict(self.metadata["task"]) if "task" in self.metadata else Binary()
+
+    @cached_property
+    def vocabularies(self) -> dict[str, Vocabulary]:
+        """Categorical feature -> the codes of its values."""
+        return {name: coded(values) for name, values in self.metadata.get("categories", {}).items()}
 
     @property
     def threshold(self) -> float | None:

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from asof.categories import Vocabulary, codes
 from asof.contract import Contract, Field, OnDemandView, on_demand
 from asof.errors import ContractError, SchemaError
 from asof.instants import from_micros
@@ -51,7 +52,10 @@ def assemble(contract: Contract, stored: Stored, request: Mapping[str, Sequence[
 
 
 def matrix(
-    contract: Contract, columns: Mapping[str, Column], names: Sequence[str] | None = None
+    contract: Contract,
+    columns: Mapping[str, Column],
+    names: Sequence[str] | None = None,
+    vocabularies: Mapping[str, Vocabulary] | None = None,
 ) -> NDArray[np.float64]:
     """The features as a model matrix ``float64[n, F]``, NaN for missing.
 
@@ -59,18 +63,20 @@ def matrix(
         contract: The contract.
         columns: As :func:`assemble` returns them.
         names: The features to take, in order; by default all of the service.
+        vocabularies: Categorical feature -> the codes of its values.
 
     Raises:
-        SchemaError: A feature is not numeric.
+        SchemaError: A feature is neither numeric nor a category.
     """
-    numeric = {f.name for f in contract.features if f.numeric}
+    categories = vocabularies or {}
+    numeric = {f.name for f in contract.features if f.numeric} | set(categories)
     chosen = contract.feature_names if names is None else names
     if unfit := [name for name in chosen if name not in numeric]:
         raise SchemaError(f"features {unfit} are not numeric, so a model matrix cannot hold them; leave them out")
     rows = len(columns[chosen[0]]) if chosen else 0
     filled = np.empty((rows, len(chosen)))
     for position, name in enumerate(chosen):
-        filled[:, position] = columns[name]
+        filled[:, position] = codes(columns[name], categories[name]) if name in categories else columns[name]
     return filled
 
 

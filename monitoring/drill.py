@@ -176,9 +176,9 @@ class _Incident:
         columns = {
             f.name: as_column(Field(f.name, f.dtype), table[f"feature.{f.name}"].to_pylist())
             for f in self._contract.features
-            if f.numeric
+            if f.name in names
         }
-        given = matrix(self._contract, columns, names)
+        given = matrix(self._contract, columns, names, self._bundle.vocabularies)
         boosters = [lightgbm.Booster(model_str=file.read_text()) for file in self._bundle.booster_files]
         outputs = combined(task, [np.asarray(booster.predict(given), np.float64) for booster in boosters])
         for column, values in prediction_columns(task, outputs, self._bundle.threshold).items():

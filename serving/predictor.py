@@ -102,7 +102,7 @@ class Predictor:
 
     def _compute(self, rows: RequestRows, stored: Vectors, request_id: str) -> Entry:
         columns = feature_vectors.assemble(self.contract, _by_column(stored), rows.request)
-        outputs = self._outputs(feature_vectors.matrix(self.contract, columns, self.features))
+        outputs = self._outputs(feature_vectors.matrix(self.contract, columns, self.features, self.bundle.vocabularies))
         return Entry(
             request_id=request_id,
             served_at=time.time_ns() // 1_000,

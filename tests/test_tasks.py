@@ -36,6 +36,7 @@ goal = Model(
         table="orders", event_time="placed_at", id="order_id", keys=("seller_id",), label="{label}", label_table="orders_labels",
     ),
     task={task},
+    categories=("hour",),
     unit="seller_id",
 )
 """
@@ -194,11 +195,13 @@ def test_the_model_learned_and_its_bundle_says_what(run: tuple[str, Watched]) ->
 
 
 def test_the_service_answers_as_the_task_has_it(run: tuple[str, Watched]) -> None:
-    """An answer has values, quantiles or classes, as the OpenAPI document says, and they are LightGBM's own for the logged features."""
+    """An answer has values, quantiles or classes, as the OpenAPI document says: LightGBM's own for the logged features, hours as categories."""
     name, model = run
     light, heavy = model.answer
     log = model.log.filter(pl.col("request_id") == light["request_id"]).sort("row")
-    matrix = log.select([f"feature.{f}" for f in model.bundle.metadata["features"]]).to_numpy().astype(np.float64)
+    hours = {hour: float(place) for place, hour in enumerate(model.bundle.metadata["categories"]["hour"])}
+    coded = log.with_columns(pl.col("feature.hour").replace_strict(hours, default=None, return_dtype=pl.Float64))
+    matrix = coded.select([f"feature.{f}" for f in model.bundle.metadata["features"]]).to_numpy().astype(np.float64)
     own = [lightgbm.Booster(model_file=file).predict(matrix, num_threads=1) for file in model.bundle.booster_files]
 
     assert set(light) == model.columns

@@ -200,7 +200,7 @@ def _decision(decided: DecisionResult) -> str:
 
 def _unused(run: Run) -> str:
     named = ", ".join(f"{name} ({dtype})" for name, dtype in run.unused.items())
-    return f"{len(run.unused)} of {len(run.contract.features)} features not used: {named}; only numbers and booleans enter the model"
+    return f"{len(run.unused)} of {len(run.contract.features)} features not used: {named}; only numbers, booleans and declared categories enter the model"
 
 
 def _verdict(figure: MetricResult) -> str:

@@ -16,8 +16,9 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from asof.categories import CATEGORY_TYPES, Vocabulary, codes, vocabulary
 from asof.contract import Contract, Source
-from asof.errors import SchemaError, SettingsError, SourceError
+from asof.errors import NotFoundError, SchemaError, SettingsError, SourceError
 from asof.offline.duckdb_engine import EngineSettings, asking, quoted
 from asof.offline.sources import SourceFiles, open_files
 from asof.task import BINARY, COUNTS, Binary, Multiclass, Regression, Task
@@ -111,6 +112,7 @@ class Tables:
                 f"model {model.name!r} names the keys {', '.join(model.rows.keys) or 'none'}, "
                 f"but service {contract.service!r} needs {missing[0]!r}"
             )
+        _check_categories(model, contract)
         sources = {v.source.name: v.source for v in contract.views}
         for table in (scored, labels):
             sources.setdefault(table.name, Source(table.name, table.path, table.format, table.timestamp_field))
@@ -244,16 +246,49 @@ class Tables:
             connection.close()
 
 
-def matrix(contract: Contract, features: pa.Table) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
-    """Names and values float64[n, F] of the numeric features, in the contract's order; NaN is missing.
+def _check_categories(model: Model, contract: Contract) -> None:
+    dtypes = {f.name: f.dtype for f in contract.features}
+    for name in model.categories:
+        if name not in dtypes:
+            raise NotFoundError(f"feature of service {contract.service!r}", name, dtypes)
+        if dtypes[name] not in CATEGORY_TYPES:
+            raise SettingsError(
+                f"model {model.name!r}: got {name!r} of type {dtypes[name]} as a category, expected one of {', '.join(sorted(CATEGORY_TYPES))}"
+            )
+
+
+def matrix(
+    contract: Contract, features: pa.Table, vocabularies: Mapping[str, Vocabulary] | None = None
+) -> tuple[tuple[str, ...], npt.NDArray[np.float64]]:
+    """Names and values float64[n, F] of the features that enter a model, in the contract's order; NaN is missing.
+
+    Args:
+        contract: The contract.
+        features: Its features, n rows.
+        vocabularies: Categorical feature -> the codes of its values; other features enter if they are numeric.
 
     Raises:
-        SchemaError: No feature is numeric.
+        SchemaError: No feature enters.
     """
-    names = tuple(f.name for f in contract.features if f.numeric)
+    categories = vocabularies or {}
+    names = tuple(f.name for f in contract.features if f.numeric or f.name in categories)
     if not names:
         raise SchemaError(
-            f"feature service {contract.service!r} has no numeric feature, so there is nothing to learn from"
+            f"feature service {contract.service!r} has no numeric feature and model no category, so there is nothing to learn from"
         )
-    columns = [features[name].cast(pa.float64()).to_numpy() for name in names]
-    return names, np.ascontiguousarray(np.stack([np.where(np.isnan(c), np.nan, c) for c in columns], axis=1))
+    columns = [
+        codes(features[name].to_pylist(), categories[name]) if name in categories else _numbers(features[name])
+        for name in names
+    ]
+    return names, np.ascontiguousarray(np.stack(columns, axis=1))
+
+
+def vocabularies(model: Model, contract: Contract, features: pa.Table) -> dict[str, list[Any]]:
+    """Categorical feature of ``model`` -> its values in ``features``, the most frequent first."""
+    dtypes = {f.name: f.dtype for f in contract.features}
+    return {name: vocabulary(features[name].to_pylist(), dtypes[name]) for name in model.categories}
+
+
+def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    values = column.cast(pa.float64()).to_numpy()
+    return np.where(np.isnan(values), np.nan, values)

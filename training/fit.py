@@ -81,7 +81,10 @@ def fit(
     held_out = _held_out(model.fit, time)
     _check(task, label, held_out)
     try:
-        passes = [_two_passes(parameters, model.fit, names, (matrix, label), held_out) for parameters in every]
+        passes = [
+            _two_passes(parameters, model.fit, names, model.categories, (matrix, label), held_out)
+            for parameters in every
+        ]
     except (_lightgbm().basic.LightGBMError, ValueError, TypeError) as error:
         raise lightgbm_parameters.refusal(model, error) from error
     boosters = [final for final, _ in passes]
@@ -100,15 +103,17 @@ def _two_passes(
     parameters: dict[str, Any],
     declared: Fit,
     names: tuple[str, ...],
+    categories: tuple[str, ...],
     rows: tuple[Floats, Floats],
     held_out: npt.NDArray[np.bool_],
 ) -> tuple[Any, Floats]:
     """The booster of all rows, and what the booster of the older part gives for the held-out rows."""
     matrix, label = rows
     older, held = (matrix[~held_out], label[~held_out]), (matrix[held_out], label[held_out])
-    first = _train(parameters, declared, names, older, held)
+    first = _train(parameters, declared, names, categories, older, held)
     rounds = first.best_iteration or declared.rounds
-    return _train(parameters, Fit(rounds=rounds), names, rows, None), _predict(first, held[0], num_iteration=rounds)
+    final = _train(parameters, Fit(rounds=rounds), names, categories, rows, None)
+    return final, _predict(first, held[0], num_iteration=rounds)
 
 
 def _predict(booster: Any, matrix: Floats, **options: Any) -> Floats:
@@ -161,11 +166,15 @@ def _train(
     parameters: dict[str, Any],
     declared: Fit,
     names: tuple[str, ...],
+    categories: tuple[str, ...],
     rows: tuple[Floats, Floats],
     held: tuple[Floats, Floats] | None,
 ) -> Any:
     lightgbm = _lightgbm()
-    data = lightgbm.Dataset(rows[0], rows[1], feature_name=_spelled(names), params=parameters)
+    places = [names.index(name) for name in categories]
+    data = lightgbm.Dataset(
+        rows[0], rows[1], feature_name=_spelled(names), categorical_feature=places, params=parameters
+    )
     watched = [data.create_valid(*held)] if held is not None else None
     stop = [lightgbm.early_stopping(declared.patience, verbose=False)] if held is not None else None
     return lightgbm.train(parameters, data, declared.rounds, valid_sets=watched, callbacks=stop)

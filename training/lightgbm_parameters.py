@@ -22,6 +22,7 @@ REPEATABLE: dict[str, Any] = {
 
 DECLARED = {
     "objective": "Model(task=...)",
+    "categorical_feature": "Model(categories=...)",
     "num_class": "Model(task=Multiclass(...))",
     "alpha": "Model(task=Quantiles(...))",
     "tweedie_variance_power": "Model(task=Regression(power=...))",

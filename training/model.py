@@ -162,6 +162,7 @@ class Model:
         label_delay: How long after an event its label becomes known, at the earliest.
         split: The spans of training and testing.
         task: What is predicted, see :mod:`asof.task`.
+        categories: Features of the service whose values are categories: texts, whole numbers or booleans.
         fit: How the booster is fitted.
         metrics: What is reported; by default every metric of the task's kind.
         thresholds: Metric name -> what it must reach: at least, for a loss at most.
@@ -176,6 +177,7 @@ class Model:
     label_delay: str = "0 days"
     split: Split = Split()
     task: Task = BINARY
+    categories: tuple[str, ...] = ()
     fit: Fit = Fit()
     metrics: tuple[Metric, ...] = ()
     thresholds: Mapping[str, float] = field(default_factory=dict)

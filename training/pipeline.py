@@ -12,10 +12,11 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from asof.bundle import Bundle
+from asof.categories import coded
 from asof.training import fit as fitting
 from asof.training import leak, lightgbm_parameters, metrics
 from asof.training import split as splitting
-from asof.training.dataset import Labelled, Tables, matrix
+from asof.training.dataset import Labelled, Tables, matrix, vocabularies
 from asof.training.metrics import Scored
 from asof.training.model import Decision, Model
 from asof.training.publish import DecisionResult, Reference, Run, publish
@@ -106,7 +107,8 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
     begun = time.monotonic() if started is None else started
     tables, labelled, parts = material.tables, material.labelled, material.parts
     model = tables.model
-    names, values = matrix(tables.contract, material.features)
+    words = vocabularies(model, tables.contract, material.features.filter(pa.array(parts.train)))
+    names, values = matrix(tables.contract, material.features, {name: coded(known) for name, known in words.items()})
     say(f"fitting on {int(parts.train.sum()):,} rows")
     rows = values[parts.train], labelled.label[parts.train], labelled.time[parts.train]
     fitted = fitting.fit(model, labelled.task, names, *rows)
@@ -120,6 +122,7 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
         contract=tables.contract,
         fitted=fitted,
         names=names,
+        categories=words,
         figures=figures,
         split=splitting.counts(material.spans, parts, labelled.label, labelled.task),
         decided=_decided(model.decision, fitted, labelled.label[parts.train], unseen, scored),

@@ -45,6 +45,7 @@ class Run:
         contract: The contract that it was trained under.
         fitted: The boosters.
         names: Features of the model's matrix, in order.
+        categories: Categorical feature -> its values; the code of a value is its place.
         figures: Metric name -> result on the test rows.
         split: Moments and counts, as :func:`asof.training.split.counts` gives them.
         decided: The decision threshold; None for tasks without decisions.
@@ -57,6 +58,7 @@ class Run:
     contract: Contract
     fitted: Fitted
     names: tuple[str, ...]
+    categories: Mapping[str, list[Any]]
     figures: Mapping[str, MetricResult]
     split: Mapping[str, Any]
     decided: DecisionResult | None
@@ -71,7 +73,7 @@ class Run:
 
     @property
     def unused(self) -> dict[str, str]:
-        """Feature -> type, of the service's features that do not enter the model because they are no numbers."""
+        """Feature -> type, of the service's features that do not enter the model: neither numbers nor declared as categories."""
         return {f.name: f.dtype for f in self.contract.features if f.name not in self.names}
 
     @property
@@ -135,6 +137,7 @@ def metadata(run: Run, version: str, created: datetime, repo: Path) -> dict[str,
         "service": run.contract.service,
         "fingerprint": run.contract.fingerprint,
         "features": list(run.names),
+        "categories": dict(run.categories),
         "unused": run.unused,
         "task": task.to_dict(run.fitted.task),
         "boosters": list(run.files),

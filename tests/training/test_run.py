@@ -16,9 +16,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from asof import feature_vectors
 from asof.bundle import Bundle
 from asof.contract import Feature, Field
-from asof.errors import BundleError, SchemaError, SettingsError, SourceError
+from asof.errors import AsofError, BundleError, SchemaError, SettingsError, SourceError
 from asof.instants import DAY
 from asof.settings import OnlineSettings, RepoSettings
 from asof.statistics import histograms, profiles
@@ -312,6 +313,58 @@ def test_features_that_do_not_enter_the_model_are_named(tmp_path):
         in as_text(run, None)
     )
     assert pipeline.save(run, reference, repo).metadata["unused"] == run.unused
+
+
+def test_categories_are_learned_and_their_values_frozen(tmp_path):
+    """A text declared as a category enters the matrix as its place among the training rows' values; other values are missing."""
+    machines.write(tmp_path)
+    rewrite(
+        tmp_path,
+        "readings",
+        "*, CASE WHEN machine_id % 3 = 0 THEN 'Süd, \"2\"' ELSE 'site ' || (machine_id % 3) END AS site",
+    )
+    place = replace(
+        CONTRACT.views[0],
+        name="place", alias="place", features=(Field("site", "string"),), aggregations=(),
+    )  # fmt: skip
+    contract = replace(
+        CONTRACT,
+        features=(*CONTRACT.features, Feature("site", "place", "site", "string")),
+        views=(*CONTRACT.views, place),
+    )
+    model = replace(MODEL, categories=("site",))
+    material = pipeline.assemble(machines.tables(tmp_path, model, contract=contract))
+    run, reference = pipeline.learn(material)
+    repo = repo_at(tmp_path)
+    bundle = pipeline.save(run, reference, repo)
+    sites = material.features["site"].filter(pa.array(material.parts.train)).to_pylist()
+    counted = sorted({s for s in sites if s is not None}, key=lambda s: (-sites.count(s), s))
+
+    assert run.unused == {}
+    assert bundle.metadata["categories"] == {"site": counted}
+    columns = {name: [1.0, 1.0, 1.0] for name in CONTRACT.feature_names} | {"site": [counted[1], "elsewhere", None]}
+    served = feature_vectors.matrix(contract, columns, bundle.metadata["features"], bundle.vocabularies)
+    assert served[:, -1].tolist() == pytest.approx([1, np.nan, np.nan], nan_ok=True)
+    names, values = matrix(contract, material.features, bundle.vocabularies)
+    again = {name: material.features[name].to_pylist() for name in contract.feature_names}
+    assert names == tuple(bundle.metadata["features"])
+    assert np.array_equal(values, feature_vectors.matrix(contract, again, names, bundle.vocabularies), equal_nan=True)
+
+
+@pytest.mark.parametrize(
+    ("name", "problem"), [("sites", "did you mean"), ("known_at", "of type timestamp as a category")]
+)
+def test_categories_that_are_none_are_refused(tmp_path, name, problem):
+    """A category that the service lacks, or of another type than text, whole number or boolean, is refused by name."""
+    machines.write(tmp_path)
+    place = replace(
+        CONTRACT.views[0],
+        name="place", alias="place", features=(Field("site", "string"), Field("known_at", "timestamp")), aggregations=(),
+    )  # fmt: skip
+    more = tuple(Feature(f.name, "place", f.name, f.dtype) for f in place.features)
+    contract = replace(CONTRACT, features=(*CONTRACT.features, *more), views=(*CONTRACT.views, place))
+    with pytest.raises(AsofError, match=problem):
+        machines.tables(tmp_path, replace(MODEL, categories=(name,)), contract=contract)
 
 
 def test_scores_of_the_reference_are_of_rows_that_did_not_teach(material, learned):
