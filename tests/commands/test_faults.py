@@ -142,10 +142,12 @@ def _log(repo: Path) -> None:
         {k.name: list(range(rows)) for k in contract.keys},
         {f.name: [FIRST if f.dtype == "unixtimestamp" else 1.0] * rows for f in contract.request_fields},
         np.ones((rows, len(contract.features))), {f.name: [None] * rows for f in contract.features if not f.numeric},
-        np.zeros((rows, len(contract.features)), np.uint8), np.full((rows, len(contract.views)), -1), np.full(rows, 0.5), np.zeros(rows, bool),
+        np.zeros((rows, len(contract.features)), np.uint8), np.full((rows, len(contract.views)), -1), np.full((rows, 1), 0.5),
     )  # fmt: skip
     prediction_log.write(
-        found.settings.predictions, "repo", prediction_log.to_table(contract, "repo", bundle.version, [entry])
+        found.settings.predictions,
+        "repo",
+        prediction_log.to_table(contract, "repo", bundle.version, [entry], threshold=0.5),
     )
 
 
