@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING, Any
 import click
 import numpy as np
 import pyarrow as pa
-import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from asof.cli import repo_option
@@ -161,9 +160,11 @@ def dataset(
 def _new_dataset(repo: Repo, service: str, entities: Path, output: Path, at: str | None) -> None:
     from asof.offline import retrieve_to
 
-    rows, schema = entity_rows(entities)
-    column = at or moment_column(schema, entities)
     contract = repo.contract(service)
+    rows, schema = entity_rows(
+        entities, [f.name for f in (*contract.keys, *contract.request_fields) if f.dtype == "string"]
+    )
+    column = at or moment_column(schema, entities)
     if isinstance(rows, pa.Table):
         rows = _parsed_lists(contract, rows)
     made = retrieve_to(output, contract, rows, at=column, repo=repo.path)
@@ -192,8 +193,12 @@ def _again(repo: Repo, like: Path, output: Path) -> None:
     emit({"file": str(output), "like": str(like), "identical": True}, f"{output} is byte by byte what {like} is")
 
 
-def entity_rows(path: Path) -> tuple[pa.Table | Path, pa.Schema]:
+def entity_rows(path: Path, texts: Iterable[str] = ()) -> tuple[pa.Table | Path, pa.Schema]:
     """The entity rows of a file, a Parquet file left where it is, and their schema.
+
+    Args:
+        path: A Parquet or CSV file.
+        texts: Columns of strings, which a CSV file does not tell from numbers.
 
     Raises:
         SourceError: The file is missing, empty, or cannot be read.
@@ -205,7 +210,7 @@ def entity_rows(path: Path) -> tuple[pa.Table | Path, pa.Schema]:
     try:
         if file.name.lower().endswith(".parquet"):
             return file, pq.read_schema(file)
-        table = pa_csv.read_csv(file)
+        table = reading.typed_csv(file, texts)
     except (pa.ArrowException, OSError) as error:
         raise SourceError(f"{path} cannot be read: {' '.join(str(error).split())[:200]}; is it complete?") from error
     return table, table.schema

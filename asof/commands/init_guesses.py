@@ -184,9 +184,14 @@ def _read(path: Path) -> pl.DataFrame:
     try:
         if file.name.lower().endswith(".parquet"):
             return pl.read_parquet(file, n_rows=SAMPLE)
-        return pl.read_csv(
-            file, n_rows=SAMPLE, try_parse_dates=True, infer_schema_length=None, null_values=reading.NULLS
+        frame = pl.read_csv(
+            file, n_rows=SAMPLE, try_parse_dates=True, infer_schema_length=None, null_values=list(reading.MISSING)
         )
+        texts = [name for name, dtype in frame.schema.items() if dtype == pl.String]
+        if not texts:
+            return frame
+        # What means a missing number is a text in a column of texts.
+        return frame.with_columns(pl.read_csv(file, columns=texts, n_rows=SAMPLE, infer_schema=False))
     except AsofError:
         raise
     except Exception as error:

@@ -25,7 +25,8 @@ from asof.streams.metrics import StreamMetrics, serve
 from asof.streams.producer import Producer, RedisPublisher
 from asof.streams.redis_source import CLAIM_AFTER, GROUP
 from asof.streams.status import StreamStatus, statuses
-from asof.tables import declarations, reading
+from asof.tables import declarations, delta, reading
+from asof.tables.checking import layout
 
 NAMES = click.option(
     "--stream", "names", metavar="TABLE=NAME", multiple=True, help="Stream or topic of a table; may be repeated."
@@ -129,6 +130,8 @@ def send(
     repo = Repo.open(repo_option(ctx))
     plan = ConsumerOptions(names=_pairs(names), redis=redis, kafka=kafka)
     declaration = declarations(repo).table(name)
+    held = delta.open_table(delta.folder(repo, declaration))
+    schema = delta.schema(held) if held is not None else None
     wanted = [c.name for c in declaration.columns]
     publisher = (
         KafkaPublisher(kafka, _pairs(kafka_options)) if kafka else RedisPublisher(plan.carrier(repo.settings.online))
@@ -138,7 +141,9 @@ def send(
     with Producer(repo, [name], publisher, {name: target}) as producer, progress("sent") as line:
         began = time.monotonic()
         for file in reading.files(files):
-            rows = reading.read(file, wanted).table
+            found = reading.read(file, wanted)
+            columns = () if found.typed else layout(declaration, schema, found)
+            rows = found.with_missing(columns, declaration.missing).table
             for at in range(0, rows.num_rows, CHUNK if rate is None else max(1, min(CHUNK, int(rate / 10)))):
                 size = CHUNK if rate is None else max(1, min(CHUNK, int(rate / 10)))
                 sent += producer.push(name, rows.slice(at, size))

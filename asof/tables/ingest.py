@@ -125,7 +125,7 @@ def examine(
     checked = []
     for rows in _read(source, wanted):
         columns = columns or layout(declaration, delta.schema(held) if held is not None else None, rows)
-        checked.append(check(rows, declaration, columns, now))
+        checked.append(check(rows.with_missing(columns, declaration.missing), declaration, columns, now))
         if progress is not None:
             progress.advance(rows.read)
     if not any(c.good.num_rows or c.bad for c in checked):

@@ -1,6 +1,7 @@
 """Reads Parquet and CSV files, and folders of them, as numbered rows; contents are checked later.
 
-CSV comes as text, so that a cell which is not what was declared is one bad row and not the end of the file.
+CSV comes as text, so that a cell which is not what was declared is one bad row and not the end of the file. Which texts mean a missing
+value depends on the column (:meth:`Rows.with_missing`): in a column of strings ``NA`` is a text.
 """
 
 from __future__ import annotations
@@ -9,21 +10,23 @@ import contextlib
 import csv
 import gzip
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as pa_csv
 import pyarrow.parquet as pq
 
 from asof.errors import SchemaError, SourceError, UsageError
 from asof.tables import delta
+from asof.tables.schema import Column
 
 SUFFIXES = (".parquet", ".csv", ".csv.gz")
-NULLS = ["", "null", "NULL", "None", "NaN", "nan", "NA", "N/A"]
-"""Cells of a CSV file that mean a missing value."""
+MISSING = ("", "null", "NULL", "None", "NaN", "nan", "NA", "N/A")
+"""Cells of a CSV file that mean a missing value in columns of anything but strings."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,25 @@ class Rows:
     def read(self) -> int:
         """Number of rows that were read, broken ones included."""
         return len(self.numbers) + len(self.broken)
+
+    def with_missing(self, columns: Sequence[Column], marks: Sequence[str] = ()) -> Rows:
+        """The rows with null where a text means a missing value; rows that have types are returned as they are.
+
+        Args:
+            columns: The table's columns. In those of strings only an empty cell is missing, and not if it is quoted; in all others
+                also the texts in :data:`MISSING`.
+            marks: Texts that mean a missing value in every column of this table.
+        """
+        if self.typed:
+            return self
+        table = self.table
+        for column in columns:
+            texts = pa.array((*marks, *(() if column.dtype == "string" else MISSING)), pa.string())
+            if len(texts) and column.name in table.column_names:
+                given = table[column.name]
+                known = pc.if_else(pc.is_in(given, value_set=texts), pa.scalar(None, pa.string()), given)
+                table = table.set_column(table.column_names.index(column.name), column.name, known)
+        return replace(self, table=table)
 
 
 def files(paths: Sequence[Path]) -> list[Path]:
@@ -98,6 +120,26 @@ def in_memory(table: pa.Table, wanted: Sequence[str], source: str) -> Rows:
     return Rows(source, table.select(keep), np.arange(1, table.num_rows + 1), True, ignored)
 
 
+def typed_csv(path: Path, texts: Iterable[str] = ()) -> pa.Table:
+    """A CSV file with the types that its cells suggest; what is missing is decided as in the files of tables.
+
+    Args:
+        path: The file.
+        texts: Columns that hold strings, whatever their cells look like.
+    """
+    strings = dict.fromkeys(texts, pa.string())
+    table = pa_csv.read_csv(
+        path, convert_options=pa_csv.ConvertOptions(column_types=strings, null_values=list(MISSING))
+    )
+    names = [f.name for f in table.schema if pa.types.is_string(f.type)]
+    if not names:
+        return table
+    read = pa_csv.read_csv(path, convert_options=_as_text(names))
+    for name in names:
+        table = table.set_column(table.column_names.index(name), name, read[name])
+    return table
+
+
 def _inside(folder: Path) -> list[Path]:
     table = delta.open_table(folder) if (folder / "_delta_log").is_dir() else None
     if table is not None:
@@ -135,15 +177,21 @@ def _csv(path: Path, wanted: Sequence[str]) -> Rows:
         path,
         read_options=pa_csv.ReadOptions(use_threads=False),
         parse_options=pa_csv.ParseOptions(invalid_row_handler=note, newlines_in_values=True),
-        convert_options=pa_csv.ConvertOptions(
-            include_columns=keep,
-            column_types=dict.fromkeys(keep, pa.string()),
-            null_values=NULLS,
-            strings_can_be_null=True,
-        ),
+        convert_options=_as_text(keep),
     )
     numbers = _numbers(table.num_rows, [number for number, _ in broken])
     return Rows(str(path), table, numbers, False, tuple(n for n in names if n not in keep), tuple(broken))
+
+
+def _as_text(names: Sequence[str]) -> pa_csv.ConvertOptions:
+    """Reads columns as strings; the empty cell is missing unless it is quoted."""
+    return pa_csv.ConvertOptions(
+        include_columns=names,
+        column_types=dict.fromkeys(names, pa.string()),
+        null_values=[""],
+        strings_can_be_null=True,
+        quoted_strings_can_be_null=False,
+    )
 
 
 def _header(path: Path) -> list[str]:

@@ -8,6 +8,7 @@ The grammar::
     asof.derive.<name>   arrival                        ... with the moment at which asof took the row in (the knowledge time of live data)
     asof.future          <span>                         how far ahead of the wall clock a moment may be; one hour by default
     asof.quarantine      <share>                        ``asof ingest`` and ``push`` exit with 1 if a greater share of the rows is quarantined
+    asof.missing         <mark>[, <mark> ...]           cells of CSV files that mean a missing value in every column; "" is the quoted empty cell
 
     type        int8 int16 int32 int64 float32 float64 bool string timestamp list[<type>]
     constraint  >= N   > N   <= N   < N     a bound on a number
@@ -63,7 +64,7 @@ _CONSTRAINT = re.compile(
 _DERIVATION = re.compile(r"\s*(?P<source>\S(?:.*[^\s+-])?)\s*(?P<sign>[+-])\s*(?P<span>\d[^+-]*)")
 
 _SHARE = re.compile(r"(\d+(?:\.\d+)?)\s*(%?)")
-_TAGS = (EVENT_ID_TAG, "asof.future", "asof.quarantine")
+_TAGS = (EVENT_ID_TAG, "asof.future", "asof.quarantine", "asof.missing")
 _PREFIXES = ("asof.column.", "asof.derive.")
 
 
@@ -252,6 +253,17 @@ class TableDeclaration:
             )
         return share
 
+    @cached_property
+    def missing(self) -> tuple[str, ...]:
+        """Cells of CSV files that mean a missing value in every column, those of strings included."""
+        text = self.tags.get("asof.missing")
+        marks = tuple(mark.strip() for mark in text.split(",")) if text is not None else ()
+        if not all(marks):
+            raise SettingsError(
+                f"source {self.name!r}, tag asof.missing: got {text!r}, expected texts such as 'NA, -', and \"\" for a quoted empty cell"
+            )
+        return tuple("" if mark == '""' else mark for mark in marks)
+
     @property
     def required(self) -> frozenset[str]:
         """Columns that must not be null, even if their tags allow it."""
@@ -269,7 +281,7 @@ class TableDeclaration:
                 known = ", ".join((*_TAGS, *(f"{prefix}<name>" for prefix in _PREFIXES)))
                 hint = _closest_tag(tag)
                 raise SettingsError(f"source {self.name!r} has the unknown tag {tag!r}{hint} (known: {known})")
-        _ = self.columns, self.derivations, self.tolerance, self.most_quarantined
+        _ = self.columns, self.derivations, self.tolerance, self.most_quarantined, self.missing
 
     def order(self, names: Iterable[str]) -> list[str]:
         """``names`` in the order of the table's columns."""
@@ -314,7 +326,8 @@ class TableDeclaration:
 def _closest_tag(tag: str) -> str:
     """A hint at the tag that was probably meant; the name after ``asof.column.`` and the like is kept."""
     prefix, _, name = tag.removeprefix("asof.").partition(".")
-    close = difflib.get_close_matches(prefix, ["id", "future"] if not name else ["column", "derive"], n=1)
+    whole = [known.removeprefix("asof.") for known in _TAGS]
+    close = difflib.get_close_matches(prefix, ["column", "derive"] if name else whole, n=1)
     return f"; did you mean {'.'.join(filter(None, ('asof', *close, name)))!r}?" if close else ""
 
 

@@ -61,7 +61,13 @@ def test_a_wrong_word_of_a_column_tag_gets_a_hint(text, hint):
 
 @pytest.mark.parametrize(
     ("tag", "hint"),
-    [("asof.ids", "asof.id"), ("asof.colum.amount", "asof.column.amount"), ("asof.futur", "asof.future")],
+    [
+        ("asof.ids", "asof.id"),
+        ("asof.colum.amount", "asof.column.amount"),
+        ("asof.futur", "asof.future"),
+        ("asof.misssing", "asof.missing"),
+        ("asof.quarantined", "asof.quarantine"),
+    ],
 )
 def test_an_unknown_tag_gets_a_hint(tag, hint):
     """An unknown tag is answered with the tag that was probably meant."""
@@ -119,3 +125,16 @@ def test_a_share_that_is_none_is_refused(text):
     """Anything else is refused when the declaration is checked, with the form that is expected."""
     with pytest.raises(SettingsError, match=r"asof.quarantine: got .* such as '1%'"):
         replace(PAYMENTS, tags={**PAYMENTS.tags, "asof.quarantine": text}).check()
+
+
+@pytest.mark.parametrize(("text", "marks"), [("NA", ("NA",)), ('-, n/a , ""', ("-", "n/a", ""))])
+def test_the_marks_of_missing_values_are_listed(text, marks):
+    """``asof.missing`` is a list of texts; a quoted empty one stands for the quoted empty cell."""
+    assert replace(PAYMENTS, tags={**PAYMENTS.tags, "asof.missing": text}).missing == marks
+
+
+@pytest.mark.parametrize("text", ["", "NA,", ", -"])
+def test_a_mark_that_is_empty_is_refused(text):
+    """An empty mark is refused when the declaration is checked, with the form that is expected."""
+    with pytest.raises(SettingsError, match=r"tag asof.missing: got .* expected texts such as 'NA, -'"):
+        replace(PAYMENTS, tags={**PAYMENTS.tags, "asof.missing": text}).check()
