@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -149,3 +150,41 @@ def test_an_error_in_the_middle_of_a_stream_is_told(tmp_path: Path) -> None:
 
     with pytest.raises(SourceError, match=r"source 's' cannot be read .*no such row"):
         list(batches(connection.sql(query).to_arrow_reader(1_000), "source 's'"))
+
+
+ASKED = {"to_arrow_table", "to_arrow_reader", "fetchall", "fetchone", "register", "from_arrow"}
+"""Methods of DuckDB that read; ``register`` and ``from_arrow`` need memory."""
+
+ELSEWHERE = {
+    "queried_table": "raises errors of its own",
+    "_chosen": "called by materialize",
+    "update": "Feast's writer",
+}
+"""Function that calls one outside of ``asking`` -> why that is right."""
+
+
+def _asking(statement: ast.With) -> bool:
+    return any("asking(" in ast.unparse(item.context_expr) for item in statement.items)
+
+
+def _calls(node: ast.AST, inside: bool, function: str) -> Iterator[tuple[str, str, bool]]:
+    """Function, method and whether ``asking`` is around it, for each call of DuckDB below ``node``."""
+    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+        function, inside = node.name, False
+    if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in ASKED:
+        yield function, node.func.attr, inside
+    inside = inside or (isinstance(node, ast.With) and _asking(node))
+    for child in ast.iter_child_nodes(node):
+        yield from _calls(child, inside, function)
+
+
+def test_duckdb_is_called_where_its_exceptions_are_translated(root: Path) -> None:
+    """Every call that reads stands in a ``with asking(...)``."""
+    modules = [
+        p for folder in ("asof", "training", "serving", "monitoring") for p in sorted((root / folder).rglob("*.py"))
+    ]
+    using = [p for p in modules if not p.parent.is_symlink() and "duckdb" in p.read_text()]
+    found = [(p.name, *call) for p in using for call in _calls(ast.parse(p.read_text()), inside=False, function="")]
+
+    assert len(found) > 10
+    assert [call for call in found if not call[3] and call[1] not in ELSEWHERE] == []
