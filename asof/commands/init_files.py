@@ -384,12 +384,16 @@ def test_a_count_is_what_the_file_says(tmp_path: Path) -> None:
     """The count of a row's key within the window holds exactly the rows that were known at its moment."""
     repo = tmp_path / "repo"
     shutil.copytree(REPO, repo, ignore=shutil.ignore_patterns("data"))
-    for arguments in (
-        ("apply",),
-        *(("ingest", table, ROWS) for table in TABLES),
-        ("dataset", $service, "--entities", ROWS, "--at", MOMENT, "-o", tmp_path / "made.parquet"),
-    ):
-        subprocess.run([sys.executable, "-m", "asof", "--repo", repo, *arguments], check=True)
+    asof = (sys.executable, "-m", "asof", "--repo", repo)
+    try:
+        for arguments in (
+            ("apply",),
+            *(("ingest", table, ROWS) for table in TABLES),
+            ("dataset", $service, "--entities", ROWS, "--at", MOMENT, "-o", tmp_path / "made.parquet"),
+        ):
+            subprocess.run([*asof, *arguments], check=True)
+    finally:
+        subprocess.run([*asof, "redis", "stop"], check=False)
     rows = pl.read_parquet(ROWS).to_dicts()
 
     by_hand = [

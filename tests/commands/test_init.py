@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+import psutil
 import pytest
 
 from asof.online.redis.server import EmbeddedRedis
@@ -50,13 +51,16 @@ def folder(tmp_path, monkeypatch):
 
 
 def own_test(repo: Path) -> None:
-    """Run the test that the repo came with, in a process of its own."""
+    """Run the test that the repo came with, in a process of its own; it leaves no redis-server behind."""
+    temporary = repo.resolve().parent / "temporary"
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests"], cwd=repo, env=environment,
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--basetemp", temporary, "tests"], cwd=repo, env=environment,
         capture_output=True, text=True, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stdout + done.stderr
+    servers = [p for p in psutil.process_iter(["name", "cwd"]) if p.info["name"] == "redis-server"]
+    assert not [p for p in servers if (p.info["cwd"] or "").startswith(str(temporary))]
 
 
 def test_repo_with_a_label_applies_trains_and_passes_its_own_test(folder) -> None:
