@@ -7,7 +7,7 @@
     reference.json   frozen-edge histograms of features and scores at training time (asof.statistics.reference)
     profile.bin      the whylogs profile of the same rows
     code/            the repo's modules that on-demand functions live in
-    metadata.json    metrics, parameters, table versions, code revision, lock hash, feature order, decision threshold
+    metadata.json    metrics, parameters, table versions, digests of plain Parquet, code revision, lock hash, feature order, decision threshold
     manifest.json    SHA-256 of every other file; written last, so that a folder without it is not a bundle
 
 Training writes bundles, serving and monitoring read them. A bundle never changes: a new training run makes a new version. A bundle

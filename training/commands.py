@@ -147,6 +147,7 @@ def _payload(run: Run, bundle: Bundle | None) -> dict[str, Any]:
         "trees": run.fitted.trees,
         "booster_sha256": run.digest,
         "tables": dict(run.versions),
+        "files": dict(run.digests),
         "seconds": round(run.seconds, 3),
     }
 

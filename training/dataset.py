@@ -20,6 +20,7 @@ from asof.categories import CATEGORY_TYPES, Vocabulary, codes, vocabulary
 from asof.contract import Contract, Source
 from asof.errors import NotFoundError, SchemaError, SettingsError, SourceError
 from asof.offline.duckdb_engine import EngineSettings, asking, quoted
+from asof.offline.provenance import files_digest
 from asof.offline.sources import SourceFiles, open_files
 from asof.task import BINARY, COUNTS, Binary, Multiclass, Regression, Task
 from asof.training.model import Model
@@ -76,6 +77,7 @@ class Tables:
         labels: Files of the labels' table.
         declaration: Declaration of the labels' table.
         versions: Table -> version, for tables that have versions.
+        digests: Source -> SHA-256 of its files, for plain Parquet.
     """
 
     model: Model
@@ -85,6 +87,7 @@ class Tables:
     labels: SourceFiles
     declaration: TableDeclaration
     versions: Mapping[str, int]
+    digests: Mapping[str, str]
 
     @classmethod
     def open(cls, repo: Repo, model: Model, contract: Contract) -> Tables:
@@ -118,7 +121,8 @@ class Tables:
             sources.setdefault(table.name, Source(table.name, table.path, table.format, table.timestamp_field))
         opened = {name: open_files(source, repo) for name, source in sources.items()}
         versions = {name: files.version for name, files in sorted(opened.items()) if files.version is not None}
-        found = cls(model, contract, repo, opened[scored.name], opened[labels.name], labels, versions)
+        digests = {name: files_digest(files) for name, files in sorted(opened.items()) if files.version is None}
+        found = cls(model, contract, repo, opened[scored.name], opened[labels.name], labels, versions, digests)
         found._check()
         return found
 

@@ -128,6 +128,7 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
         decided=_decided(model.decision, fitted, labelled.label[parts.train], unseen, scored),
         leaks=tuple(_leaks(material, scored)),
         versions=tables.versions,
+        digests=tables.digests,
         seconds=time.monotonic() - begun,
     )
     return run, _reference(material, unseen)

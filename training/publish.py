@@ -51,6 +51,7 @@ class Run:
         decided: The decision threshold; None for tasks without decisions.
         leaks: Findings of the leak check.
         versions: Table -> version.
+        digests: Source that is plain Parquet -> SHA-256 of its files.
         seconds: How long the run took.
     """
 
@@ -64,6 +65,7 @@ class Run:
     decided: DecisionResult | None
     leaks: tuple[Leak, ...]
     versions: Mapping[str, int]
+    digests: Mapping[str, str]
     seconds: float
 
     @property
@@ -150,6 +152,7 @@ def metadata(run: Run, version: str, created: datetime, repo: Path) -> dict[str,
         "label_delay": run.model.label_delay,
         "leaks": [leak.line for leak in run.leaks],
         "tables": dict(run.versions),
+        "files": dict(run.digests),
         "booster_sha256": run.digest,
         "code_revision": code_revision(repo),
         "lock_hash": digest,

@@ -174,11 +174,13 @@ def _new_dataset(repo: Repo, service: str, entities: Path, output: Path, at: str
         "features": len(contract.features),
         "at": column,
         "tables": dict(made.tables),
+        "files": dict(made.files),
     }
-    versions = ", ".join(f"{name} version {version}" for name, version in made.tables.items())
+    sources = [f"{name} version {version}" for name, version in made.tables.items()]
+    sources += [f"{name} SHA-256 {digest[:12]}" for name, digest in made.files.items()]
     emit(
         payload,
-        f"{made.rows:,} rows x {len(contract.features)} features -> {output} ({versions or 'plain Parquet sources'})",
+        f"{made.rows:,} rows x {len(contract.features)} features -> {output} ({', '.join(sources) or 'no stored features'})",
     )
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -23,7 +25,7 @@ if TYPE_CHECKING:
     from asof.offline.sources import SourceFiles
 
 KEY = "asof.provenance"
-FORMAT = 1
+FORMAT = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +37,7 @@ class Provenance:
         fingerprint: Fingerprint of its contract.
         contract: The contract itself, as JSON text.
         tables: Source name -> version, for Delta tables.
-        files: Source name -> digest of file names, sizes and footers, for plain Parquet files, which have no versions.
+        files: Source name -> SHA-256 of its files, for plain Parquet, which has no versions; see :func:`files_digest`.
         at: Column of the rows' moments.
         knowledge: Whether rows were hidden until their knowledge time.
         rows: Number of entity rows.
@@ -147,14 +149,31 @@ def _column_bytes(column: pa.ChunkedArray) -> bytes:
 
 
 def files_digest(files: SourceFiles) -> str:
-    """SHA-256 over names, sizes and footers of Parquet files."""
-    found = hashlib.sha256()
-    for path in files.paths:
-        file = Path(path)
-        size = file.stat().st_size
-        with file.open("rb") as handle:
-            handle.seek(-8, 2)
-            footer = int.from_bytes(handle.read(4), "little")
-            handle.seek(-8 - footer, 2)
-            found.update(f"{file.name}:{size}:".encode() + handle.read(footer))
-    return found.hexdigest()
+    """SHA-256 of the content of a Parquet file; of several, of their sorted names and digests.
+
+    Names are relative to the innermost folder that holds all of them. A file is not read again in this process while its inode, size and
+    modification time stay.
+
+    Raises:
+        SourceError: A file cannot be read.
+    """
+    try:
+        found = {path: _content_digest(path, *_identity(path)) for path in files.paths}
+    except OSError as error:
+        raise SourceError(f"source {files.source!r}: {error.filename} cannot be read ({error.strerror})") from None
+    if len(found) == 1:
+        return next(iter(found.values()))
+    root = os.path.commonpath([Path(path).parent for path in found]) if found else ""
+    listed = sorted((os.path.relpath(path, root), digest) for path, digest in found.items())
+    return hashlib.sha256(json.dumps(listed).encode()).hexdigest()
+
+
+def _identity(path: str) -> tuple[int, int, int]:
+    stat = Path(path).stat()
+    return stat.st_ino, stat.st_size, stat.st_mtime_ns
+
+
+@lru_cache(maxsize=100_000)
+def _content_digest(path: str, inode: int, size: int, modified: int) -> str:
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -72,10 +72,13 @@ def rebuild(like: Path, path: Path, repo: Path, *, settings: EngineSettings | No
 def _check_files(contract: Contract, digests: Mapping[str, str], repo: Path) -> None:
     for view in contract.views:
         expected = digests.get(view.source.name)
-        if expected is not None and files_digest(open_files(view.source, repo)) != expected:
+        if expected is None:
+            continue
+        found = files_digest(open_files(view.source, repo))
+        if found != expected:
             raise SourceError(
-                f"source {view.source.name!r} is plain Parquet and has changed since the dataset was made; "
-                "restore its files, or keep the data in a Delta table, which has versions"
+                f"source {view.source.name!r} is plain Parquet and has changed since the dataset was made: its SHA-256 was {expected[:12]} and is "
+                f"{found[:12]}; restore its files, or keep the data in a Delta table, which has versions"
             )
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +18,8 @@ from asof import bundle
 from asof.contract import Aggregation, Contract, JoinKey
 from asof.errors import SettingsError, SourceError, TableError
 from asof.offline import EngineSettings, Provenance, clean, out_of_core, rebuild, retrieve, retrieve_to, versions_in_use
+from asof.offline.provenance import files_digest
+from asof.offline.sources import open_files
 from tests.offline.conftest import DAY, contract, view
 
 
@@ -192,8 +196,34 @@ def test_what_cannot_be_made_again_says_so(tmp_path: Path) -> None:
     with pytest.raises(SourceError, match="was changed after it was made"):
         rebuild(tmp_path / "edited.parquet", tmp_path / "z.parquet", tmp_path)
     pq.write_table(events(101), tmp_path / "rows.parquet")
-    with pytest.raises(SourceError, match="plain Parquet and has changed"):
+    with pytest.raises(
+        SourceError, match=r"plain Parquet and has changed .* its SHA-256 was [0-9a-f]{12} and is [0-9a-f]{12}"
+    ):
         rebuild(tmp_path / "x.parquet", tmp_path / "z.parquet", tmp_path)
+
+
+def test_a_changed_value_changes_the_digest_of_plain_parquet(tmp_path: Path) -> None:
+    """A file with another value, of the same size and with the same footer, is another file; of several, names and contents count."""
+    plain = {"use_dictionary": False, "write_statistics": False, "compression": "none"}
+    one, other = (events(100).set_column(4, "x", pa.array([x] * 100)) for x in (1.0, 2.0))
+    source = contract(view(features={"x": "float64"})).views[0].source
+    pq.write_table(one, tmp_path / "rows.parquet", **plain)
+    first, size = files_digest(open_files(source, tmp_path)), (tmp_path / "rows.parquet").stat().st_size
+    assert first == hashlib.sha256((tmp_path / "rows.parquet").read_bytes()).hexdigest()
+    pq.write_table(other, tmp_path / "rows.parquet", **plain)
+    assert (tmp_path / "rows.parquet").stat().st_size == size
+    assert files_digest(open_files(source, tmp_path)) != first
+    pq.write_table(one, tmp_path / "rows.parquet", **plain)
+    assert files_digest(open_files(source, tmp_path)) == first
+
+    found = []
+    for names in (("a=1", "a=2"), ("a=2", "a=1"), ("a=1", "a=3")):
+        folder = replace(source, path="_".join(names))
+        for name, rows in zip(names, (one, other), strict=True):
+            (tmp_path / folder.path / name).mkdir(parents=True)
+            pq.write_table(rows, tmp_path / folder.path / name / "part.parquet", **plain)
+        found.append(files_digest(open_files(folder, tmp_path)))
+    assert len({first, *found}) == 4
 
 
 def test_cleaning_spares_versions_that_models_were_made_from(asks: Contract, tmp_path: Path) -> None:

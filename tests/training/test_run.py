@@ -267,13 +267,17 @@ def repo_at(path):
     return SimpleNamespace(path=path, settings=settings)
 
 
-def test_a_bundle_holds_everything_and_predicts_the_same(learned, tmp_path):
+def test_a_bundle_holds_everything_and_predicts_the_same(folder, learned, tmp_path):
     """The bundle opens, verifies, names the agreed facts, and its booster scores as the run's did."""
     run, reference = learned
     repo = repo_at(tmp_path)
     written = pipeline.save(run, reference, repo)
     opened = Bundle.find(repo.settings.models, "breakdown")
     facts = opened.metadata
+    assert facts["tables"] == {}
+    assert facts["files"] == {
+        name: hashlib.sha256((folder / f"{name}.parquet").read_bytes()).hexdigest() for name in ("faults", "readings")
+    }
     rows = np.random.default_rng(0).normal(20, 10, (50, len(run.names)))
     booster = lightgbm.Booster(model_file=str(opened.booster_files[0]))
 
