@@ -7,6 +7,7 @@ numbers for a row, its *outputs*:
 - :class:`Multiclass`: the probability of each class.
 - :class:`Regression`: the expected label (its median for the absolute loss).
 - :class:`Quantiles`: the label's quantiles, from which an interval is made.
+- :class:`Ranking`: a score that puts the rows of a group in order.
 """
 
 from __future__ import annotations
@@ -132,6 +133,34 @@ class Quantiles:
         return outputs[:, int(np.argmin(np.abs(np.asarray(self.levels) - 0.5)))]
 
 
+@dataclass(frozen=True)
+class Ranking:
+    """The rows of a group are put in order; the label says how relevant a row is, a whole number from 0.
+
+    Attributes:
+        group: Entity key or request field whose value the rows of a group share, such as the id of a search.
+        k: How many rows of a group count in the metrics, from the first.
+    """
+
+    group: str
+    k: int = 10
+
+    kind: ClassVar[str] = "ranking"
+
+    def __post_init__(self) -> None:
+        if self.k < 1:
+            raise SettingsError(f"got k={self.k}, expected the number of rows that count, at least 1")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Names of the K numbers that a model gives for a row."""
+        return ("score",)
+
+    def score(self, outputs: Floats) -> Floats:
+        """The score: float64[n]."""
+        return outputs[:, 0]
+
+
 def combined(task: Task, given: Sequence[Floats]) -> Floats:
     """The outputs float64[n, K] of rows, from what each of the model's boosters gives for them: float64[n] or float64[n, K].
 
@@ -142,10 +171,10 @@ def combined(task: Task, given: Sequence[Floats]) -> Floats:
     return np.sort(outputs, axis=1) if isinstance(task, Quantiles) else outputs
 
 
-Task = Binary | Multiclass | Regression | Quantiles
+Task = Binary | Multiclass | Regression | Quantiles | Ranking
 BINARY = Binary()
 
-_KINDS: dict[str, Any] = {task.kind: task for task in (Binary, Multiclass, Regression, Quantiles)}
+_KINDS: dict[str, Any] = {task.kind: task for task in (Binary, Multiclass, Regression, Quantiles, Ranking)}
 
 
 def to_dict(task: Task) -> dict[str, Any]:

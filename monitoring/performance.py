@@ -17,6 +17,7 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from asof.bundle import Bundle
 from asof.console import table
 from asof.contract import Source
 from asof.errors import BundleError, SourceError
@@ -27,7 +28,7 @@ from asof.prediction_log import output_columns
 from asof.statistics.design_effect import dense, hashes
 from asof.statistics.intervals import drawn_weights, interval
 from asof.statistics.metrics import SMALLER_IS_BETTER, default_metrics, prepare
-from asof.task import Multiclass, Quantiles, Task
+from asof.task import Multiclass, Quantiles, Ranking, Task
 
 GROUPS = 10
 """Groups of equal size, by score, in which calibration is shown."""
@@ -40,6 +41,7 @@ CALIBRATION = {
     "multiclass": ("rows", "mean probability", "share right"),
     "regression": ("rows", "mean prediction", "mean label"),
     "quantiles": ("rows", "level", "share of labels below"),
+    "ranking": ("rows", "mean score", "mean label"),
 }
 """Kind of task -> what the figures of a group of calibration are."""
 
@@ -182,24 +184,9 @@ def performance(
         BundleError: The bundle does not say where labels are.
         SourceError: A table cannot be read.
     """
-    labels = _Labels.open(log, repo, data)
-    task, given = log.bundle.task, output_columns(log.bundle.task)
-    rows, ambiguous = 0, 0
-    kept: list[tuple[Floats, Floats, npt.NDArray[np.uint64]]] = []
-    for batch in log.batches(window, ["request_id", "at", *given, *(f"key.{name}" for name in labels.keys)]):
-        label, contradictory = labels.of(batch)
-        known = ~np.isnan(label)
-        unit = (
-            hashes(batch[f"key.{labels.keys[0]}"])
-            if labels.keys
-            else np.arange(rows, rows + len(label), dtype=np.uint64)
-        )
-        outputs = np.column_stack([batch[name].to_numpy() for name in given])
-        kept.append((label[known], outputs[known], unit[known]))
-        rows, ambiguous = rows + batch.num_rows, ambiguous + contradictory
-        advance(batch.num_rows)
-    label, units = (np.concatenate([np.empty(0), *(part[i] for part in kept)]) for i in (0, 2))
-    outputs = np.concatenate([np.empty((0, len(given))), *(part[1] for part in kept)])
+    task = log.bundle.task
+    found = _labelled(log, window, _Labels.open(log, repo, data), advance)
+    label, outputs = found.label, found.outputs
     binary = task.kind == "binary"
     spread = len(label) >= 2 * LEAST and len(np.unique(label)) > 1
     enough = min(label.sum(), (1 - label).sum()) >= LEAST if binary else spread
@@ -208,14 +195,51 @@ def performance(
         version=log.bundle.version,
         task=task.kind,
         window=window,
-        rows=rows,
+        rows=found.rows,
         labelled=len(label),
-        ambiguous=ambiguous,
+        ambiguous=found.ambiguous,
         positives=int(label.sum()) if binary else None,
-        figures=tuple(_figures(task, label, outputs, units, log.bundle.metadata.get("metrics", {}))) if enough else (),
+        figures=tuple(_figures(log.bundle, found)) if enough else (),
         calibration=tuple(_calibration(task, label, outputs)) if len(label) else (),
         left_out=int(log.bundle.metadata.get("split", {}).get("test_left_out", 0)),
         problems=tuple(log.problems),
+    )
+
+
+@dataclass(frozen=True)
+class _LabelledRows:
+    """The n served rows whose labels are known, of ``rows`` in the window; ``units`` are dense codes of what is drawn together."""
+
+    rows: int
+    ambiguous: int
+    label: Floats
+    outputs: Floats
+    units: npt.NDArray[np.int64]
+
+
+def _labelled(log: Log, window: Window, labels: _Labels, advance: Callable[[int], None]) -> _LabelledRows:
+    """Rows of a ranking are drawn by group, others by the first key."""
+    given, unit = (
+        output_columns(log.bundle.task),
+        _group_column(log) or (f"key.{labels.keys[0]}" if labels.keys else None),
+    )
+    columns = ["request_id", "at", *given, *(f"key.{name}" for name in labels.keys), *([unit] if unit else [])]
+    rows, ambiguous = 0, 0
+    kept: list[tuple[Floats, Floats, npt.NDArray[np.uint64]]] = []
+    for batch in log.batches(window, list(dict.fromkeys(columns))):
+        label, contradictory = labels.of(batch)
+        known = ~np.isnan(label)
+        units = hashes(batch[unit]) if unit else np.arange(rows, rows + len(label), dtype=np.uint64)
+        outputs = np.column_stack([batch[name].to_numpy() for name in given])
+        kept.append((label[known], outputs[known], units[known]))
+        rows, ambiguous = rows + batch.num_rows, ambiguous + contradictory
+        advance(batch.num_rows)
+    return _LabelledRows(
+        rows=rows,
+        ambiguous=ambiguous,
+        label=np.concatenate([np.empty(0), *(label for label, _, _ in kept)]),
+        outputs=np.concatenate([np.empty((0, len(given))), *(outputs for _, outputs, _ in kept)]),
+        units=dense(np.concatenate([np.empty(0, np.uint64), *(units for _, _, units in kept)])),
     )
 
 
@@ -235,11 +259,19 @@ def calibration(label: Floats, score: Floats, groups: int = GROUPS) -> list[Grou
     return [Group(len(part), float(score[part].mean()), float(label[part].mean())) for part in parts]
 
 
-def _figures(
-    task: Task, label: Floats, outputs: Floats, units: npt.NDArray[Any], trained: Mapping[str, Any]
-) -> Iterator[MetricComparison]:
-    metrics = {name: prepare(name, task, label, outputs) for name in default_metrics(task)}
-    draws = [{name: metric(weights) for name, metric in metrics.items()} for weights in drawn_weights(dense(units))]
+def _group_column(log: Log) -> str | None:
+    """The column of the log that tells the groups of a ranking."""
+    task = log.bundle.task
+    if not isinstance(task, Ranking):
+        return None
+    return f"{'key' if task.group in {k.name for k in log.bundle.contract.keys} else 'request'}.{task.group}"
+
+
+def _figures(bundle: Bundle, found: _LabelledRows) -> Iterator[MetricComparison]:
+    task, trained = bundle.task, bundle.metadata.get("metrics", {})
+    label = found.label
+    metrics = {name: prepare(name, task, label, found.outputs, found.units) for name in default_metrics(task)}
+    draws = [{name: metric(weights) for name, metric in metrics.items()} for weights in drawn_weights(found.units)]
     for name, metric in metrics.items():
         value = float(metric(np.ones((1, len(label))))[0])
         low, high = interval(value, np.concatenate([draw[name] for draw in draws]))

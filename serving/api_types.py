@@ -81,6 +81,10 @@ def response_type(task: Task) -> type[BaseModel]:
             "class": (str, Field(description="The most probable class.")),
             "probabilities": (_record("Probabilities", named), Field(description="The probability of each class.")),
         },
+        "ranking": {
+            "score": (float, Field(description="The score that the model gives; only its order has a meaning.")),
+            "rank": (int, Field(description="The place among the request's rows of the same group, from 1.")),
+        },
         "regression": {"value": (float, Field(description="The predicted value."))},
         "quantiles": {
             "value": (float, Field(description="The quantile nearest to the median.")),

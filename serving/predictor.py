@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -25,7 +26,7 @@ from asof.prediction_log import Entry
 from asof.serving.booster import Booster
 from asof.serving.feature_fetcher import FeatureFetcher
 from asof.serving.request_rows import RequestRows
-from asof.task import Binary, Quantiles, Regression, combined
+from asof.task import Binary, Quantiles, Ranking, Regression, combined
 
 ROWS_AT_ONCE = 200
 """Rows up to which computing on the event loop is faster than handing over to a thread."""
@@ -164,6 +165,8 @@ def _answers(bundle: Bundle, entry: Entry) -> list[dict[str, Any]]:
     scores, outputs = task.score(entry.outputs).tolist(), entry.outputs.tolist()
     if isinstance(task, Binary):
         return [{"score": score, "decision": threshold is not None and score >= threshold} for score in scores]
+    if isinstance(task, Ranking):
+        return [{"score": score, "rank": rank} for score, rank in zip(scores, _ranks(task, entry, scores), strict=True)]
     if isinstance(task, Regression):
         return [{"value": score} for score in scores]
     named = [dict(zip(task.outputs, row, strict=True)) for row in outputs]
@@ -172,6 +175,13 @@ def _answers(bundle: Bundle, entry: Entry) -> list[dict[str, Any]]:
     return [
         {"class": chosen, "probabilities": row} for chosen, row in zip(task.chosen(entry.outputs), named, strict=True)
     ]
+
+
+def _ranks(task: Ranking, entry: Entry, scores: Sequence[float]) -> list[int]:
+    """The place of each row among the request's rows of its group, from 1; equal scores share a place."""
+    groups = (entry.keys if task.group in entry.keys else entry.request)[task.group]
+    better = {group: sorted(-s for g, s in zip(groups, scores, strict=True) if g == group) for group in set(groups)}
+    return [1 + bisect_left(better[group], -score) for group, score in zip(groups, scores, strict=True)]
 
 
 def _by_column(stored: Vectors) -> dict[tuple[str, str], Any]:

@@ -16,6 +16,7 @@ import lightgbm
 import numpy as np
 import polars as pl
 import pytest
+from sklearn.metrics import ndcg_score
 
 from asof.bundle import Bundle
 from asof.online.redis.server import EmbeddedRedis
@@ -26,7 +27,7 @@ START = datetime(2026, 3, 1, tzinfo=UTC)
 DAYS, EACH, SELLERS, SINCE = 30, 60, 15, 24
 CLASSES = ("express", "lost & found", "slow, very")
 MODEL = """
-from asof.task import Multiclass, Quantiles, Regression
+from asof.task import Multiclass, Quantiles, Ranking, Regression
 from asof.training.model import LabelledRows, Model, Suspicion
 
 goal = Model(
@@ -166,6 +167,7 @@ TASKS = {
     "counts": ("parcels", 'Regression("poisson")'),
     "interval": ("hours", "Quantiles((0.1, 0.5, 0.9))"),
     "classes": ("kind", "Multiclass()"),
+    "order": ("parcels", 'Ranking("seller_id", k=5)'),
 }
 
 
@@ -186,6 +188,7 @@ def test_the_model_learned_and_its_bundle_says_what(run: tuple[str, Watched]) ->
         "mean": lambda: figures["r2"] > 0.5,
         "counts": lambda: figures["r2"] > 0.2 and figures["poisson_deviance"] > 0,
         "interval": lambda: 0.6 < figures["coverage"] < 0.95 and figures["width"] > 0,
+        "order": lambda: figures["ndcg"] > 0.6,  # a random order gives 0.42, the weight itself 0.75
         "classes": lambda: figures["accuracy"] > 0.5 and figures["f1_macro"] > 0.4,
     }
 
@@ -211,6 +214,9 @@ def test_the_service_answers_as_the_task_has_it(run: tuple[str, Watched]) -> Non
             assert answer["class"] == CLASSES[int(np.argmax(expected))]
         assert log["class"].to_list() == [a["class"] for a in model.answer]
         assert (light["class"], heavy["class"]) == (CLASSES[0], CLASSES[2])
+    elif name == "order":
+        assert [a["score"] for a in model.answer] == own[0].tolist() == log["score"].to_list()
+        assert (light["rank"], heavy["rank"]) == (2, 1)
     elif name == "interval":
         assert [list(a["quantiles"].values()) for a in model.answer] == np.sort(np.column_stack(own), axis=1).tolist()
         assert log["output.0.9"].to_list() == [a["quantiles"]["0.9"] for a in model.answer]
@@ -253,6 +259,9 @@ def test_performance_is_judged_by_labels(run: tuple[str, Watched]) -> None:
     assert report["labelled"] == len(rows) > 200
     if name == "classes":
         assert figures["accuracy"] == pytest.approx((rows["class"] == rows["truth"]).mean())
+    elif name == "order":
+        by_hand = [ndcg_score([part["truth"]], [part["score"]], k=5) for part in rows.partition_by("key.seller_id")]
+        assert figures["ndcg"] == pytest.approx(np.mean(by_hand))
     elif name == "interval":
         inside = (rows["output.0.1"] <= rows["truth"]) & (rows["truth"] <= rows["output.0.9"])
         assert figures["coverage"] == pytest.approx(inside.mean())

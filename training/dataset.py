@@ -22,7 +22,7 @@ from asof.errors import NotFoundError, SchemaError, SettingsError, SourceError
 from asof.offline.duckdb_engine import EngineSettings, asking, quoted
 from asof.offline.provenance import files_digest
 from asof.offline.sources import SourceFiles, open_files
-from asof.task import BINARY, COUNTS, Binary, Multiclass, Regression, Task
+from asof.task import BINARY, COUNTS, Binary, Multiclass, Ranking, Regression, Task
 from asof.training.model import Model
 
 if TYPE_CHECKING:
@@ -30,6 +30,9 @@ if TYPE_CHECKING:
     from asof.tables.schema import TableDeclaration
 
 Times = npt.NDArray[np.int64]
+
+GRADES = 31
+"""Grades of relevance that LightGBM knows gains of."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +57,11 @@ class Labelled:
 
     def __len__(self) -> int:
         return len(self.time)
+
+    @property
+    def groups(self) -> npt.NDArray[np.int64] | None:
+        """int64[n]: dense codes of the groups of a ranking; None for other tasks."""
+        return self.codes(self.task.group) if isinstance(self.task, Ranking) else None
 
     def codes(self, key: str) -> npt.NDArray[np.int64]:
         """int64[n]: dense codes of a key column, in the order of the key's values; a missing key is the last."""
@@ -116,6 +124,9 @@ class Tables:
                 f"but service {contract.service!r} needs {missing[0]!r}"
             )
         _check_categories(model, contract)
+        asked = [k.name for k in contract.keys] + [f.name for f in contract.request_fields]
+        if isinstance(model.task, Ranking) and model.task.group not in asked:
+            raise NotFoundError(f"key or request field of service {contract.service!r}", model.task.group, asked)
         sources = {v.source.name: v.source for v in contract.views}
         for table in (scored, labels):
             sources.setdefault(table.name, Source(table.name, table.path, table.format, table.timestamp_field))
@@ -220,6 +231,10 @@ class Tables:
         label = np.asarray(column.to_numpy(), np.float64)
         if isinstance(task, Binary):
             self._refuse((label != 0) & (label != 1), "neither 0 nor 1")
+        elif isinstance(task, Ranking):
+            self._refuse(
+                (label != np.rint(label)) | (label < 0) | (label >= GRADES), f"no whole numbers from 0 to {GRADES - 1}"
+            )
         elif isinstance(task, Regression) and task.loss in COUNTS:
             self._refuse(~(np.isfinite(label) & (label >= 0)), "no finite numbers from 0 on")
         else:

@@ -37,7 +37,8 @@ class Fitted:
         trees: Number of trees of all boosters.
         parameters: Every parameter that was given to LightGBM; of several objectives the first.
         held_out: bool[n], the training rows that decided when to stop.
-        held_out_outputs: float64[h, K], outputs for these rows by the boosters of the first pass, which had not seen them.
+        held_out_outputs: float64[h, K], outputs for these rows by the boosters of the first pass, which had not seen them; those of a
+            ranking by group.
         importance: Feature -> share of the total gain, greatest first.
     """
 
@@ -54,6 +55,32 @@ class Fitted:
         return combined(self.task, [_predict(_lightgbm().Booster(model_str=text), matrix) for text in self.texts])
 
 
+@dataclass(frozen=True)
+class LearnedRows:
+    """Rows to learn from.
+
+    Attributes:
+        matrix: float64[n, F].
+        label: float64[n].
+        groups: int64[n], rising: the group of each row, for a ranking; None for rows that are not ranked.
+    """
+
+    matrix: Floats
+    label: Floats
+    groups: npt.NDArray[np.int64] | None
+
+    @property
+    def sizes(self) -> npt.NDArray[np.int64] | None:
+        """The number of rows of each group, as LightGBM wants them."""
+        return None if self.groups is None else np.unique(self.groups, return_counts=True)[1]
+
+    def part(self, chosen: npt.NDArray[Any]) -> LearnedRows:
+        """The chosen rows, by mask or by place."""
+        return LearnedRows(
+            self.matrix[chosen], self.label[chosen], None if self.groups is None else self.groups[chosen]
+        )
+
+
 def fit(
     model: Model,
     task: Task,
@@ -61,6 +88,7 @@ def fit(
     matrix: Floats,
     label: Floats,
     time: npt.NDArray[np.int64],
+    groups: npt.NDArray[np.int64] | None = None,
 ) -> Fitted:
     """The boosters of ``model``.
 
@@ -71,6 +99,7 @@ def fit(
         matrix: float64[n, F], the training rows; NaN is missing.
         label: float64[n]; for classes their numbers.
         time: int64[n], event times.
+        groups: int64[n], the group of each row, for a ranking.
 
     Raises:
         UsageError: The older or the held-out part has rows of one label only.
@@ -80,11 +109,10 @@ def fit(
     every = [{**shared, **objective} for objective in lightgbm_parameters.objectives(task)]
     held_out = _held_out(model.fit, time)
     _check(task, label, held_out)
+    order: Any = slice(None) if groups is None else np.argsort(groups, kind="stable")
+    rows, held = LearnedRows(matrix, label, groups).part(order), held_out[order]
     try:
-        passes = [
-            _two_passes(parameters, model.fit, names, model.categories, (matrix, label), held_out)
-            for parameters in every
-        ]
+        passes = [_two_passes(parameters, model.fit, names, model.categories, rows, held) for parameters in every]
     except (_lightgbm().basic.LightGBMError, ValueError, TypeError) as error:
         raise lightgbm_parameters.refusal(model, error) from error
     boosters = [final for final, _ in passes]
@@ -104,16 +132,15 @@ def _two_passes(
     declared: Fit,
     names: tuple[str, ...],
     categories: tuple[str, ...],
-    rows: tuple[Floats, Floats],
+    rows: LearnedRows,
     held_out: npt.NDArray[np.bool_],
 ) -> tuple[Any, Floats]:
     """The booster of all rows, and what the booster of the older part gives for the held-out rows."""
-    matrix, label = rows
-    older, held = (matrix[~held_out], label[~held_out]), (matrix[held_out], label[held_out])
+    older, held = rows.part(~held_out), rows.part(held_out)
     first = _train(parameters, declared, names, categories, older, held)
     rounds = first.best_iteration or declared.rounds
     final = _train(parameters, Fit(rounds=rounds), names, categories, rows, None)
-    return final, _predict(first, held[0], num_iteration=rounds)
+    return final, _predict(first, held.matrix, num_iteration=rounds)
 
 
 def _predict(booster: Any, matrix: Floats, **options: Any) -> Floats:
@@ -167,15 +194,20 @@ def _train(
     declared: Fit,
     names: tuple[str, ...],
     categories: tuple[str, ...],
-    rows: tuple[Floats, Floats],
-    held: tuple[Floats, Floats] | None,
+    rows: LearnedRows,
+    held: LearnedRows | None,
 ) -> Any:
     lightgbm = _lightgbm()
     places = [names.index(name) for name in categories]
     data = lightgbm.Dataset(
-        rows[0], rows[1], feature_name=_spelled(names), categorical_feature=places, params=parameters
+        rows.matrix,
+        rows.label,
+        group=rows.sizes,
+        feature_name=_spelled(names),
+        categorical_feature=places,
+        params=parameters,
     )
-    watched = [data.create_valid(*held)] if held is not None else None
+    watched = [data.create_valid(held.matrix, held.label, group=held.sizes)] if held is not None else None
     stop = [lightgbm.early_stopping(declared.patience, verbose=False)] if held is not None else None
     return lightgbm.train(parameters, data, declared.rounds, valid_sets=watched, callbacks=stop)
 

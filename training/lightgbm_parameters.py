@@ -12,7 +12,7 @@ from functools import cache
 from typing import Any
 
 from asof.errors import SettingsError
-from asof.task import Multiclass, Quantiles, Regression, Task
+from asof.task import Multiclass, Quantiles, Ranking, Regression, Task
 from asof.training.model import Model
 
 REPEATABLE: dict[str, Any] = {
@@ -25,6 +25,7 @@ DECLARED = {
     "categorical_feature": "Model(categories=...)",
     "num_class": "Model(task=Multiclass(...))",
     "alpha": "Model(task=Quantiles(...))",
+    "eval_at": "Model(task=Ranking(k=...))",
     "tweedie_variance_power": "Model(task=Regression(power=...))",
     "num_iterations": "Fit(rounds=...)",
     "early_stopping_round": "Fit(patience=...)",
@@ -73,6 +74,8 @@ def objectives(task: Task) -> list[dict[str, Any]]:
     """The objective of each booster that the task needs, with its parameters."""
     if isinstance(task, Quantiles):
         return [{"objective": "quantile", "alpha": level} for level in task.levels]
+    if isinstance(task, Ranking):
+        return [{"objective": "lambdarank", "eval_at": [task.k]}]
     if isinstance(task, Multiclass):
         return [{"objective": "multiclass", "num_class": len(task.classes)}]
     if isinstance(task, Regression):

@@ -15,7 +15,7 @@ from asof.errors import UsageError
 from asof.instants import DAY
 from asof.statistics.intervals import drawn_weights, interval
 from asof.statistics.metrics import prepare
-from asof.statistics.ranking import Ranking
+from asof.statistics.ranking import ScoreOrder
 from asof.task import Binary, Task
 from asof.training.model import PRECISION_AT, Metric
 
@@ -36,6 +36,7 @@ class Scored:
         label: float64[n]; for classes their numbers.
         outputs: float64[n, K].
         time: int64[n], event times in microseconds, UTC.
+        groups: int64[n], the group of each row, of a ranking.
         entities: Key column -> int64[n], dense codes.
     """
 
@@ -44,6 +45,7 @@ class Scored:
     outputs: Floats
     time: Codes
     entities: Mapping[str, Codes]
+    groups: Codes | None = None
 
     @property
     def score(self) -> Floats:
@@ -85,7 +87,8 @@ def evaluate(
         )
     draws: dict[str, list[Floats]] = {m.name: [] for m in metrics}
     prepared = {m.name: _prepare(m, scored) for m in metrics}
-    units = scored.entities[unit] if unit else np.arange(len(scored.label))
+    alone = np.arange(len(scored.label)) if scored.groups is None else scored.groups
+    units = scored.entities[unit] if unit else alone
     for weights in drawn_weights(units, seed):
         for name, compute in prepared.items():
             draws[name].append(compute(weights))
@@ -103,7 +106,7 @@ def auc(label: Floats, values: Floats) -> float:
     """Area under the ROC curve of ``values`` (any scale, ties count half); 0.5 where all labels are the same."""
     if not 0 < label.sum() < len(label):
         return 0.5
-    return float(Ranking(label, values).auc(np.ones((1, len(label))))[0])
+    return float(ScoreOrder(label, values).auc(np.ones((1, len(label))))[0])
 
 
 def concordance(label: Floats, values: Floats) -> float:
@@ -129,7 +132,7 @@ def _prepare(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:
     """The function from weights float64[draws, n] to values float64[draws]."""
     if metric.kind == PRECISION_AT:
         return _precision_at(metric, scored)
-    return prepare(metric.kind, scored.task, scored.label, scored.outputs)
+    return prepare(metric.kind, scored.task, scored.label, scored.outputs, scored.groups)
 
 
 def _precision_at(metric: Metric, scored: Scored) -> Callable[[Floats], Floats]:

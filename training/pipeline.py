@@ -110,8 +110,9 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
     words = vocabularies(model, tables.contract, material.features.filter(pa.array(parts.train)))
     names, values = matrix(tables.contract, material.features, {name: coded(known) for name, known in words.items()})
     say(f"fitting on {int(parts.train.sum()):,} rows")
+    groups = labelled.groups
     rows = values[parts.train], labelled.label[parts.train], labelled.time[parts.train]
-    fitted = fitting.fit(model, labelled.task, names, *rows)
+    fitted = fitting.fit(model, labelled.task, names, *rows, None if groups is None else groups[parts.train])
     say("evaluating")
     scored = _scored(material, fitted.predict(values[parts.test]))
     figures = metrics.evaluate(model.metrics, scored, model.thresholds, model.unit)
@@ -144,7 +145,8 @@ def _scored(material: Material, outputs: Floats) -> Scored:
     test, labelled, model = material.parts.test, material.labelled, material.tables.model
     keys = {k for k in (model.unit, *(m.key for m in model.metrics)) if k}
     entities = {key: np.unique(labelled.codes(key)[test], return_inverse=True)[1] for key in sorted(keys)}
-    return Scored(labelled.task, labelled.label[test], outputs, labelled.time[test], entities)
+    groups = None if labelled.groups is None else np.unique(labelled.groups[test], return_inverse=True)[1]
+    return Scored(labelled.task, labelled.label[test], outputs, labelled.time[test], entities, groups)
 
 
 def _decided(

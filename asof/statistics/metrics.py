@@ -12,8 +12,8 @@ from functools import partial
 import numpy as np
 import numpy.typing as npt
 
-from asof.statistics.ranking import Ranking, log_loss
-from asof.task import COUNTS, Quantiles, Regression, Task
+from asof.statistics.ranking import ScoreOrder, log_loss
+from asof.task import COUNTS, Quantiles, Ranking, Regression, Task
 
 Floats = npt.NDArray[np.float64]
 Weighted = Callable[[Floats], Floats]
@@ -24,6 +24,7 @@ METRICS: dict[str, tuple[str, ...]] = {
     "multiclass": ("log_loss", "accuracy", "f1_macro"),
     "regression": ("rmse", "mae", "r2", "poisson_deviance"),
     "quantiles": ("pinball_loss", "coverage", "width"),
+    "ranking": ("ndcg", "mrr"),
 }
 """Kind of task -> its metrics."""
 
@@ -39,7 +40,9 @@ def default_metrics(task: Task) -> tuple[str, ...]:
     return tuple(name for name in METRICS[task.kind] if counts or name not in FOR_COUNTS)
 
 
-def prepare(metric: str, task: Task, label: Floats, outputs: Floats) -> Weighted:
+def prepare(
+    metric: str, task: Task, label: Floats, outputs: Floats, groups: npt.NDArray[np.int64] | None = None
+) -> Weighted:
     """The function that computes ``metric`` for weightings of the rows.
 
     Args:
@@ -47,11 +50,16 @@ def prepare(metric: str, task: Task, label: Floats, outputs: Floats) -> Weighted
         task: The task.
         label: float64[n]; for classes their numbers.
         outputs: float64[n, K], what the model gave.
+        groups: int64[n], the group of each row, for a ranking; a weighting gives the rows of a group equal weights.
     """
+    if isinstance(task, Ranking):
+        return _of_groups(
+            metric, task.k, label, outputs[:, 0], np.zeros(len(label), np.int64) if groups is None else groups
+        )
     if task.kind == "binary":
         if metric == "log_loss":
             return partial(log_loss, label, outputs[:, 0])
-        ranking = Ranking(label, outputs[:, 0])
+        ranking = ScoreOrder(label, outputs[:, 0])
         return ranking.auc if metric == "auc" else ranking.average_precision
     if task.kind == "multiclass":
         return _of_classes(metric, label.astype(np.int64), outputs)
@@ -60,9 +68,44 @@ def prepare(metric: str, task: Task, label: Floats, outputs: Floats) -> Weighted
     return _of_values(metric, label, outputs[:, 0])
 
 
-def value(metric: str, task: Task, label: Floats, outputs: Floats) -> float:
+def value(
+    metric: str, task: Task, label: Floats, outputs: Floats, groups: npt.NDArray[np.int64] | None = None
+) -> float:
     """``metric`` on all rows."""
-    return float(prepare(metric, task, label, outputs)(np.ones((1, len(label))))[0])
+    return float(prepare(metric, task, label, outputs, groups)(np.ones((1, len(label))))[0])
+
+
+def _of_groups(metric: str, k: int, label: Floats, score: Floats, groups: npt.NDArray[np.int64]) -> Weighted:
+    """The weighted mean over groups that have two rows or more and a relevant one.
+
+    ``ndcg`` is the discounted cumulative gain of the first ``k`` rows beside that of the best order, with labels as gains and equal
+    scores sharing their gains (K. Jarvelin and J. Kekalainen, "Cumulated gain-based evaluation of IR techniques", ACM Transactions
+    on Information Systems 20 (2002) 422-446, as scikit-learn has it); ``mrr`` is one over the place of the first relevant row, 0 if
+    it is beyond ``k``.
+    """
+    order = np.lexsort((-score, groups))
+    first = np.flatnonzero(np.diff(groups[order], prepend=groups[order][0] - 1))
+    place = np.arange(len(order)) - np.repeat(first, np.diff(first, append=len(order)))
+    counts = (place < k) / np.log2(place + 2)
+    relevant = np.maximum.reduceat(label[order], first) > 0
+    usable = relevant & (np.diff(first, append=len(order)) > 1)
+    if metric == "ndcg":
+        best = np.lexsort((-label, groups))
+        shared = _tied_means(label[order], groups[order], score[order])
+        gained, possible = (np.add.reduceat(gain * counts, first) for gain in (shared, label[best]))
+        value = gained[usable] / possible[usable]
+    else:
+        found = np.where((label[order] > 0) & (place < k), 1 / (place + 1), 0.0)
+        value = np.maximum.reduceat(found, first)[usable]
+    row = order[first[usable]]
+    return lambda weights: np.asarray(weights[:, row] @ value / weights[:, row].sum(axis=1))
+
+
+def _tied_means(gain: Floats, groups: npt.NDArray[np.int64], score: Floats) -> Floats:
+    """Each gain replaced by the mean gain of the rows with the same group and score; equal ones stand together."""
+    starts = np.flatnonzero(np.concatenate([[True], (np.diff(groups) != 0) | (np.diff(score) != 0)]))
+    sizes = np.diff(starts, append=len(gain))
+    return np.repeat(np.add.reduceat(gain, starts) / sizes, sizes)
 
 
 def _mean(rows: Floats) -> Weighted:

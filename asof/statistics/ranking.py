@@ -11,7 +11,7 @@ import numpy.typing as npt
 Floats = npt.NDArray[np.float64]
 
 
-class Ranking:
+class ScoreOrder:
     """Rows ordered by falling score, equal scores in one group; sorted once for all weightings.
 
     Args:

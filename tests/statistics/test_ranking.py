@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from sklearn import metrics
 
-from asof.statistics.ranking import Ranking, log_loss
+from asof.statistics.ranking import ScoreOrder, log_loss
 
 
 @given(
@@ -21,7 +21,7 @@ def test_weighted_figures_are_those_of_repeated_rows(rows: list[tuple[int, float
     label, score, weight = (np.array(column, float) for column in zip(*rows, strict=True))
     again = weight.astype(int)
     repeated = np.repeat(label, again), np.repeat(score, again)
-    ranking, weights = Ranking(label, score), weight[np.newaxis]
+    ranking, weights = ScoreOrder(label, score), weight[np.newaxis]
     assert ranking.auc(weights)[0] == pytest.approx(metrics.roc_auc_score(*repeated))
     assert ranking.average_precision(weights)[0] == pytest.approx(metrics.average_precision_score(*repeated))
     assert log_loss(label, score, weights)[0] == pytest.approx(metrics.log_loss(*repeated, labels=[0, 1]))

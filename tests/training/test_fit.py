@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 
 from asof.errors import SettingsError, UsageError
 from asof.instants import DAY
-from asof.task import BINARY, Multiclass, Quantiles, Regression
+from asof.statistics.metrics import value
+from asof.task import BINARY, Multiclass, Quantiles, Ranking, Regression
 from asof.training.fit import decide, fit
 from asof.training.model import Decision, Fit, Model
 from tests.training.machines import MODEL
@@ -153,6 +154,23 @@ def test_features_of_every_spelling_can_be_learned_from():
 
     assert set(found.importance) == set(names)
     assert np.array_equal(found.predict(matrix), plain.predict(matrix))
+
+
+def test_a_ranking_puts_the_rows_of_a_group_in_order():
+    """Rows of mixed groups are learned group by group: the feature that makes the label puts them in order, in any order of the rows."""
+    random = np.random.default_rng(0)
+    x, groups = random.normal(size=3_000), random.integers(0, 200, 3_000)
+    matrix = np.column_stack([x, random.normal(size=3_000)])
+    label = np.clip(np.round(x + random.normal(0, 0.3, 3_000)) + 1, 0, 3)
+    model = Model(
+        name="any", service="any_v1", rows=MODEL.rows, task=Ranking("search"), fit=Fit(parameters=PARAMETERS, rounds=60)
+    )
+    found = fit(model, model.task, ("x", "noise"), matrix, label, np.arange(3_000) * DAY, groups)
+    order = random.permutation(3_000)
+
+    assert value("ndcg", model.task, label, found.predict(matrix), groups) > 0.95
+    assert np.array_equal(found.predict(matrix)[order], found.predict(matrix[order]))
+    assert found.held_out_outputs.shape == (found.held_out.sum(), 1)
 
 
 @pytest.mark.parametrize(
