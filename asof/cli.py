@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from asof import __version__
 from asof.errors import AsofError
 from asof.feast.type_checks import defer
+from asof.version import __version__
 
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint

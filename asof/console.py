@@ -1,7 +1,7 @@
-"""Output of commands: results as text or JSON, text tables, and progress lines.
+"""Output of commands: results as text or JSON, text tables, and progress.
 
 Standard output carries only the result; progress and errors go to standard error. With ``--json`` the result is one JSON
-document. Progress is shown only on a terminal, and only for work that takes longer than a second.
+document. Progress is shown on a terminal or in a notebook, and only for work that takes longer than a second.
 """
 
 from __future__ import annotations
@@ -11,26 +11,86 @@ import sys
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
+from html import escape
 from typing import Any
 
 import click
+
+from asof.rendering import Rendered, ResultTable
 
 SHOW_AFTER = 1.0
 """Seconds that work must take before its progress is shown."""
 
 
+_SHOWN: ContextVar[bool] = ContextVar("progress is shown", default=True)
+
+
+class TerminalLine:
+    """Draws progress on one line of standard error."""
+
+    def draw(self, text: str, share: float | None) -> None:
+        """Replace the line."""
+        sys.stderr.write(f"\r\033[K{text}")
+        sys.stderr.flush()
+
+    def close(self, text: str) -> None:
+        """Erase the line."""
+        self.draw("", None)
+
+
+class NotebookBar:
+    """Draws progress as one output of a notebook's cell."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def draw(self, text: str, share: float | None) -> None:
+        """Replace the bar."""
+        amount = "" if share is None else f' value="{share:.3f}"'
+        self._show({"text/plain": text, "text/html": f"<progress{amount}></progress> {escape(text)}"})
+
+    def close(self, text: str) -> None:
+        """Replace the bar by ``text``."""
+        self._show({"text/plain": text, "text/html": f"<small>{escape(text)}</small>"})
+
+    def _show(self, bundle: dict[str, str]) -> None:
+        display = sys.modules["IPython"].display.display
+        if self._handle is None:
+            self._handle = display(bundle, raw=True, display_id=True)
+        else:
+            self._handle.update(bundle, raw=True)
+
+
+def _screen() -> TerminalLine | NotebookBar | None:
+    """Where progress is shown; None where nobody would see it."""
+    if not _SHOWN.get():
+        return None
+    shell = sys.modules["IPython"].get_ipython() if "IPython" in sys.modules else None
+    if getattr(shell, "kernel", None) is not None:
+        return NotebookBar()
+    return TerminalLine() if on_terminal() else None
+
+
+def on_terminal() -> bool:
+    """Whether progress is shown on a terminal, where libraries may draw their own."""
+    return _SHOWN.get() and sys.stderr.isatty()
+
+
 @dataclass(slots=True)
 class ProgressLine:
-    """A progress line on standard error; prints nothing if that is not a terminal.
+    """Progress of work that takes longer than a second: a line on standard error if that is a terminal, a bar in a notebook.
 
     Args:
         label: Name of the work.
         total: Number of steps; None if it is unknown.
+        screen: Where it is drawn; None for nowhere.
     """
 
     label: str
     total: int | None = None
+    screen: TerminalLine | NotebookBar | None = None
     done: int = 0
     started: float = field(default_factory=time.monotonic)
     drawn: float = 0.0
@@ -39,22 +99,29 @@ class ProgressLine:
         """Record ``steps`` more steps as done."""
         self.done += steps
         now = time.monotonic()
-        if sys.stderr.isatty() and now - self.started > SHOW_AFTER and now - self.drawn > 0.1:
+        if self.screen is not None and now - self.started > SHOW_AFTER and now - self.drawn > 0.1:
             self.drawn = now
-            sys.stderr.write(f"\r\033[K{self.label}: {self._state()}")
-            sys.stderr.flush()
+            self.screen.draw(f"{self.label}: {self._state()}", self._share())
+
+    def say(self, label: str) -> None:
+        """Go on with other work, whose number of steps is unknown."""
+        self.label = label
+        if self.screen is not None and time.monotonic() - self.started > SHOW_AFTER:
+            self.drawn = time.monotonic()
+            self.screen.draw(f"{label} ...", None)
 
     def close(self) -> None:
-        """Erase the line."""
-        if self.drawn:
-            sys.stderr.write("\r\033[K")
-            sys.stderr.flush()
+        """Erase the line; a notebook keeps how long it took."""
+        if self.screen is not None and self.drawn:
+            self.screen.close(f"{self.label}: {time.monotonic() - self.started:.0f} s")
+
+    def _share(self) -> float | None:
+        return min(1.0, self.done / self.total) if self.total else None
 
     def _state(self) -> str:
-        elapsed = time.monotonic() - self.started
-        if not self.total:
+        elapsed, share = time.monotonic() - self.started, self._share()
+        if share is None:
             return f"{self.done:,} in {elapsed:.0f} s"
-        share = min(1.0, self.done / self.total)
         bar = ("#" * int(24 * share)).ljust(24, "-")
         left = elapsed / share * (1 - share) if share else 0.0
         return f"[{bar}] {self.done:,}/{self.total:,}, about {left:.0f} s left"
@@ -62,12 +129,22 @@ class ProgressLine:
 
 @contextmanager
 def progress(label: str, total: int | None = None) -> Iterator[ProgressLine]:
-    """A :class:`ProgressLine` that is erased at the end of the block, also after an error."""
-    line = ProgressLine(label, total)
+    """A :class:`ProgressLine` that is closed at the end of the block, also after an error."""
+    line = ProgressLine(label, total, _screen())
     try:
         yield line
     finally:
         line.close()
+
+
+@contextmanager
+def progress_shown(shown: bool) -> Iterator[None]:
+    """Shows no progress during the block if ``shown`` is false."""
+    token = _SHOWN.set(shown and _SHOWN.get())
+    try:
+        yield
+    finally:
+        _SHOWN.reset(token)
 
 
 def emit(payload: Mapping[str, Any], text: str) -> None:
@@ -78,26 +155,11 @@ def emit(payload: Mapping[str, Any], text: str) -> None:
 
 
 def table(header: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
-    """Rows as aligned text columns; numbers are right-aligned, floats have four significant digits."""
-    cells = [[_cell(value) for value in row] for row in rows]
-    widths = [max([len(h), *(len(r[i][0]) for r in cells)]) for i, h in enumerate(header)]
-    numeric = [bool(cells) and all(r[i][1] for r in cells) for i in range(len(header))]
-    lines = [
-        "  ".join(h.rjust(w) if n else h.ljust(w) for h, w, n in zip(header, widths, numeric, strict=True)).rstrip()
-    ]
-    lines.append("  ".join("-" * w for w in widths))
-    lines.extend(
-        "  ".join(c.rjust(w) if n else c.ljust(w) for (c, _), w, n in zip(row, widths, numeric, strict=True)).rstrip()
-        for row in cells
-    )
-    return "\n".join(lines)
+    """Rows as aligned text columns."""
+    return str(ResultTable(header, rows))
 
 
-def _cell(value: Any) -> tuple[str, bool]:
-    if isinstance(value, bool) or value is None:
-        return ("-" if value is None else "yes" if value else "no"), False
-    if isinstance(value, int):
-        return f"{value:,}", True
-    if isinstance(value, float):
-        return f"{value:.4g}", True
-    return str(value), False
+def show(ctx: click.Context, result: Rendered) -> None:
+    """Print a result and end the command with its exit code."""
+    emit(result.to_dict(), result.to_text())
+    ctx.exit(result.exit_code)

@@ -27,6 +27,7 @@ from asof.contract.diff import contract_changes
 from asof.errors import AsofError, NotFoundError
 from asof.instants import parse_moment
 from asof.online.redis.server import EmbeddedRedis, find_server
+from asof.rendering import Rendered, ResultTable
 from asof.repo import Repo
 from asof.settings import RepoSettings
 
@@ -57,6 +58,40 @@ class CheckResult:
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-ready data."""
         return asdict(self)
+
+
+@dataclass(frozen=True, repr=False)
+class Diagnosis(Rendered):
+    """The results of all checks."""
+
+    findings: tuple[CheckResult, ...]
+
+    @property
+    def wrong(self) -> list[CheckResult]:
+        """The checks that did not pass."""
+        return [f for f in self.findings if not f.fine]
+
+    @property
+    def exit_code(self) -> int:
+        """1 if a check did not pass."""
+        return 1 if self.wrong else 0
+
+    def parts(self) -> Iterator[str | ResultTable]:
+        """A line for each check, and the verdict."""
+        rows = [("ok" if f.fine else "WRONG", f.check, f.found, f.advice) for f in self.findings]
+        yield ResultTable(("", "check", "found", "what to do"), rows)
+        yield ""
+        found, every = len(self.wrong), len(self.findings)
+        yield f"{found} of {every} checks found a problem" if found else f"all {every} checks are fine"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The results as JSON-ready data."""
+        return {"fine": not self.wrong, "findings": [f.to_dict() for f in self.findings]}
+
+
+def doctor(repo: str | Path | None = None) -> Diagnosis:
+    """Check the installation and the feature repo; see :func:`examine`."""
+    return Diagnosis(tuple(examine(repo)))
 
 
 def examine(repo: str | Path | None = None) -> Iterator[CheckResult]:

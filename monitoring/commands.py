@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from itertools import chain, count
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import click
 
-from asof.bundle import Bundle
 from asof.cli import repo_option
-from asof.console import emit, progress
+from asof.console import show
 from asof.errors import UsageError
-from asof.instants import format_moment, parse_moment
-from asof.monitoring.observed import BEGINNING, END, Log, Window
+from asof.instants import parse_moment
+from asof.monitoring import verbs
 from asof.repo import Repo
-
-if TYPE_CHECKING:
-    from asof.monitoring.drift import DriftReport
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -76,16 +70,7 @@ def profile(
 
     Example: asof profile fraud --from 2018-08-08 --to 2018-08-15
     """
-    from asof.monitoring.profiling import profile as run
-
-    repo, logs, window = _opened(ctx, model, version, folder, start, end)
-    judged = []
-    for log in logs:
-        with progress("profiling") as line:
-            report = run(log, window, repo.settings.profiles, unit, line.advance)
-        code = _code(report.problems, judged=bool(report.profiles), alarm=False)
-        judged.append(_Judged(report.to_dict(), report.to_text(), code))
-    _finish(ctx, model, judged)
+    show(ctx, verbs.profile(Repo.open(repo_option(ctx)), _span(model, start, end, version, folder), by=unit))
 
 
 @click.command()
@@ -124,25 +109,9 @@ def drift(
 
     Example: asof drift fraud --from 2018-08-08 --to 2018-08-15
     """
-    from asof.monitoring.comparison import Rule
-    from asof.monitoring.drift import drift as run
-    from asof.monitoring.report import write_html
-
-    repo, logs, window = _opened(ctx, model, version, folder, start, end)
-    given = {"alpha": alpha, "minimum_effect": minimum_effect}
-    rule = Rule(**{name: value for name, value in given.items() if value is not None})
-    judged = []
-    for log in logs:
-        with progress("counting") as line:
-            report = run(log, window, rule, line.advance)
-        target = html or _unused(repo.settings.reports / f"drift-{model}-{log.bundle.version}-{_days(report)}.html")
-        if html and len(logs) > 1:
-            target = html.with_name(f"{html.stem}-{log.bundle.version}{html.suffix}")
-        write_html(report, target)
-        code = _code(report.problems, judged=report.rows > 0, alarm=report.drifted)
-        text = f"{report.to_text()}\n\nReport: {target}"
-        judged.append(_Judged({**report.to_dict(), "report": str(target)}, text, code))
-    _finish(ctx, model, judged)
+    span = _span(model, start, end, version, folder)
+    repo = Repo.open(repo_option(ctx))
+    show(ctx, verbs.drift(repo, span, html=html, alpha=alpha, minimum_effect=minimum_effect))
 
 
 @click.command()
@@ -158,18 +127,7 @@ def skew(
 
     Example: asof skew fraud --from 2018-08-08 --to 2018-08-15
     """
-    from asof.monitoring.skew import offline
-    from asof.monitoring.skew import skew as run
-
-    repo, logs, window = _opened(ctx, model, version, folder, start, end)
-    judged = []
-    for log in logs:
-        recompute = offline(log.bundle.contract, repo.path, log.bundle.code)
-        with progress("recomputing") as line:
-            report = run(log, window, recompute, line.advance)
-        code = _code(report.problems, judged=report.rows > 0, alarm=report.mismatches > 0)
-        judged.append(_Judged(report.to_dict(), report.to_text(), code))
-    _finish(ctx, model, judged)
+    show(ctx, verbs.skew(Repo.open(repo_option(ctx)), _span(model, start, end, version, folder)))
 
 
 @click.command()
@@ -185,16 +143,7 @@ def performance(
 
     Example: asof performance fraud --from 2018-08-08 --to 2018-08-15
     """
-    from asof.monitoring.performance import performance as run
-
-    repo, logs, window = _opened(ctx, model, version, folder, start, end)
-    judged = []
-    for log in logs:
-        with progress("matching labels") as line:
-            report = run(log, window, repo.path, repo.settings.data, line.advance)
-        code = _code(report.problems, judged=bool(report.figures), alarm=bool(report.worse))
-        judged.append(_Judged(report.to_dict(), report.to_text(), code))
-    _finish(ctx, model, judged)
+    show(ctx, verbs.performance(Repo.open(repo_option(ctx)), _span(model, start, end, version, folder)))
 
 
 @click.command()
@@ -238,82 +187,19 @@ def drill(
 
     Example: asof drill fraud --scale tx_amount=5 --share 0.33 -o drill
     """
-    from dataclasses import asdict
+    from asof.monitoring.drill import ColumnChange
 
-    from asof.monitoring.drill import ColumnChange, manipulate
-
-    _, logs, window = _opened(ctx, model, version, folder, start, end)
     changes = [ColumnChange(name, "scale", float(value)) for name, value in _pairs("--scale", scale, number=True)]
     changes += [ColumnChange(name, "add", float(value)) for name, value in _pairs("--add", add, number=True)]
     changes += [ColumnChange(name, "set", value) for name, value in _pairs("--set", replace, number=False)]
     changes += [ColumnChange(name, "missing") for name in missing]
-    if not changes:
-        raise UsageError("got nothing to change, expected --scale, --add, --set or --missing")
-    judged: list[_Judged] = []
-    for log in logs:
-        with progress("copying") as line:
-            report = manipulate(
-                log, window, output, changes, share=share, seed=seed, append=bool(judged), advance=line.advance
-            )
-        said = f"{report.changed:,} of {report.rows:,} rows changed; now run: asof drift {model} --log {output}"
-        code = _code(log.problems, judged=report.rows > 0, alarm=False)
-        judged.append(_Judged({**asdict(report), "version": log.bundle.version}, said, code))
-    _finish(ctx, model, judged)
+    span = _span(model, start, end, version, folder)
+    show(ctx, verbs.drill(Repo.open(repo_option(ctx)), span, changes, output, share=share, seed=seed))
 
 
-@dataclass(frozen=True, slots=True)
-class _Judged:
-    """The answer for one version."""
-
-    payload: dict[str, Any]
-    text: str
-    code: int
-
-
-NOTHING_TO_JUDGE = 4
-"""Exit code where the span has no predictions, or none whose label is known."""
-
-
-def _code(problems: Sequence[str], *, judged: bool, alarm: bool) -> int:
-    """The exit code for one version; 3 where its log could not be read."""
-    if judged:
-        return int(alarm)
-    return 3 if problems else NOTHING_TO_JUDGE
-
-
-def _finish(ctx: click.Context, model: str, judged: list[_Judged]) -> None:
-    """Print the answers; the exit code is that of the version that most needs attention, 4 only if none was judged."""
-    if len(judged) == 1:
-        emit(judged[0].payload, judged[0].text)
-    else:
-        emit({"model": model, "versions": [j.payload for j in judged]}, "\n\n".join(j.text for j in judged))
-    codes = {j.code for j in judged}
-    ctx.exit(next(code for code in (3, 1, 0, NOTHING_TO_JUDGE) if code in codes))
-
-
-def _days(report: DriftReport) -> str:
-    """The first and the last day seen, for a file name."""
-    days = [format_moment(moment)[:10] for moment in (report.first, report.last) if moment is not None]
-    return "-to-".join(dict.fromkeys(days)) or "nothing"
-
-
-def _unused(path: Path) -> Path:
-    """``path``, numbered if there is such a file."""
-    numbered = (path.with_name(f"{path.stem}-{number}{path.suffix}") for number in count(2))
-    return next(p for p in chain([path], numbered) if not p.exists())
-
-
-def _opened(
-    ctx: click.Context, model: str, version: str | None, folder: Path | None, start: str | None, end: str | None
-) -> tuple[Repo, list[Log], Window]:
-    window = Window(BEGINNING if start is None else parse_moment(start), END if end is None else parse_moment(end))
-    if window.start >= window.end:
-        raise UsageError(f"got --from {start} and --to {end}, expected the first to be earlier")
-    repo = Repo.open(repo_option(ctx))
-    newest = Log(folder or repo.settings.predictions, Bundle.find(repo.settings.models, model, version))
-    served = [] if version else newest.versions(window)
-    logs = [Log(newest.folder, Bundle.find(repo.settings.models, model, one), []) for one in served]
-    return repo, logs or [replace(newest, problems=[])], window
+def _span(model: str, start: str | None, end: str | None, version: str | None, folder: Path | None) -> verbs.LogSpan:
+    first, last = (None if text is None else parse_moment(text) for text in (start, end))
+    return verbs.LogSpan(model, first, last, version, folder)
 
 
 def _pairs(option: str, given: tuple[str, ...], *, number: bool) -> list[tuple[str, str]]:

@@ -7,16 +7,17 @@ Stale values are withheld by both stores, so they are missing in training and in
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from asof.console import table
 from asof.instants import DAY, SECOND, format_moment, format_span
 from asof.monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
-from asof.monitoring.observed import STATUSES, Log, Observed, Window, observe, told
+from asof.monitoring.observed import STATUSES, Log, Observed, Window, judged_code, observe, told
+from asof.rendering import Rendered, ResultTable
 from asof.statistics import histograms
 from asof.statistics.design_effect import LEAST_CLUSTERS, ColumnEffects
 from asof.statistics.reference import trained_effects
@@ -76,8 +77,8 @@ class ColumnDrift:
         return self.worst.verdict
 
 
-@dataclass(frozen=True, slots=True)
-class DriftReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class DriftReport(Rendered):
     """What :func:`drift` found; columns are sorted by severity.
 
     Attributes:
@@ -92,6 +93,7 @@ class DriftReport:
         columns: Features and outputs.
         problems: Files of the log that could not be read.
         advice: What to do next, a sentence each.
+        page: File of the HTML report; None if none was written.
     """
 
     model: str
@@ -105,6 +107,7 @@ class DriftReport:
     columns: tuple[ColumnDrift, ...]
     problems: tuple[str, ...]
     advice: tuple[str, ...]
+    page: Path | None = None
 
     def named(self, verdict: Verdict) -> list[str]:
         """Names of the columns with this verdict."""
@@ -139,10 +142,16 @@ class DriftReport:
             "problems": list(self.problems),
             "rule": {**asdict(self.rule), "correction": "Holm", "effect": "Hellinger distance"},
             "columns": [_column_data(column) for column in self.columns],
+            **({} if self.page is None else {"report": str(self.page)}),
         }
 
-    def to_text(self) -> str:
-        """The report for a terminal."""
+    @property
+    def exit_code(self) -> int:
+        """1 if something drifted; see :func:`asof.monitoring.observed.judged_code`."""
+        return judged_code(self.problems, judged=self.rows > 0, alarm=self.drifted)
+
+    def parts(self) -> Iterator[str | ResultTable]:
+        """The summary, a line for each column, and what to do next."""
         header = ("column", "from", "verdict", "effect", "p (adjusted)", "missing", "what changed most")
         rows = [
             (
@@ -156,8 +165,11 @@ class DriftReport:
             )
             for c in self.columns
         ]
-        lines = [f"{self.model} {self.version}, {self.window}", self.summary, "", table(header, rows), ""]
-        return "\n".join([*lines, *(f"- {line}" for line in self.advice), *told(self.problems)]).rstrip()
+        yield from (f"{self.model} {self.version}, {self.window}", self.summary, "", ResultTable(header, rows))
+        if hints := [*(f"- {line}" for line in self.advice), *told(self.problems)]:
+            yield from ("", *hints)
+        if self.page is not None:
+            yield from ("", f"Report: {self.page}")
 
 
 def drift(

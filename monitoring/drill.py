@@ -12,8 +12,8 @@ From Python::
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +25,9 @@ from asof import prediction_log
 from asof.contract import Field, OnDemandView, on_demand
 from asof.errors import NotFoundError, UsageError
 from asof.feature_vectors import as_column, as_python, matrix
-from asof.monitoring.observed import Log, Window
+from asof.monitoring.observed import Log, Window, judged_code
 from asof.prediction_log import prediction_columns
+from asof.rendering import Rendered
 from asof.statistics.design_effect import hashes
 from asof.task import combined
 
@@ -50,8 +51,8 @@ class ColumnChange:
     value: Any = None
 
 
-@dataclass(frozen=True, slots=True)
-class DrillReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class DrillReport(Rendered):
     """What :func:`manipulate` wrote.
 
     Attributes:
@@ -60,6 +61,9 @@ class DrillReport:
         changed: Rows that were changed.
         computed: On-demand features that were recomputed.
         kept: On-demand features that were not, because the log lacks something that they read.
+        model: Name of the model.
+        version: Version of its bundle.
+        problems: Files of the log that could not be read.
     """
 
     folder: str
@@ -67,6 +71,22 @@ class DrillReport:
     changed: int
     computed: tuple[str, ...]
     kept: tuple[str, ...]
+    model: str
+    version: str
+    problems: tuple[str, ...]
+
+    @property
+    def exit_code(self) -> int:
+        """See :func:`asof.monitoring.observed.judged_code`."""
+        return judged_code(self.problems, judged=self.rows > 0, alarm=False)
+
+    def parts(self) -> Iterator[str]:
+        """How many rows were changed, and what to do next."""
+        yield f"{self.changed:,} of {self.rows:,} rows changed; now run: asof drift {self.model} --log {self.folder}"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The report as JSON-ready data."""
+        return asdict(self)
 
 
 def manipulate(
@@ -107,7 +127,10 @@ def manipulate(
         prediction_log.write(folder, log.bundle.model, incident.apply(table, chosen))
         rows, changed = rows + table.num_rows, changed + int(chosen.sum())
         advance(table.num_rows)
-    return DrillReport(str(folder), rows, changed, incident.computed, incident.kept)
+    bundle, problems = log.bundle, tuple(log.problems)
+    return DrillReport(
+        str(folder), rows, changed, incident.computed, incident.kept, bundle.model, bundle.version, problems
+    )
 
 
 def _chosen(table: pa.Table, share: float, seed: int) -> npt.NDArray[np.bool_]:

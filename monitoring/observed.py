@@ -222,6 +222,17 @@ def _larger(one: design_effect.ColumnEffects, other: design_effect.ColumnEffects
     return design_effect.ColumnEffects(larger(one.values, other.values), larger(one.missing, other.missing))
 
 
+NOTHING_TO_JUDGE = 4
+"""Exit code where the span has no predictions, or none whose label is known."""
+
+
+def judged_code(problems: Sequence[str], *, judged: bool, alarm: bool) -> int:
+    """The exit code for one version: 1 for an alarm, 3 where its log could not be read, 4 where there is nothing to judge."""
+    if judged:
+        return int(alarm)
+    return 3 if problems else NOTHING_TO_JUDGE
+
+
 SHOWN = 3
 """Problems that are listed one by one."""
 

@@ -18,13 +18,13 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from asof.bundle import Bundle
-from asof.console import table
 from asof.contract import Source
 from asof.errors import BundleError, SourceError
-from asof.monitoring.observed import Log, Window, told
+from asof.monitoring.observed import Log, Window, judged_code, told
 from asof.offline.duckdb_engine import EngineSettings, asking, quoted
 from asof.offline.sources import SourceFiles, open_files
 from asof.prediction_log import output_columns
+from asof.rendering import Rendered, ResultTable
 from asof.statistics.design_effect import dense, hashes
 from asof.statistics.intervals import drawn_weights, interval
 from asof.statistics.metrics import SMALLER_IS_BETTER, default_metrics, prepare
@@ -87,8 +87,8 @@ class Group:
     rate: float
 
 
-@dataclass(frozen=True, slots=True)
-class PerformanceReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class PerformanceReport(Rendered):
     """What :func:`performance` found.
 
     Attributes:
@@ -147,24 +147,26 @@ class PerformanceReport:
             "summary": self.summary,
         }
 
-    def to_text(self) -> str:
-        """The report for a terminal."""
+    @property
+    def exit_code(self) -> int:
+        """1 if a metric is worse than at training; see :func:`asof.monitoring.observed.judged_code`."""
+        return judged_code(self.problems, judged=bool(self.figures), alarm=bool(self.worse))
+
+    def parts(self) -> Iterator[str | ResultTable]:
+        """The summary, a line for each metric, and the calibration."""
         rows = [
             (f.name, f.value, _interval(f.low, f.high), f.trained, _interval(f.trained_low, f.trained_high), f.worse)
             for f in self.figures
         ]
-        lines = [f"{self.model} {self.version}, {self.window}", self.summary]
+        yield from (f"{self.model} {self.version}, {self.window}", self.summary)
         if self.figures:
-            lines += [
-                "",
-                table(("metric", "value", "95 % interval", "trained", "95 % interval", "worse"), rows),
-                "",
-                "Calibration:",
-            ]
-            lines += [table(CALIBRATION[self.task], [(g.rows, g.score, g.rate) for g in self.calibration])]
+            header = ("metric", "value", "95 % interval", "trained", "95 % interval", "worse")
+            yield from ("", ResultTable(header, rows), "", "Calibration:")
+            groups = [(g.rows, g.score, g.rate) for g in self.calibration]
+            yield ResultTable(CALIBRATION[self.task], groups)
         if self.figures and self.left_out:
-            lines.append(f"- The metrics at training leave out {self.left_out:,} test rows, those here leave out none.")
-        return "\n".join([*lines, *told(self.problems)])
+            yield f"- The metrics at training leave out {self.left_out:,} test rows, those here leave out none."
+        yield from told(self.problems)
 
 
 def performance(

@@ -16,10 +16,10 @@ from typing import Any, Literal
 import pyarrow as pa
 
 from asof import prediction_log
-from asof.console import table
 from asof.errors import SourceError
 from asof.instants import DAY, SECOND, format_moment, parse_moment
-from asof.monitoring.observed import END, Log, Window, told, unused
+from asof.monitoring.observed import END, Log, Window, judged_code, told, unused
+from asof.rendering import Rendered, ResultTable
 from asof.statistics import profiles
 
 Unit = Literal["hour", "day"]
@@ -41,8 +41,8 @@ class Profiled:
     written: bool
 
 
-@dataclass(frozen=True, slots=True)
-class ProfileReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class ProfileReport(Rendered):
     """What :func:`profile` did."""
 
     model: str
@@ -55,11 +55,16 @@ class ProfileReport:
         rows = sum(p.rows for p in self.profiles)
         return {**asdict(self), "rows": rows, "written": sum(p.written for p in self.profiles)}
 
-    def to_text(self) -> str:
-        """The report for a terminal."""
+    @property
+    def exit_code(self) -> int:
+        """See :func:`asof.monitoring.observed.judged_code`."""
+        return judged_code(self.problems, judged=bool(self.profiles), alarm=False)
+
+    def parts(self) -> Iterator[str | ResultTable]:
+        """A line for each profile."""
         rows = [(p.start, p.rows, "written" if p.written else "unchanged", p.path) for p in self.profiles]
-        lines = [f"{self.model} {self.version}", table(("from", "rows", "profile", "file"), rows)]
-        return "\n".join([*lines, *told(self.problems)])
+        yield from (f"{self.model} {self.version}", ResultTable(("from", "rows", "profile", "file"), rows))
+        yield from told(self.problems)
 
 
 def profile(

@@ -8,7 +8,7 @@ missing. The goal is 0 mismatches.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -18,11 +18,11 @@ import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from asof.console import table
 from asof.contract import Contract, Feature
 from asof.contract.on_demand import add_path
 from asof.instants import format_moment
-from asof.monitoring.observed import Log, Window, told, unused
+from asof.monitoring.observed import Log, Window, judged_code, told, unused
+from asof.rendering import Rendered, ResultTable
 from asof.statistics.histograms import TOLERANCE
 
 EXAMPLES = 3
@@ -76,8 +76,8 @@ class FeatureSkew:
     examples: list[Example] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class SkewReport:
+@dataclass(frozen=True, slots=True, repr=False)
+class SkewReport(Rendered):
     """What :func:`skew` found; features with mismatches first."""
 
     model: str
@@ -118,13 +118,18 @@ class SkewReport:
             "problems": list(self.problems),
         }
 
-    def to_text(self) -> str:
-        """The report for a terminal."""
+    @property
+    def exit_code(self) -> int:
+        """1 if a value differs; see :func:`asof.monitoring.observed.judged_code`."""
+        return judged_code(self.problems, judged=self.rows > 0, alarm=self.mismatches > 0)
+
+    def parts(self) -> Iterator[str | ResultTable]:
+        """The summary, a line for each feature, and examples."""
         header = ("feature", "from", "recomputed", "mismatches", "one missing", "largest difference")
         rows = [(f.name, f.view, f.recomputed, f.mismatches, f.one_missing, f.largest) for f in self.features]
         examples = [f"- {f.name}: {example}" for f in self.features for example in f.examples]
-        lines = [f"{self.model} {self.version}, {self.window}", self.summary, "", table(header, rows), ""]
-        return "\n".join([*lines, *examples, *told(self.problems)]).rstrip()
+        yield from (f"{self.model} {self.version}, {self.window}", self.summary, "", ResultTable(header, rows), "")
+        yield from (*examples, *told(self.problems))
 
 
 def skew(log: Log, window: Window, recompute: Recompute, advance: Callable[[int], None] = lambda _: None) -> SkewReport:

@@ -14,14 +14,17 @@ import shutil
 import sys
 import tempfile
 import unicodedata
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from typing import Any
 
-import asof
+from asof import version as place
 from asof.bundle import Bundle
 from asof.errors import BundleError, NotFoundError, UsageError
+from asof.rendering import Rendered
 from asof.serving import deployment
 from asof.settings import RepoSettings
 
@@ -36,6 +39,7 @@ _LONGEST_NAME = 63
 _ENTRY_SOURCE = '''"""Entry module of this Bento."""
 
 from pathlib import Path
+from typing import Any
 
 from asof.serving.service import make
 
@@ -48,19 +52,30 @@ REQUIREMENTS = (
 """Distributions that a worker needs, besides what on-demand functions import."""
 
 
-@dataclass(frozen=True, slots=True)
-class BuiltService:
+@dataclass(frozen=True, slots=True, repr=False)
+class BuiltService(Rendered):
     """A Bento on disk.
 
     Attributes:
         tag: Its BentoML tag, ``name:version``.
         path: Its folder.
         home: The BentoML home that it is stored in.
+        model: Name of the model.
     """
 
     tag: str
     path: Path
     home: Path
+    model: str
+
+    def parts(self) -> Iterator[str]:
+        """Where it is, and what to do next."""
+        yield f"built {self.tag} in {self.path}"
+        yield f"serve it with `asof serve {self.model}`"
+
+    def to_dict(self) -> dict[str, Any]:
+        """The Bento as JSON-ready data."""
+        return {"tag": self.tag, "path": str(self.path), "bentoml_home": str(self.home)}
 
 
 def use_home(settings: RepoSettings) -> Path:
@@ -86,7 +101,7 @@ def build(settings: RepoSettings, model: str, version: str | None = None) -> Bui
     with tempfile.TemporaryDirectory(prefix="asof-build-") as folder:
         _fill(Path(folder), bundle, settings)
         tag, path = _build(Path(folder), bundle)
-    return BuiltService(tag, path, home)
+    return BuiltService(tag, path, home, model)
 
 
 def find(settings: RepoSettings, model: str, version: str | None = None) -> Path:
@@ -108,7 +123,7 @@ def find(settings: RepoSettings, model: str, version: str | None = None) -> Path
 
 
 def _fill(folder: Path, bundle: Bundle, settings: RepoSettings) -> None:
-    source = Path(asof.__file__ or "").parent
+    source = Path(place.__file__).parent
     left_out = [str(source / name) for name in NOT_SERVED]
     shutil.copytree(
         source,

@@ -6,18 +6,15 @@ import os
 import socket
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import click
 
 from asof.cli import repo_option
-from asof.console import emit, progress, table
-from asof.errors import ServiceError, UsageError
+from asof.console import emit, show
+from asof.errors import UsageError
 from asof.instants import parse_moment
+from asof.repo import Repo
 from asof.settings import RepoSettings
-
-if TYPE_CHECKING:
-    from asof.serving.replay import ReplayReport
 
 KEEP_ALIVE = 75
 """Seconds that an idle connection stays open: more than the 60 after which load balancers usually close theirs."""
@@ -34,9 +31,7 @@ def build(ctx: click.Context, model: str, version: str | None) -> None:
     """
     from asof.serving import build as builder
 
-    built = builder.build(RepoSettings.load(repo_option(ctx)), model, version)
-    payload = {"tag": built.tag, "path": str(built.path), "bentoml_home": str(built.home)}
-    emit(payload, f"built {built.tag} in {built.path}\nserve it with `asof serve {model}`")
+    show(ctx, builder.build(RepoSettings.load(repo_option(ctx)), model, version))
 
 
 @click.command()
@@ -114,34 +109,14 @@ def replay(
 
     Example: asof replay fraud --from 2018-08-08 --to 2018-08-15 --data card_transactions.parquet
     """
-    from asof.bundle import Bundle
-    from asof.repo import Repo
-    from asof.serving.replay import Replay, served_version
-    from asof.serving.replay_source import record
+    from asof.serving import verbs
 
-    repo = Repo.open(repo_option(ctx))
-    bundle = Bundle.find(repo.settings.models, model, version)
-    if version is None:
-        bundle = Bundle.find(repo.settings.models, model, served_version(url))
-    recording = record(repo, bundle, parse_moment(start), parse_moment(end), data, limit)
-    for name, reason in recording.not_fed.items():
-        click.echo(f"not fed: source {name!r}: {reason}", err=True)
-    with progress(f"replaying {model}", recording.scored.rows.num_rows) as line:
-        report = Replay(repo, bundle, recording, url, concurrency, line.advance, stream).run(again=again)
-    emit(report.to_dict(), _told(report))
-    if report.failures:
-        message, count = report.failures.most_common(1)[0]
-        raise ServiceError(f"{sum(report.failures.values()):,} rows got no answer; {count:,} of them: {message}")
-
-
-def _told(report: ReplayReport) -> str:
-    payload = report.to_dict()
-    pushed = [(f"ingested into {name}", count) for name, count in payload["pushed"].items()]
-    latency = [(f"latency {name}, ms", value) for name, value in payload["latency_ms"].items()]
-    lines = [(name.replace("_", " "), payload[name]) for name in ("answered", "skipped", "failed", "retries")]
-    lines += [("positive decisions", payload["decisions"]), *pushed]
-    lines += [("seconds", payload["seconds"]), ("rows per second", payload["rows_per_second"]), *latency]
-    return table(("replay", "value"), lines)
+    report = verbs.replay(
+        Repo.open(repo_option(ctx)), model, parse_moment(start), parse_moment(end), data=data, limit=limit, url=url,
+        concurrency=concurrency, version=version, again=again, stream=stream, warn=lambda line: click.echo(line, err=True),
+    )  # fmt: skip
+    emit(report.to_dict(), report.to_text())
+    report.check()
 
 
 def _check_free(host: str, port: int) -> None:

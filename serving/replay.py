@@ -16,7 +16,7 @@ import asyncio
 import json
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, Self
@@ -30,6 +30,7 @@ from asof import prediction_log
 from asof.bundle import Bundle
 from asof.errors import ServiceError, UsageError
 from asof.online import Writer
+from asof.rendering import Rendered, ResultTable
 from asof.repo import Repo
 from asof.serving.replay_source import Recording, TimedRows
 from asof.streams import Producer
@@ -48,8 +49,8 @@ ANSWER_WITHIN = 30.0
 _BEGINNING, _END = -(2**62), 2**62
 
 
-@dataclass
-class ReplayReport:
+@dataclass(repr=False)
+class ReplayReport(Rendered):
     """What a replay did.
 
     Attributes:
@@ -75,6 +76,31 @@ class ReplayReport:
     decisions: int = 0
     seconds: float = 0.0
     latencies: list[float] = field(default_factory=list)
+
+    def check(self) -> None:
+        """Check that every row got an answer.
+
+        Raises:
+            ServiceError: Rows got none.
+        """
+        if self.failures:
+            message, count = self.failures.most_common(1)[0]
+            raise ServiceError(f"{sum(self.failures.values()):,} rows got no answer; {count:,} of them: {message}")
+
+    @property
+    def exit_code(self) -> int:
+        """3 if rows got no answer."""
+        return 3 if self.failures else 0
+
+    def parts(self) -> Iterator[ResultTable]:
+        """A table of all figures."""
+        payload = self.to_dict()
+        lines = [(name.replace("_", " "), payload[name]) for name in ("answered", "skipped", "failed", "retries")]
+        lines += [("positive decisions", self.decisions)]
+        lines += [(f"ingested into {name}", count) for name, count in self.pushed.items()]
+        lines += [("seconds", payload["seconds"]), ("rows per second", payload["rows_per_second"])]
+        lines += [(f"latency {name}, ms", value) for name, value in payload["latency_ms"].items()]
+        yield ResultTable(("replay", "value"), lines)
 
     def percentile(self, share: float) -> float | None:
         """The latency percentile ``share`` in milliseconds; None without answers."""

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import click
 
 from asof.cli import repo_option
-from asof.console import emit, progress, table
-from asof.errors import NotFoundError
-from asof.offline.provenance import Provenance
-from asof.offline.vacuum import RETENTION_HOURS, clean, versions_in_use
+from asof.console import show
+from asof.offline.vacuum import RETENTION_HOURS
 from asof.repo import Repo
-from asof.tables import TableState, states
-from asof.tables.delta import locked
+from asof.verbs.clean import clean_tables
 
 
 @click.command("clean")
@@ -44,39 +40,5 @@ def command(ctx: click.Context, names: tuple[str, ...], datasets: tuple[Path, ..
 
     Example: asof clean --dry-run
     """
-    repo = Repo.open(repo_option(ctx))
-    used = _used(repo.settings.models, datasets)
-    chosen, deleted = _chosen(states(repo), names), {}
-    with progress("cleaning tables", len(chosen)) as line:
-        for state in chosen:
-            path, kept = Path(state.path), used.get(state.table, set())
-            with locked(path):
-                deleted[state.table] = clean(path, kept, retention_hours=hours, dry_run=dry_run)
-            line.advance()
-    emit({"dry_run": dry_run, "deleted": deleted}, _told(deleted, used, dry_run=dry_run))
-
-
-def _used(models: Path, datasets: Sequence[Path]) -> dict[str, set[int]]:
-    used = versions_in_use(models)
-    for file in datasets:
-        for name, version in Provenance.read(file).tables.items():
-            used.setdefault(name, set()).add(version)
-    return used
-
-
-def _chosen(found: Sequence[TableState], names: Sequence[str]) -> list[TableState]:
-    """The Delta tables that have versions, or those of them that were named."""
-    versioned = {s.table: s for s in found if s.version is not None}
-    if unknown := [n for n in names if n not in versioned]:
-        raise NotFoundError("table with versions", unknown[0], versioned)
-    return [versioned[n] for n in names] if names else list(versioned.values())
-
-
-def _told(deleted: Mapping[str, Sequence[str]], used: Mapping[str, set[int]], *, dry_run: bool) -> str:
-    if not deleted:
-        return "no table has versions yet; add rows with `asof ingest`"
-    rows = [
-        (name, len(files), ", ".join(str(v) for v in sorted(used.get(name, ()))) or None)
-        for name, files in deleted.items()
-    ]
-    return table(("table", "files to delete" if dry_run else "files deleted", "versions kept beside the newest"), rows)
+    cleaned = clean_tables(Repo.open(repo_option(ctx)), names, keep=datasets, hours=hours, dry_run=dry_run)
+    show(ctx, cleaned)

@@ -5,14 +5,10 @@ from __future__ import annotations
 import click
 
 from asof.cli import repo_option
-from asof.console import emit
-from asof.feast.apply import ApplyPlan, BrokenModel, RegistryChange
+from asof.console import show
 from asof.feast.apply import apply as apply_definitions
 from asof.feast.apply import plan as plan_definitions
 from asof.repo import Repo
-
-APPLIED = "applied"
-_SIGNS = {"add": "+", "change": "~", "remove": "-"}
 
 
 @click.command()
@@ -25,8 +21,7 @@ def plan(ctx: click.Context) -> None:
 
     Example: asof plan
     """
-    found = plan_definitions(Repo.open(repo_option(ctx)))
-    emit(found.to_dict(), _told(found, "to apply"))
+    show(ctx, plan_definitions(Repo.open(repo_option(ctx))))
 
 
 @click.command()
@@ -41,33 +36,4 @@ def apply(ctx: click.Context, force: bool) -> None:
 
     Example: asof apply
     """
-    found = apply_definitions(Repo.open(repo_option(ctx)), force=force)
-    emit(found.to_dict(), _told(found, APPLIED))
-
-
-def _told(found: ApplyPlan, what: str) -> str:
-    count = len(found.changes)
-    lines = [line for change in found.changes for line in _change(change)]
-    lines.append(
-        f"{count} change{'s' if count != 1 else ''} {what}" if count else f"nothing {what}: the registry is up to date"
-    )
-    lines += [f"! {fault}" for fault in found.faults]
-    told = "reads has changed" if what == APPLIED else "reads would change, so that `asof apply` needs --force"
-    lines += [line for model in found.broken for line in _broken(model, told)]
-    if found.models and not found.broken:
-        lines.append(f"{found.models} model version{'s' if found.models != 1 else ''}: all fit")
-    return "\n".join(lines)
-
-
-def _change(change: RegistryChange) -> list[str]:
-    return [f"{_SIGNS[change.action]} {change.kind} {change.name}", *(f"    {line}" for line in change.details)]
-
-
-def _broken(model: BrokenModel, told: str) -> list[str]:
-    marks = [*(["newest"] if model.newest else []), *([model.served] if model.served else [])]
-    newest = f" ({', '.join(marks)})" if marks else ""
-    lines = [f"! model {model.model} {model.version}{newest} does not fit service {model.service}; train it again"]
-    lines += [f"    {name}: {'; '.join(why)}" for name, why in model.features.items()]
-    if model.breaks:
-        lines.append(f"    it is served, and what it {told}: {model.told_breaks}")
-    return lines
+    show(ctx, apply_definitions(Repo.open(repo_option(ctx)), force=force))

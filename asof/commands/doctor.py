@@ -5,7 +5,7 @@ from __future__ import annotations
 import click
 
 from asof.cli import repo_option
-from asof.console import emit, table
+from asof.console import show
 
 
 @click.command()
@@ -21,14 +21,6 @@ def doctor(ctx: click.Context) -> None:
       asof doctor
       asof --repo demo/feature_repo doctor --json
     """
-    from asof.doctor import examine
+    from asof import doctor as checks
 
-    findings = list(examine(repo_option(ctx)))
-    wrong = [f for f in findings if not f.fine]
-    rows = [("ok" if f.fine else "WRONG", f.check, f.found, f.advice) for f in findings]
-    verdict = (
-        f"{len(wrong)} of {len(findings)} checks found a problem" if wrong else f"all {len(findings)} checks are fine"
-    )
-    payload = {"fine": not wrong, "findings": [f.to_dict() for f in findings]}
-    emit(payload, table(("", "check", "found", "what to do"), rows) + f"\n\n{verdict}")
-    ctx.exit(1 if wrong else 0)
+    show(ctx, checks.doctor(repo_option(ctx)))

@@ -16,11 +16,11 @@ from typing import Any
 
 import yaml
 
-from asof import __version__
 from asof.atomic_file import replacing
 from asof.contract import Contract
 from asof.errors import BundleError
 from asof.settings import RepoSettings
+from asof.version import __version__
 
 FILE = "contracts.json"
 

@@ -9,7 +9,7 @@ model is broken only by a change of a value that it was trained on.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import partial
@@ -23,6 +23,7 @@ from asof.contract.diff import changes, feature_changes, stored_changes, view_ch
 from asof.errors import AsofError, CheckFailedError, SchemaError
 from asof.feast import definition_files
 from asof.feast.calls import feast_call
+from asof.rendering import Rendered
 from asof.repo import Repo
 from asof.served import served_versions
 from asof.settings import RepoSettings
@@ -44,6 +45,9 @@ _VIEW_WORDS = frozenset({"description", "tags", "owner", "org", "online", "offli
 """Properties of a view that only Feast's comparison reports; for the others Feast also names fields that are equal."""
 
 
+_SIGNS = {"add": "+", "change": "~", "remove": "-"}
+
+
 @dataclass(frozen=True)
 class RegistryChange:
     """One registry object that applying adds, changes or removes, with details."""
@@ -52,6 +56,10 @@ class RegistryChange:
     kind: str
     name: str
     details: tuple[str, ...] = ()
+
+    def lines(self) -> list[str]:
+        """The change for a terminal."""
+        return [f"{_SIGNS[self.action]} {self.kind} {self.name}", *(f"    {line}" for line in self.details)]
 
 
 @dataclass(frozen=True)
@@ -81,9 +89,20 @@ class BrokenModel:
         """:attr:`breaks` in words."""
         return ", ".join(f"view {view}: {', '.join(why)}" for view, why in self.breaks.items())
 
+    def lines(self, *, applied: bool) -> list[str]:
+        """What does not fit, for a terminal."""
+        marks = [*(["newest"] if self.newest else []), *([self.served] if self.served else [])]
+        marked = f" ({', '.join(marks)})" if marks else ""
+        lines = [f"! model {self.model} {self.version}{marked} does not fit service {self.service}; train it again"]
+        lines += [f"    {name}: {'; '.join(why)}" for name, why in self.features.items()]
+        if self.breaks:
+            told = "has changed" if applied else "would change, so that `asof apply` needs --force"
+            lines.append(f"    it is served, and what it reads {told}: {self.told_breaks}")
+        return lines
 
-@dataclass(frozen=True)
-class ApplyPlan:
+
+@dataclass(frozen=True, repr=False)
+class ApplyPlan(Rendered):
     """What ``asof apply`` changes or would change.
 
     Attributes:
@@ -91,12 +110,30 @@ class ApplyPlan:
         faults: Definitions that do not fit their tables; applying is refused while there is one.
         broken: Models that do not fit what is declared.
         models: Number of model versions checked.
+        applied: Whether the changes were made.
     """
 
     changes: tuple[RegistryChange, ...]
     faults: tuple[DefinitionFault, ...]
     broken: tuple[BrokenModel, ...]
     models: int
+    applied: bool = False
+
+    def parts(self) -> Iterator[str]:
+        """The changes, and what does not fit."""
+        count, what = len(self.changes), "applied" if self.applied else "to apply"
+        for change in self.changes:
+            yield from change.lines()
+        yield (
+            f"{count} change{'s' if count != 1 else ''} {what}"
+            if count
+            else f"nothing {what}: the registry is up to date"
+        )
+        yield from (f"! {fault}" for fault in self.faults)
+        for model in self.broken:
+            yield from model.lines(applied=self.applied)
+        if self.models and not self.broken:
+            yield f"{self.models} model version{'s' if self.models != 1 else ''}: all fit"
 
     def to_dict(self) -> dict[str, Any]:
         """The plan as JSON-ready data."""
@@ -154,7 +191,7 @@ def apply(repo: Repo, *, force: bool = False) -> ApplyPlan:
         _register_left_out(repo, contents)
     fill_caches(repo)
     repo.settings.hide_data_from_feast()
-    return done
+    return replace(done, applied=True)
 
 
 def _removal_of_new_registry(repo: Repo) -> Callable[[], None]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import sys
 import traceback
 import warnings
 from collections.abc import Iterator
@@ -13,6 +12,7 @@ from typing import Any
 
 import click
 
+from asof.console import on_terminal
 from asof.errors import AsofError, SettingsError, SourceError
 
 REPO_FAULTS = (ImportError, SyntaxError, NameError, AttributeError, TypeError, ValueError, KeyError)
@@ -35,7 +35,7 @@ def feast_call(doing: str, *, repo: Path | None = None) -> Iterator[None]:
     import feast.repo_operations  # noqa: F401  # sets warning filters of its own when it is imported
 
     silent: AbstractContextManager[Any] = (
-        nullcontext() if sys.stderr.isatty() else redirect_stderr(io.StringIO())
+        nullcontext() if on_terminal() else redirect_stderr(io.StringIO())
     )  # progress bars are for people
     said = io.StringIO()
     with warnings.catch_warnings(), redirect_stdout(said), silent:

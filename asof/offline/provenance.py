@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any, Self
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from asof import __version__
 from asof.contract import Contract
 from asof.errors import SourceError
 from asof.offline.arrow_columns import joined
 from asof.revision import code_revision
+from asof.version import __version__
 
 if TYPE_CHECKING:
     from asof.offline.retrieval import PreparedRetrieval

@@ -13,7 +13,7 @@ from asof.repo import Repo
 from asof.settings import OnlineSettings
 from asof.streams.messages import encode
 from asof.streams.redis_source import FIELD, stream_name
-from asof.tables import declarations
+from asof.tables.declarations import declarations
 
 AT_ONCE = 2_000
 """Entries sent in one pipeline."""

@@ -2,7 +2,7 @@
 
 from asof.tables.declarations import Declarations, declarations
 from asof.tables.event_writer import EventWriter, WriteReport
-from asof.tables.history import TableState, TableVersion, states, versions
+from asof.tables.history import TableHistory, TableState, TableStates, TableVersion, states, tables, versions
 from asof.tables.ingest import IngestReport, ingest
 from asof.tables.push import Pusher, push
 from asof.tables.schema import TableDeclaration
@@ -13,12 +13,15 @@ __all__ = [
     "IngestReport",
     "Pusher",
     "TableDeclaration",
+    "TableHistory",
     "TableState",
+    "TableStates",
     "TableVersion",
     "WriteReport",
     "declarations",
     "ingest",
     "push",
     "states",
+    "tables",
     "versions",
 ]

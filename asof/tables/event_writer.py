@@ -8,7 +8,7 @@ both write through this class.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 
 from asof.contract import View
 from asof.online.watermarks import Watermark
+from asof.rendering import Rendered
 from asof.repo import Repo
 from asof.tables import delta
 from asof.tables.checking import Checked
@@ -38,12 +39,23 @@ class OnlineWriter(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class WriteReport:
+@dataclass(frozen=True, repr=False)
+class WriteReport(Rendered):
     """What was written: the table's side as for an ingest, and view -> number of rows written online."""
 
     offline: IngestReport
     online: dict[str, int]
+
+    @property
+    def exit_code(self) -> int:
+        """As for the table's side."""
+        return self.offline.exit_code
+
+    def parts(self) -> Iterator[str]:
+        """The table's side, and the new rows of each view."""
+        yield from self.offline.parts()
+        online = ", ".join(f"{view} {count:,}" for view, count in self.online.items()) or "no view reads from it"
+        yield f"new online: {online}"
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from asof.errors import SourceError, UsageError
-from asof.instants import to_micros
+from asof.instants import format_moment, to_micros
+from asof.rendering import Rendered, ResultTable
 from asof.repo import Repo
 from asof.tables import delta, quarantine
 from asof.tables.declarations import declarations
@@ -68,6 +70,82 @@ class TableVersion:
         return asdict(self)
 
 
+@dataclass(frozen=True, repr=False)
+class TableStates(Rendered, Sequence[TableState]):
+    """The state of every table, sorted by name."""
+
+    states: tuple[TableState, ...]
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    @overload
+    def __getitem__(self, index: int) -> TableState: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TableState, ...]: ...
+    def __getitem__(self, index: int | slice) -> TableState | tuple[TableState, ...]:
+        return self.states[index]
+
+    def parts(self) -> Iterator[str | ResultTable]:
+        """One line for each table."""
+        if not self.states:
+            yield "no table is declared yet; declare a FileSource and run `asof apply`"
+            return
+        rows = [
+            (s.table, s.version, s.rows, s.files, s.bytes / 1e6, _told(s.first), _told(s.last), s.quarantined)
+            for s in self.states
+        ]
+        yield ResultTable(("table", "version", "rows", "files", "MB", "first event", "last event", "quarantined"), rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The states as JSON-ready data."""
+        return {"tables": [state.to_dict() for state in self.states]}
+
+
+@dataclass(frozen=True, repr=False)
+class TableHistory(Rendered, Sequence[TableVersion]):
+    """The commits of a table, newest first."""
+
+    table: str
+    versions: tuple[TableVersion, ...]
+
+    def __len__(self) -> int:
+        return len(self.versions)
+
+    @overload
+    def __getitem__(self, index: int) -> TableVersion: ...
+    @overload
+    def __getitem__(self, index: slice) -> tuple[TableVersion, ...]: ...
+    def __getitem__(self, index: int | slice) -> TableVersion | tuple[TableVersion, ...]:
+        return self.versions[index]
+
+    def parts(self) -> Iterator[str | ResultTable]:
+        """One line for each commit."""
+        if not self.versions:
+            yield f"{self.table} has no rows yet; add some with `asof ingest {self.table} FILE`"
+            return
+        rows = [
+            (c.version, format_moment(c.moment), c.operation, c.rows_read, c.rows_added, c.duplicates, c.quarantined)
+            for c in self.versions
+        ]
+        yield ResultTable(("version", "when", "what", "read", "added", "duplicates", "quarantined"), rows)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The commits as JSON-ready data."""
+        return {"table": self.table, "versions": [commit.to_dict() for commit in self.versions]}
+
+
+def tables(repo: Repo, name: str | None = None) -> TableStates | TableHistory:
+    """The state of every table, or the versions of one.
+
+    Raises:
+        SourceError: Nothing is declared yet, or a table is damaged.
+        NotFoundError: There is no such table.
+        UsageError: The named table is no local Delta table, so it has no versions.
+    """
+    return TableStates(tuple(states(repo))) if name is None else TableHistory(name, tuple(versions(repo, name)))
+
+
 def states(repo: Repo) -> list[TableState]:
     """The state of every declared table, sorted by name.
 
@@ -111,6 +189,10 @@ def _state(repo: Repo, declaration: TableDeclaration) -> TableState:
         bad,
         str(path),
     )
+
+
+def _told(moment: int | None) -> str | None:
+    return None if moment is None else format_moment(moment)
 
 
 def _moments(actions: pa.Table, name: str) -> list[int]:

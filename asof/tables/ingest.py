@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,8 +21,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from asof.console import progress
 from asof.errors import SourceError
 from asof.offline.duckdb_engine import asking
+from asof.rendering import Rendered
 from asof.repo import Repo
 from asof.tables import delta, quarantine, reading
 from asof.tables.checking import BadRow, Checked, check, layout
@@ -32,14 +34,12 @@ from asof.tables.schema import Column, TableDeclaration
 if TYPE_CHECKING:
     from deltalake import DeltaTable
 
-    from asof.console import ProgressLine
-
 IN_MEMORY = "(in memory)"
 """Stands for the file name of rows that come from memory."""
 
 
-@dataclass(frozen=True)
-class IngestReport:
+@dataclass(frozen=True, repr=False)
+class IngestReport(Rendered):
     """What an ingest did.
 
     Attributes:
@@ -71,6 +71,28 @@ class IngestReport:
         """Whether no greater share of the rows was quarantined than the table allows."""
         return self.most_quarantined is None or self.quarantined <= self.most_quarantined * self.rows_read
 
+    @property
+    def exit_code(self) -> int:
+        """1 if more rows were quarantined than the table allows."""
+        return 0 if self.accepted else 1
+
+    def parts(self) -> Iterator[str]:
+        """What was read and where it went."""
+        version = f"version {self.version}" if self.version is not None else "no version yet"
+        yield (
+            f"{self.table}: read {self.rows_read:,} rows, added {self.rows_added:,}, "
+            f"{self.duplicates:,} duplicates, {self.quarantined:,} in quarantine; {version}"
+        )
+        for reason, count in self.reasons.items():
+            yield f"  quarantined {count:,}: {reason}"
+        if not self.accepted:
+            yield (
+                f"  {self.quarantined / self.rows_read:.1%} of the rows are in quarantine, the table's tag asof.quarantine allows "
+                f"{self.most_quarantined:.1%}; the good rows were added"
+            )
+        if self.ignored:
+            yield f"  columns that the table does not have were left out: {', '.join(self.ignored)}"
+
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
         return asdict(self)
@@ -81,7 +103,6 @@ def ingest(
     table: str,
     source: Path | Sequence[Path] | pa.Table,
     *,
-    progress: ProgressLine | None = None,
     now: int | None = None,
 ) -> IngestReport:
     """Add rows to a table.
@@ -90,7 +111,6 @@ def ingest(
         repo: The feature repo.
         table: Name of the table (its Feast source), or of a push source that feeds it.
         source: Parquet or CSV files, folders of them, or rows in memory.
-        progress: Advanced by the number of rows of each file.
         now: The wall clock; by default the real one.
 
     Raises:
@@ -102,7 +122,8 @@ def ingest(
     declaration = declarations(repo).table(table)
     path = delta.folder(repo, declaration)
     clock = time.time_ns() // 1_000 if now is None else now
-    checked, columns = examine(declaration, path, source, clock, progress)
+    with progress("reading rows") as line:
+        checked, columns = examine(declaration, path, source, clock, line.advance)
     return commit(repo, declaration, columns, checked, clock, files=0 if isinstance(source, pa.Table) else len(checked))
 
 
@@ -111,9 +132,9 @@ def examine(
     path: Path,
     source: Path | Sequence[Path] | pa.Table,
     now: int,
-    progress: ProgressLine | None = None,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> tuple[list[Checked], tuple[Column, ...]]:
-    """Read and check every file, without writing.
+    """Read and check every file, without writing; ``advance`` is called with the number of rows of each.
 
     Raises:
         SourceError: A file is missing, empty or truncated.
@@ -126,8 +147,7 @@ def examine(
     for rows in _read(source, wanted):
         columns = columns or layout(declaration, delta.schema(held) if held is not None else None, rows)
         checked.append(check(rows.with_missing(columns, declaration.missing), declaration, columns, now))
-        if progress is not None:
-            progress.advance(rows.read)
+        advance(rows.read)
     if not any(c.good.num_rows or c.bad for c in checked):
         raise SourceError(f"there are no rows to add to table {declaration.name!r}; expected at least one")
     return checked, columns

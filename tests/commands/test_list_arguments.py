@@ -8,9 +8,10 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from asof.commands.features import _parsed_lists, _shown, parse_pairs
 from asof.contract import Contract, Field, OnDemandView
 from asof.errors import RequestError
+from asof.verbs.dataset import _parsed_lists
+from asof.verbs.get import _shown, parse_pairs
 
 
 def asking(dtype: str) -> Contract:

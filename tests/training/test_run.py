@@ -24,9 +24,9 @@ from asof.instants import DAY
 from asof.settings import OnlineSettings, RepoSettings
 from asof.statistics import histograms, profiles
 from asof.training import pipeline
-from asof.training.commands import _text as as_text
 from asof.training.dataset import Tables, matrix
 from asof.training.model import LabelledRows, Split, Suspicion
+from asof.training.verbs import TrainedModel
 from tests.training import machines
 from tests.training.machines import CONTRACT, MODEL, READINGS
 
@@ -314,7 +314,7 @@ def test_features_that_do_not_enter_the_model_are_named(tmp_path):
     assert run.unused == {"site": "string", "known_at": "timestamp"}
     assert (
         f"2 of {len(contract.features)} features not used: site (string), known_at (timestamp); only numbers"
-        in as_text(run, None)
+        in TrainedModel(run, None).to_text()
     )
     assert pipeline.save(run, reference, repo).metadata["unused"] == run.unused
 
