@@ -27,6 +27,7 @@ from asof.contract.diff import contract_changes
 from asof.errors import AsofError, NotFoundError
 from asof.instants import parse_moment
 from asof.online.redis.server import EmbeddedRedis, find_server
+from asof.quantities import counted
 from asof.rendering import Rendered, ResultTable
 from asof.repo import Repo
 from asof.settings import RepoSettings
@@ -273,7 +274,9 @@ def _paths(repo: Repo) -> Iterator[CheckResult]:
     if tables or not held:
         delta.check_folder(repo.settings.data)
     yield CheckResult(
-        "paths", fine=True, found=f"{repo.path} can be used, and so can the folders of {len(tables)} Delta tables"
+        "paths",
+        fine=True,
+        found=f"{repo.path} can be used, and so can the folders of {counted(len(tables), 'Delta table')}",
     )
 
 
@@ -288,7 +291,7 @@ def _online(repo: Repo) -> Iterator[CheckResult]:
     before = time.time()
     seconds, micros = client.time()
     apart = seconds + micros / 1e6 - (before + time.time()) / 2
-    yield CheckResult("Redis", fine=True, found=f"{settings.address} answers in {(time.time() - before) * 1e3:.1f} ms")
+    yield CheckResult("Redis", fine=True, found=f"{settings.server} answers in {(time.time() - before) * 1e3:.1f} ms")
     fine = abs(apart) <= GREATEST_CLOCK_ERROR
     advice = "" if fine else "synchronise both clocks (NTP): freshness is judged by them"
     yield CheckResult("clock and Redis", fine, f"{apart:+.3f} s apart", advice)
@@ -296,7 +299,9 @@ def _online(repo: Repo) -> Iterator[CheckResult]:
 
 def _registry(repo: Repo) -> Iterator[CheckResult]:
     services = repo.services()
-    found = f"{len(repo.views())} views, services: {', '.join(services)}" if services else "nothing is applied"
+    found = (
+        f"{counted(len(repo.views()), 'view')}, services: {', '.join(services)}" if services else "nothing is applied"
+    )
     yield CheckResult("registry", bool(services), found, "" if services else "asof apply")
 
 
@@ -312,7 +317,7 @@ def _definitions(repo: Repo) -> Iterator[CheckResult]:
     for fault in faults:
         yield CheckResult(fault.definition, fine=False, found=fault.problem, advice="correct it, then asof apply")
     if not faults:
-        found = f"{len(held.views)} views and {len(held.tables)} tables fit the files that exist"
+        found = f"{counted(len(held.views), 'view')} and {counted(len(held.tables), 'table')}: what they declare fits the files that exist"
         yield CheckResult("definitions", fine=True, found=found)
 
 

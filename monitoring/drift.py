@@ -17,6 +17,7 @@ import numpy as np
 from asof.instants import DAY, SECOND, format_moment, format_span
 from asof.monitoring.comparison import SEVERITY, Comparison, Rule, Verdict, compare, holm, judge
 from asof.monitoring.observed import STATUSES, Log, Observed, Window, judged_code, observe, told
+from asof.quantities import counted
 from asof.rendering import Rendered, ResultTable
 from asof.statistics import histograms
 from asof.statistics.design_effect import LEAST_CLUSTERS, ColumnEffects
@@ -125,7 +126,7 @@ class DriftReport(Rendered):
             return "no predictions in this window, so nothing can be said"
         counts = {verdict: len(self.named(verdict)) for verdict in Verdict}
         said = ", ".join(f"{count} {verdict}" for verdict, count in counts.items() if count)
-        return f"{self.rows:,} predictions against {self.reference_rows:,} training rows; {_count_columns(len(self.columns))}: {said}"
+        return f"{counted(self.rows, 'prediction')} against {counted(self.reference_rows, 'training row')}; {counted(len(self.columns), 'column')}: {said}"
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""
@@ -317,12 +318,10 @@ def _advice(columns: tuple[ColumnDrift, ...], observed: Observed, few_keys: list
         )
     lines += few_keys
     if not few_keys and (few := [c for c in columns if c.verdict == Verdict.TOO_FEW]):
-        lines.append(f"Too few independent rows for {_count_columns(len(few))}: widen the window with --from and --to.")
+        lines.append(
+            f"Too few independent rows for {counted(len(few), 'column')}: widen the window with --from and --to."
+        )
     return lines or ["Nothing to do."]
-
-
-def _count_columns(count: int) -> str:
-    return f"{count} column{'s' if count != 1 else ''}"
 
 
 def _list(columns: list[ColumnDrift]) -> str:

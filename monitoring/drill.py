@@ -27,6 +27,7 @@ from asof.errors import NotFoundError, UsageError
 from asof.feature_vectors import as_column, as_python, matrix
 from asof.monitoring.observed import Log, Window, judged_code
 from asof.prediction_log import prediction_columns
+from asof.quantities import counted
 from asof.rendering import Rendered
 from asof.statistics.design_effect import hashes
 from asof.task import combined
@@ -82,7 +83,7 @@ class DrillReport(Rendered):
 
     def parts(self) -> Iterator[str]:
         """How many rows were changed, and what to do next."""
-        yield f"{self.changed:,} of {self.rows:,} rows changed; now run: asof drift {self.model} --log {self.folder}"
+        yield f"{self.changed:,} of {counted(self.rows, 'row')} changed; now run: asof drift {self.model} --log {self.folder}"
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""

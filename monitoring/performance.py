@@ -24,6 +24,7 @@ from asof.monitoring.observed import Log, Window, judged_code, told
 from asof.offline.duckdb_engine import EngineSettings, asking, quoted
 from asof.offline.sources import SourceFiles, open_files
 from asof.prediction_log import output_columns
+from asof.quantities import counted
 from asof.rendering import Rendered, ResultTable
 from asof.statistics.design_effect import dense, hashes
 from asof.statistics.intervals import drawn_weights, interval
@@ -127,7 +128,7 @@ class PerformanceReport(Rendered):
     @property
     def summary(self) -> str:
         """The answer in one sentence."""
-        known = f"{self.labelled:,} of {self.rows:,} predictions have labels"
+        known = f"{self.labelled:,} of {counted(self.rows, 'prediction')} have labels"
         known += "" if self.positives is None else f", {self.positives:,} positive"
         if not self.figures:
             least = f"{LEAST} of each kind" if self.positives is not None else f"{2 * LEAST}, and different ones"

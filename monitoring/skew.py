@@ -22,6 +22,7 @@ from asof.contract import Contract, Feature
 from asof.contract.on_demand import add_path
 from asof.instants import format_moment
 from asof.monitoring.observed import Log, Window, judged_code, told, unused
+from asof.quantities import counted
 from asof.rendering import Rendered, ResultTable
 from asof.statistics.histograms import TOLERANCE
 
@@ -102,7 +103,7 @@ class SkewReport(Rendered):
         """The answer in one sentence."""
         if not self.rows:
             return "no predictions in this window, so nothing can be said"
-        return f"{self.mismatches:,} mismatches in {self.recomputed:,} values of {self.rows:,} served vectors"
+        return f"{counted(self.mismatches, 'mismatch', 'mismatches')} in {counted(self.recomputed, 'value')} of {counted(self.rows, 'served vector')}"
 
     def to_dict(self) -> dict[str, Any]:
         """The report as JSON-ready data."""

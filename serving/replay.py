@@ -30,6 +30,7 @@ from asof import prediction_log
 from asof.bundle import Bundle
 from asof.errors import ServiceError, UsageError
 from asof.online import Writer
+from asof.quantities import counted
 from asof.rendering import Rendered, ResultTable
 from asof.repo import Repo
 from asof.serving.replay_source import Recording, TimedRows
@@ -85,7 +86,9 @@ class ReplayReport(Rendered):
         """
         if self.failures:
             message, count = self.failures.most_common(1)[0]
-            raise ServiceError(f"{sum(self.failures.values()):,} rows got no answer; {count:,} of them: {message}")
+            raise ServiceError(
+                f"{counted(sum(self.failures.values()), 'row')} got no answer; {count:,} of them: {message}"
+            )
 
     @property
     def exit_code(self) -> int:

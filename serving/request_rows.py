@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from asof.contract import Contract, Field
 from asof.errors import RequestError
 from asof.instants import SECOND, to_micros
+from asof.quantities import counted
 from asof.serving.problems import MOST_PROBLEMS, ProblemError
 
 FUTURE = 3_600 * SECOND
@@ -98,7 +99,9 @@ class RowParser:
         if not isinstance(rows, list) or not rows:
             raise _invalid_request("rows", "expected a list of at least one row")
         if len(rows) > self.max_rows:
-            message = f"has {len(rows)} rows, expected at most {self.max_rows}; send them in several requests"
+            message = (
+                f"has {counted(len(rows), 'row')}, expected at most {self.max_rows}; send them in several requests"
+            )
             raise ProblemError("too_large", f"field 'rows': {message}", [RequestError(None, "rows", message)])
         for position, row in enumerate(rows):
             if not isinstance(row, dict):

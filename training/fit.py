@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from asof.errors import UsageError
 from asof.instants import parse_span
+from asof.quantities import counted
 from asof.task import Binary, Task, combined
 from asof.training import lightgbm_parameters
 from asof.training.model import Decision, Fit, Model
@@ -179,12 +180,12 @@ def _check(task: Task, label: Floats, held_out: npt.NDArray[np.bool_]) -> None:
         total = int(rows.sum())
         if len(np.unique(label[rows])) < 2:
             found = (
-                f"{int(label[rows].sum())} positives in {total}"
+                f"{counted(int(label[rows].sum()), 'positive')} in {counted(total, 'row')}"
                 if isinstance(task, Binary)
-                else f"one label in {total}"
+                else f"one label in {counted(total, 'row')}"
             )
             raise UsageError(
-                f"the {part} part of the training span has {found} rows, expected some of each kind; "
+                f"the {part} part of the training span has {found}, expected some of each kind; "
                 "choose a longer training span or another hold_out"
             )
 

@@ -22,7 +22,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from asof.contract import Contract, View
-from asof.instants import DAY, SECOND, format_span
+from asof.instants import format_span
+from asof.quantities import about_span, counted
 from asof.training import metrics
 from asof.training.dataset import Labelled, Tables
 from asof.training.model import Model
@@ -52,29 +53,15 @@ def label_delay(tables: Tables, labelled: Labelled) -> Iterator[Leak]:
         if early:
             yield Leak(
                 "label delay",
-                f"{early:,} of {len(delay):,} labels of {table!r} {what} sooner than {format_span(model.delay)} after their event, "
-                f"the soonest after {_rounded(max(0, int(delay.min())))}; {where}",
+                f"{early:,} of {counted(len(delay), 'label')} of {table!r} {what} sooner than {format_span(model.delay)} after their event, "
+                f"the soonest after {about_span(max(0, int(delay.min())))}; {where}",
             )
     own = int((labelled.seen <= labelled.time).sum()) if readers else 0
     if own:
         yield Leak(
             "own label",
-            f"{own:,} of {len(labelled):,} rows find their own label in a window at their own moment; give it a later time",
+            f"{own:,} of {counted(len(labelled), 'row')} find their own label in a window at their own moment; give it a later time",
         )
-
-
-def _rounded(micros: int) -> str:
-    """The span for reading: in whole hours from a day on, minutes from an hour on, seconds from a second on."""
-    unit = next(
-        (
-            unit
-            for least, unit in ((DAY, 3_600 * SECOND), (3_600 * SECOND, 60 * SECOND), (SECOND, SECOND))
-            if micros >= least
-        ),
-        1,
-    )
-    short = micros // unit * unit
-    return format_span(short) if short == micros else f"about {format_span(short)}"
 
 
 def readers_of_label(tables: Tables) -> list[View]:
@@ -99,7 +86,7 @@ def law(tables: Tables, labelled: Labelled, features: pa.Table, sample: npt.NDAr
         listed = ", ".join(f"{name} ({count:,})" for name, count in list(worst.items())[:3])
         yield Leak(
             "law",
-            f"{len(worst)} of {len(changed)} features change when {len(sample):,} rows are computed again with knowledge time on: {listed}; "
+            f"{len(worst)} of {counted(len(changed), 'feature')} change when {counted(len(sample), 'row')} are computed again with knowledge time on: {listed}; "
             "the dataset saw what was not known yet, make it with `asof dataset`",
         )
 

@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from asof.errors import UsageError
 from asof.instants import DAY
+from asof.quantities import counted
 from asof.statistics.intervals import drawn_weights, interval
 from asof.statistics.metrics import prepare
 from asof.statistics.ranking import ScoreOrder
@@ -81,9 +82,9 @@ def evaluate(
     """
     if len(np.unique(scored.label)) < 2:
         binary = isinstance(scored.task, Binary)
-        found = f"{int(scored.label.sum())} positives" if binary else "one label"
+        found = counted(int(scored.label.sum()), "positive") if binary else "one label"
         raise UsageError(
-            f"the test span has {found} in {len(scored.label)} rows, expected some of each kind; choose a longer test span"
+            f"the test span has {found} in {counted(len(scored.label), 'row')}, expected some of each kind; choose a longer test span"
         )
     draws: dict[str, list[Floats]] = {m.name: [] for m in metrics}
     prepared = {m.name: _prepare(m, scored) for m in metrics}

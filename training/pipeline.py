@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from asof.bundle import Bundle
 from asof.categories import coded
+from asof.quantities import counted
 from asof.training import fit as fitting
 from asof.training import leak, lightgbm_parameters, metrics
 from asof.training import split as splitting
@@ -88,7 +89,7 @@ def assemble(
     known = model.split.leave_out_known
     entity = labelled.codes(known) if known else None
     parts = splitting.divide(spans, labelled.time, labelled.label, labelled.usable, entity)
-    say(f"computing features of {len(labelled):,} rows")
+    say(f"computing features of {counted(len(labelled), 'row')}")
     return Material(tables, labelled, tables.features(labelled.rows, knowledge=knowledge), spans, parts)
 
 
@@ -109,7 +110,7 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
     model = tables.model
     words = vocabularies(model, tables.contract, material.features.filter(pa.array(parts.train)))
     names, values = matrix(tables.contract, material.features, {name: coded(known) for name, known in words.items()})
-    say(f"fitting on {int(parts.train.sum()):,} rows")
+    say(f"fitting on {counted(int(parts.train.sum()), 'row')}")
     groups = labelled.groups
     rows = values[parts.train], labelled.label[parts.train], labelled.time[parts.train]
     fitted = fitting.fit(model, labelled.task, names, *rows, None if groups is None else groups[parts.train])

@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from asof.errors import UsageError
 from asof.instants import DAY, format_moment, format_span, parse_span
+from asof.quantities import about_span
 from asof.task import Binary, Multiclass, Task
 from asof.training.model import Model
 
@@ -102,7 +103,7 @@ def _text(spans: Spans) -> str:
     moments = spans.to_dict()
     return (
         f"train {moments['train_start']} to {moments['train_end']}, test {moments['test_start']} to {moments['test_end']}, "
-        f"{format_span(spans.test_start - spans.train_end)} between"
+        f"{about_span(spans.test_start - spans.train_end)} between"
     )
 
 

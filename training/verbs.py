@@ -13,6 +13,7 @@ from asof import task
 from asof.bundle import Bundle, versions
 from asof.console import progress
 from asof.errors import BundleError, NotFoundError
+from asof.quantities import counted
 from asof.rendering import Rendered, ResultTable
 from asof.repo import Repo
 from asof.settings import RepoSettings
@@ -82,12 +83,12 @@ def _paragraphs(run: Run, bundle: Bundle | None) -> Iterator[str | ResultTable]:
     ]
     figures = [(name, *(f"{v:.4f}" for v in (f.value, f.low, f.high)), _verdict(f)) for name, f in run.figures.items()]
     named = {"binary": "positives", "multiclass": "rows by class"}.get(run.fitted.task.kind, "mean label")
-    yield f"model {run.model.name}: {len(run.names)} features of {run.contract.service}, {run.fitted.trees} trees"
+    yield f"model {run.model.name}: {counted(len(run.names), 'feature')} of {run.contract.service}, {counted(run.fitted.trees, 'tree')}"
     if run.unused:
         yield _unused(run)
     yield ResultTable(("span", "from", "to", "rows", named), rows)
     if moments["test_left_out"]:
-        yield f"left out of the test span, known before: {moments['test_left_out']:,} rows"
+        yield f"left out of the test span, known before: {counted(moments['test_left_out'], 'row')}"
     if moments["train_late_labels"]:
         yield f"labels too late to learn from: {moments['train_late_labels']:,}"
     yield ResultTable(("metric", "value", "95 % from", "to", "threshold"), figures)
@@ -239,7 +240,7 @@ def _decision(decided: DecisionResult) -> str:
 
 def _unused(run: Run) -> str:
     named = ", ".join(f"{name} ({dtype})" for name, dtype in run.unused.items())
-    return f"{len(run.unused)} of {len(run.contract.features)} features not used: {named}; only numbers, booleans and declared categories enter the model"
+    return f"{len(run.unused)} of {counted(len(run.contract.features), 'feature')} not used: {named}; only numbers, booleans and declared categories enter the model"
 
 
 def _verdict(figure: MetricResult) -> str:

@@ -19,6 +19,7 @@ from asof.commands.demo_workspace import DemoConfig, DemoWorkspace
 from asof.console import emit
 from asof.errors import SettingsError, UsageError
 from asof.instants import DAY, parse_moment
+from asof.quantities import counted
 from asof.settings import find_repo
 
 TOTAL = 13
@@ -147,7 +148,9 @@ def _data(run: DemoRun, step: workspaces.DemoStep) -> None:
         return
     options = [text for name, value in run.options.items() for text in (f"--{name}", str(value))]
     answer = run.workspace.asof("simulate", *options, "-o", str(run.data))
-    step.happened = f"simulated {answer['rows']:,} rows ({', '.join(f'{n} {v}' for n, v in run.options.items())})"
+    step.happened = (
+        f"simulated {counted(answer['rows'], 'row')} ({', '.join(f'{n} {v}' for n, v in run.options.items())})"
+    )
 
 
 def _apply(run: DemoRun, step: workspaces.DemoStep) -> None:
@@ -160,7 +163,7 @@ def _ingest(run: DemoRun, step: workspaces.DemoStep) -> None:
     told = []
     for table in run.config.tables:
         answer = run.workspace.asof("ingest", table, str(run.data))
-        told.append(f"{table} {answer['rows_added']:,} rows")
+        told.append(f"{table} {counted(answer['rows_added'], 'row')}")
         step.fine &= answer["rows_added"] > 0
         if answer["quarantined"]:
             told[-1] += f" ({answer['quarantined']:,} in quarantine)"
@@ -178,7 +181,8 @@ def _train(run: DemoRun, step: workspaces.DemoStep) -> None:
     run.span = (split["test_start"], split["test_end"])
     figures = ", ".join(f"{name} {figure['value']:.3f}" for name, figure in answer["metrics"].items())
     learned, judged = (
-        f"{split[f'{part}_rows']:,} rows ({split[f'{part}_positives']:,} positive)" for part in ("train", "test")
+        f"{counted(split[f'{part}_rows'], 'row')} ({split[f'{part}_positives']:,} positive)"
+        for part in ("train", "test")
     )
     step.happened = f"learned from {learned}, judged on {judged}: {figures}"
     if answer["missed"]:
@@ -225,7 +229,9 @@ def _serve_and_replay(run: DemoRun) -> None:
 
 def _profile(run: DemoRun, step: workspaces.DemoStep) -> None:
     profiles = run.workspace.asof("profile", run.config.model, *_span(run))["profiles"]
-    step.happened = f"{len(profiles)} whylogs profiles of {sum(p['rows'] for p in profiles):,} predictions"
+    step.happened = (
+        f"{counted(len(profiles), 'whylogs profile')} of {counted(sum(p['rows'] for p in profiles), 'prediction')}"
+    )
 
 
 def _drift(run: DemoRun, step: workspaces.DemoStep) -> None:
@@ -265,9 +271,9 @@ def _verdict(answer: dict[str, Any]) -> str:
     drifted = [c["name"] for c in answer["columns"] if c["verdict"] == "drift"]
     named = ", ".join(drifted[:NAMED]) + (f" and {len(drifted) - NAMED} more" if drifted[NAMED:] else "")
     return (
-        f"drift in {len(drifted)} of {len(answer['columns'])} columns: {named}"
+        f"drift in {len(drifted)} of {counted(len(answer['columns']), 'column')}: {named}"
         if drifted
-        else f"none in {len(answer['columns'])} columns"
+        else f"none in {counted(len(answer['columns']), 'column')}"
     )
 
 

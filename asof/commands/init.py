@@ -16,6 +16,7 @@ from asof.commands.init_guesses import SampleRows, stem
 from asof.console import emit, table
 from asof.errors import NotFoundError, UsageError
 from asof.instants import parse_span
+from asof.quantities import counted
 
 if TYPE_CHECKING:
     import polars as pl
@@ -281,7 +282,7 @@ def _told(folder: Path, outline: RepoOutline, sample: SampleRows, written: list[
     left = [f"left out: {name}: {why}" for name, why in sample.left_out.items()]
     return "\n".join(
         [
-            table(("what", "columns"), rows), *left, "", f"wrote {len(written)} files into {folder}: {', '.join(written)}",
+            table(("what", "columns"), rows), *left, "", f"wrote {counted(len(written), 'file')} into {folder}: {', '.join(written)}",
             "look through definitions.py, then:", *(f"  {step}" for step in steps),
         ]
     )  # fmt: skip

@@ -10,6 +10,7 @@ from asof.cli import repo_option
 from asof.console import emit
 from asof.errors import UsageError
 from asof.online.redis.server import EmbeddedRedis, ServerStatus
+from asof.quantities import counted
 from asof.settings import RepoSettings
 
 
@@ -62,7 +63,7 @@ def _server(ctx: click.Context) -> EmbeddedRedis:
     online = RepoSettings.load(repo_option(ctx)).online
     if not online.embedded:
         raise UsageError(
-            f"this repo uses the Redis at {online.address}, not an embedded one; set connection_string: embedded"
+            f"this repo uses the Redis at {online.address}, not the embedded one; set connection_string: embedded"
         )
     return EmbeddedRedis(online.folder)
 
@@ -73,4 +74,4 @@ def _line(found: ServerStatus) -> str:
     if not found.answering:
         return f"running as process {found.pid} but not answering ({found.socket})"
     memory = (found.memory_bytes or 0) / 2**20
-    return f"redis {found.version}, process {found.pid}, {found.keys:,} keys, {memory:.1f} MiB, {found.socket}"
+    return f"redis {found.version}, process {found.pid}, {counted(found.keys or 0, 'key')}, {memory:.1f} MiB, {found.socket}"

@@ -17,6 +17,7 @@ from asof.console import ProgressLine, emit, progress, table
 from asof.errors import UsageError
 from asof.instants import parse_moment
 from asof.online.redis.connections import connect
+from asof.quantities import counted
 from asof.repo import Repo
 from asof.streams.consumer import Progress
 from asof.streams.consumer_group import ConsumerGroup, ConsumerOptions
@@ -150,7 +151,7 @@ def send(
                 line.advance(size)
                 if rate is not None:
                     time.sleep(max(0.0, began + sent / rate - time.monotonic()))
-    emit({"sent": sent, "stream": target}, f"{sent:,} events -> {target}")
+    emit({"sent": sent, "stream": target}, f"{counted(sent, 'event')} -> {target}")
 
 
 @stream.command()
@@ -222,7 +223,7 @@ def _pairs(given: Sequence[str]) -> dict[str, str]:
 
 def _told(name: str, done: Progress) -> str:
     line = (
-        f"{name}: {done.received:,} events, {done.added:,} added, {done.duplicates:,} duplicates, "
+        f"{name}: {counted(done.received, 'event')}, {done.added:,} added, {counted(done.duplicates, 'duplicate')}, "
         f"{done.dead:,} to the dead-letter stream"
     )
     return "\n".join([line, *(f"  {count:,}: {reason}" for reason, count in done.reasons.most_common())])

@@ -14,6 +14,7 @@ from typing import Any
 
 from asof.contract import Contract, OnDemandView
 from asof.errors import ContractError
+from asof.quantities import counted
 
 Columns = Mapping[str, Sequence[Any]]
 
@@ -102,6 +103,6 @@ def _checked(view: OnDemandView, name: str, result: Mapping[str, Sequence[Any]],
     values = list(result.get(name, ()))
     if len(values) != rows:
         raise ContractError(
-            f"on-demand function {view.function} returned {len(values)} values of {name!r}, expected {rows}"
+            f"on-demand function {view.function} returned {counted(len(values), 'value')} of {name!r}, expected {rows}"
         )
     return values

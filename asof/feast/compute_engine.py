@@ -38,6 +38,7 @@ from asof.offline.pull import micros_sql, newest_sql
 from asof.offline.sources import SourceFiles, check_read, check_view, open_files
 from asof.online.codec.events import Pruning
 from asof.online.writer import Writer
+from asof.quantities import counted
 
 BATCH = 20_000
 """Rows per read and write."""
@@ -74,7 +75,7 @@ class KnownLater:
     def __str__(self) -> str:
         """What happened, as a sentence."""
         return (
-            f"view {self.view!r}: {self.rows} rows have an event time in the interval but became known after its end "
+            f"view {self.view!r}: {counted(self.rows, 'row')} with an event time in the interval became known after its end "
             f"(the last by {format_moment(self.end)}); a read at its end must not see them, so they were not written"
         )
 

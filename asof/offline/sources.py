@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from asof.errors import SourceError
 from asof.offline.arrow_columns import contradict, fits, is_aggregable, is_moment
 from asof.offline.duckdb_engine import path_literal
+from asof.quantities import counted
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -300,7 +301,7 @@ def _delta(name: str, path: Path, version: int | None) -> SourceFiles:
         told = (
             f"files of version {version} of {path} were cleaned away; ask for a newer version"
             if version is not None
-            else f"{len(missing)} of the {len(paths)} files of the Delta table at {path} are gone, such as {Path(missing[0]).name}; restore them from a copy"
+            else f"the Delta table at {path} lacks {len(missing)} of its {counted(len(paths), 'file')}, such as {Path(missing[0]).name}; restore them from a copy"
         )
         raise SourceError(f"source {name!r}: {told}")
     partitions = tuple(table.metadata().partition_columns)

@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from asof.bundle import Bundle, versions
 from asof.errors import TableError
+from asof.quantities import counted
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -63,7 +64,7 @@ def clean(
             missing = [f for f in files["path"].to_pylist() if not (path / unquote(f)).exists()]
             if missing:
                 raise TableError(
-                    f"version {version} of {path} has lost {len(missing)} files already; nothing was cleaned"
+                    f"version {version} of {path} has lost {counted(len(missing), 'file')} already; nothing was cleaned"
                 )
         found = _unneeded(table, kept, retention_hours, dry_run=True)
         # The log of a table still names files that an earlier vacuum deleted.

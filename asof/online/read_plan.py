@@ -23,6 +23,7 @@ from asof.online.store_protocol import Fetched, Request
 from asof.online.vectors import NOT_FOUND, NOT_KEPT, Vectors
 from asof.online.watermarks import materialized_field
 from asof.online.window_decoder import WindowDecoder
+from asof.quantities import counted
 
 Ints = NDArray[np.int64]
 
@@ -211,7 +212,7 @@ def _check_column(keys: Mapping[str, Sequence[Any]], name: str, rows: int) -> No
     if name not in keys:
         raise RequestError(None, name, f"is missing; the keys given are {sorted(keys)}")
     if len(keys[name]) != rows:
-        raise RequestError(None, name, f"has {len(keys[name])} values, expected {rows}")
+        raise RequestError(None, name, f"has {counted(len(keys[name]), 'value')}, expected {rows}")
 
 
 def _inexact(decoder: RowDecoder | WindowDecoder, result: Vectors) -> bool:

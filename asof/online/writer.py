@@ -30,6 +30,7 @@ from asof.online.redis.resp_encoding import BulkStrings
 from asof.online.redis.store import RedisStore
 from asof.online.store_protocol import EventsWritten, Role, Sibling, StaleLayoutsError, WritableStore, WriteTarget
 from asof.online.watermarks import Watermark, materialized_field
+from asof.quantities import counted
 from asof.settings import OnlineSettings
 
 Ints = NDArray[np.int64]
@@ -141,8 +142,8 @@ class Writer:
             added, refused = added + found.written, max(refused, found.refused)
         if refused:
             raise OnlineStoreError(
-                f"{refused} keys of view {view.name!r} have more events in their largest window than they may hold "
-                f"({Pruning.of(view).limit} bytes); shorten the window{'' if view.hop > 1 else ' or declare a hop'}; "
+                f"view {view.name!r}: the largest window of {counted(refused, 'key')} has more events than fit into "
+                f"{Pruning.of(view).limit} bytes; shorten the window{'' if view.hop > 1 else ' or declare a hop'}; "
                 "all other keys were written"
             )
         return added

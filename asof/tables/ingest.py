@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from asof.console import progress
 from asof.errors import SourceError
 from asof.offline.duckdb_engine import asking
+from asof.quantities import counted
 from asof.rendering import Rendered
 from asof.repo import Repo
 from asof.tables import delta, quarantine, reading
@@ -80,8 +81,8 @@ class IngestReport(Rendered):
         """What was read and where it went."""
         version = f"version {self.version}" if self.version is not None else "no version yet"
         yield (
-            f"{self.table}: read {self.rows_read:,} rows, added {self.rows_added:,}, "
-            f"{self.duplicates:,} duplicates, {self.quarantined:,} in quarantine; {version}"
+            f"{self.table}: read {counted(self.rows_read, 'row')}, added {self.rows_added:,}, "
+            f"{counted(self.duplicates, 'duplicate')}, {self.quarantined:,} in quarantine; {version}"
         )
         for reason, count in self.reasons.items():
             yield f"  quarantined {count:,}: {reason}"

@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 
 from asof.contract import Contract
 from asof.errors import CheckFailedError, SourceError, UsageError
+from asof.quantities import counted
 from asof.rendering import Rendered, ResultTable
 from asof.repo import Repo
 from asof.tables import reading
@@ -57,7 +58,7 @@ class BuiltDataset(Rendered):
             sources = [f"{name} version {version}" for name, version in (self.tables or {}).items()]
             sources += [f"{name} SHA-256 {digest[:12]}" for name, digest in (self.files or {}).items()]
             target = "" if self.file is None else f" -> {self.file}"
-            yield f"{self.rows:,} rows x {self.features} features{target} ({', '.join(sources) or 'no stored features'})"
+            yield f"{counted(self.rows, 'row')} x {counted(self.features or 0, 'feature')}{target} ({', '.join(sources) or 'no stored features'})"
         if self.held is not None:
             first = self.held.slice(0, SHOWN_ROWS)
             columns = [first[name].to_pylist() for name in first.column_names]

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from asof.atomic_file import replacing
 from asof.errors import AsofError, SettingsError, UsageError
+from asof.quantities import counted
 from asof.rendering import Rendered
 
 
@@ -28,7 +29,7 @@ class SimulatedFile(Rendered):
 
     def parts(self) -> Iterator[str]:
         """How many rows are where."""
-        yield f"{self.rows:,} rows -> {self.file}"
+        yield f"{counted(self.rows, 'row')} -> {self.file}"
 
     def to_dict(self) -> dict[str, Any]:
         """The result as JSON-ready data."""

@@ -58,7 +58,7 @@ def test_no_rows_give_no_values(with_function) -> None:
 
 @pytest.mark.parametrize(
     ("attribute", "message"),
-    [("short", "returned 1 values"), ("silent", "did not return 'ratio'"), ("nothing", "cannot be imported")],
+    [("short", "returned 1 value"), ("silent", "did not return 'ratio'"), ("nothing", "cannot be imported")],
 )
 def test_a_wrong_function_is_named(with_function, attribute: str, message: str) -> None:
     """A function that is missing or returns something else is said by name."""

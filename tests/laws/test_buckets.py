@@ -198,7 +198,7 @@ def test_all_values_of_a_key_are_bounded(store: Any, monkeypatch: pytest.MonkeyP
     write(store, (view,), rows, rows[-1].ts)
     size = held(store, view, range(1, 2))[2]
     more = [Row(1, 1000 + i, rows[-1].ts + i, None, 1.0, "a", 1) for i in range(300)]
-    with pytest.raises(OnlineStoreError, match="1 keys of view 'numbers' have more events"):
+    with pytest.raises(OnlineStoreError, match="view 'numbers': the largest window of 1 key has more events"):
         Writer("laws", store).write(
             view, pa.concat_tables([table(more), table([replace(more[0], key=2)])]), now=more[-1].ts
         )

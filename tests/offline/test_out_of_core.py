@@ -244,5 +244,5 @@ def test_cleaning_spares_versions_that_models_were_made_from(asks: Contract, tmp
     clean(tmp_path / "rows", [], retention_hours=0)
     with pytest.raises(SourceError, match="version 0"):
         rebuild(tmp_path / "old.parquet", tmp_path / "again.parquet", tmp_path)
-    with pytest.raises(TableError, match="lost 1 files already"):
+    with pytest.raises(TableError, match="lost 1 file already"):
         clean(tmp_path / "rows", [0], retention_hours=0)

@@ -94,7 +94,7 @@ def test_a_key_with_too_many_events_is_refused(store: Any, monkeypatch: pytest.M
     writer, count = Writer("tests", store), 100
     writer.write(SPENDING, rows({"key": [1], "x": [1.0]}))
     crowd = rows({"key": [1] * count + [2], "x": [1.0] * (count + 1)})
-    with pytest.raises(OnlineStoreError, match="1 keys of view 'spending' have more events"):
+    with pytest.raises(OnlineStoreError, match="view 'spending': the largest window of 1 key has more events"):
         writer.write(SPENDING, crowd)
     found = Reader(contract(SPENDING), store).read({"key": [1, 2]}, at(2))
     assert found.values.tolist() == [[1.0], [1.0]]

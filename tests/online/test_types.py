@@ -112,7 +112,7 @@ def test_keys_of_the_wrong_type_are_refused_by_row(store: Any) -> None:
         reader.read({"key": [1, "secret"]}, at(2))
     with pytest.raises(RequestError, match="field 'key': is missing"):
         reader.read({"other": [1]}, at(1))
-    with pytest.raises(RequestError, match="has 1 values, expected 2"):
+    with pytest.raises(RequestError, match="has 1 value, expected 2"):
         reader.read({"key": [1]}, at(2))
 
 

@@ -200,7 +200,7 @@ def test_a_data_file_that_is_gone_is_a_fault(tmp_path: Path) -> None:
     write_deltalake(str(folder), ROWS)
     next(folder.glob("*.parquet")).unlink()
 
-    assert "1 of the 1 files of the Delta table at" in found(tmp_path, PLAIN, table=DELTA)[0]
+    assert "lacks 1 of its 1 file, such as" in found(tmp_path, PLAIN, table=DELTA)[0]
 
 
 def test_no_data_is_read(repo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
