@@ -6,7 +6,7 @@ The metrics are those of :mod:`asof.statistics.metrics` and ``precision_at``, in
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
@@ -23,6 +23,9 @@ from asof.training.model import PRECISION_AT, Metric
 Floats = npt.NDArray[np.float64]
 Codes = npt.NDArray[np.int64]
 
+
+MODEL = ""
+"""Stands for the model among the baselines."""
 
 PAIRED = 50_000
 """Rows whose pairs are looked at."""
@@ -65,14 +68,44 @@ class MetricResult:
     reached: bool = True
 
 
+@dataclass(frozen=True, slots=True)
+class BaselineResult:
+    """A metric of a baseline, and how much better the model is: the 95 % interval of the difference, over the same draws of rows.
+
+    The difference is positive where the model is better.
+    """
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def beaten(self) -> bool:
+        """Whether the model is better beyond chance."""
+        return self.low > 0
+
+
 def evaluate(
     metrics: tuple[Metric, ...], scored: Scored, thresholds: Mapping[str, float], unit: str | None = None, seed: int = 0
 ) -> dict[str, MetricResult]:
-    """Metric name -> result.
+    """Metric name -> result; see :func:`evaluate_beside`."""
+    return evaluate_beside(metrics, scored, {}, thresholds, unit, seed)[0]
+
+
+def evaluate_beside(
+    metrics: tuple[Metric, ...],
+    scored: Scored,
+    baselines: Mapping[str, Floats],
+    thresholds: Mapping[str, float],
+    unit: str | None = None,
+    seed: int = 0,
+) -> tuple[dict[str, MetricResult], dict[str, dict[str, BaselineResult]]]:
+    """The results of a model by metric, and those of baselines by baseline and metric.
 
     Args:
         metrics: The metrics to compute.
         scored: The rows.
+        baselines: Baseline -> its outputs float64[n, K] for the same rows.
         thresholds: Metric name -> threshold.
         unit: Key whose rows are drawn together; each row on its own by default.
         seed: Seed of the draws.
@@ -86,15 +119,22 @@ def evaluate(
         raise UsageError(
             f"the test span has {found} in {counted(len(scored.label), 'row')}, expected some of each kind; choose a longer test span"
         )
-    draws: dict[str, list[Floats]] = {m.name: [] for m in metrics}
-    prepared = {m.name: _prepare(m, scored) for m in metrics}
+    every = {MODEL: scored, **{name: replace(scored, outputs=outputs) for name, outputs in baselines.items()}}
+    prepared = {(who, m.name): _prepare(m, rows) for who, rows in every.items() for m in metrics}
+    draws: dict[tuple[str, str], list[Floats]] = {one: [] for one in prepared}
     alone = np.arange(len(scored.label)) if scored.groups is None else scored.groups
     units = scored.entities[unit] if unit else alone
     for weights in drawn_weights(units, seed):
-        for name, compute in prepared.items():
-            draws[name].append(compute(weights))
-    return {
-        m.name: _figure(m, point(m, scored), np.concatenate(draws[m.name]), thresholds.get(m.name)) for m in metrics
+        for one, compute in prepared.items():
+            draws[one].append(compute(weights))
+    drawn = {one: np.concatenate(found) for one, found in draws.items()}
+    figures = {m.name: _figure(m, point(m, scored), drawn[MODEL, m.name], thresholds.get(m.name)) for m in metrics}
+    return figures, {
+        who: {
+            m.name: _beside(m, figures[m.name].value, point(m, every[who]), drawn[MODEL, m.name] - drawn[who, m.name])
+            for m in metrics
+        }
+        for who in baselines
     }
 
 
@@ -121,6 +161,12 @@ def concordance(label: Floats, values: Floats) -> float:
     step = -(-len(label) // PAIRED)
     tau = float(kendalltau(label[::step], values[::step]).statistic)
     return 0.5 if np.isnan(tau) else (1 + tau) / 2
+
+
+def _beside(metric: Metric, model: float, baseline: float, differences: Floats) -> BaselineResult:
+    sign = -1 if metric.smaller_is_better else 1
+    low, high = interval(sign * (model - baseline), sign * differences)
+    return BaselineResult(baseline, low, high)
 
 
 def _figure(metric: Metric, value: float, drawn: Floats, threshold: float | None) -> MetricResult:

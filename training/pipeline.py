@@ -14,8 +14,8 @@ import pyarrow as pa
 from asof.bundle import Bundle
 from asof.categories import coded
 from asof.quantities import counted
+from asof.training import baselines, leak, lightgbm_parameters, metrics
 from asof.training import fit as fitting
-from asof.training import leak, lightgbm_parameters, metrics
 from asof.training import split as splitting
 from asof.training.dataset import Labelled, Tables, matrix, vocabularies
 from asof.training.metrics import Scored
@@ -116,7 +116,8 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
     fitted = fitting.fit(model, labelled.task, names, *rows, None if groups is None else groups[parts.train])
     say("evaluating")
     scored = _scored(material, fitted.predict(values[parts.test]))
-    figures = metrics.evaluate(model.metrics, scored, model.thresholds, model.unit)
+    beside = _baselines(model, material, names, values)
+    figures, judged = metrics.evaluate_beside(model.metrics, scored, beside, model.thresholds, model.unit)
     unseen = fitted.predict(values[parts.gap]) if parts.gap.any() else fitted.held_out_outputs
     say("looking for leaks")
     run = Run(
@@ -126,6 +127,7 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
         names=names,
         categories=words,
         figures=figures,
+        baselines=judged,
         split=splitting.counts(material.spans, parts, labelled.label, labelled.task),
         decided=_decided(model.decision, fitted, labelled.label[parts.train], unseen, scored),
         leaks=tuple(_leaks(material, scored)),
@@ -134,6 +136,17 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
         seconds=time.monotonic() - begun,
     )
     return run, _reference(material, unseen)
+
+
+def _baselines(model: Model, material: Material, names: tuple[str, ...], values: Floats) -> dict[str, Floats]:
+    """Baseline -> its outputs for the test rows."""
+    parts, task = material.parts, material.labelled.task
+    label = material.labelled.label[parts.train]
+    places = [names.index(name) for name in model.categories]
+    return {
+        "constant": baselines.constant(task, label, int(parts.test.sum())),
+        "linear": baselines.linear(task, values[parts.train], label, values[parts.test], places),
+    }
 
 
 def save(run: Run, reference: Reference, repo: Repo) -> Bundle:

@@ -21,7 +21,7 @@ from asof.revision import code_revision
 from asof.training import provenance
 from asof.training.fit import Fitted
 from asof.training.leak import Leak
-from asof.training.metrics import MetricResult
+from asof.training.metrics import BaselineResult, MetricResult
 from asof.training.model import Model
 
 
@@ -47,6 +47,7 @@ class Run:
         names: Features of the model's matrix, in order.
         categories: Categorical feature -> its values; the code of a value is its place.
         figures: Metric name -> result on the test rows.
+        baselines: Baseline -> metric name -> its result on the test rows.
         split: Moments and counts, as :func:`asof.training.split.counts` gives them.
         decided: The decision threshold; None for tasks without decisions.
         leaks: Findings of the leak check.
@@ -61,6 +62,7 @@ class Run:
     names: tuple[str, ...]
     categories: Mapping[str, list[Any]]
     figures: Mapping[str, MetricResult]
+    baselines: Mapping[str, Mapping[str, BaselineResult]]
     split: Mapping[str, Any]
     decided: DecisionResult | None
     leaks: tuple[Leak, ...]
@@ -72,6 +74,12 @@ class Run:
     def missed(self) -> list[str]:
         """Metrics that did not reach their thresholds."""
         return [name for name, figure in self.figures.items() if not figure.reached]
+
+    @property
+    def unbeaten(self) -> list[str]:
+        """Baselines than which the model is not better beyond chance, by the first metric."""
+        first = self.model.metrics[0].name
+        return [name for name, found in self.baselines.items() if not found[first].beaten]
 
     @property
     def unused(self) -> dict[str, str]:
@@ -144,6 +152,8 @@ def metadata(run: Run, version: str, created: datetime, repo: Path) -> dict[str,
         "task": task.to_dict(run.fitted.task),
         "boosters": list(run.files),
         "decision": asdict(run.decided) if run.decided else None,
+        "baselines": {name: {m: asdict(one) for m, one in found.items()} for name, found in run.baselines.items()},
+        "unbeaten": run.unbeaten,
         "metrics": {name: asdict(figure) for name, figure in run.figures.items()},
         "parameters": {**run.fitted.parameters, "trees": run.fitted.trees},
         "importance": run.fitted.importance,

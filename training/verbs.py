@@ -53,6 +53,8 @@ class TrainedModel(Rendered):
             "features": len(run.names),
             "unused": run.unused,
             "metrics": {name: asdict(figure) for name, figure in run.figures.items()},
+            "baselines": {name: {m: asdict(one) for m, one in found.items()} for name, found in run.baselines.items()},
+            "unbeaten": run.unbeaten,
             "missed": run.missed,
             "leaks": [asdict(leak) for leak in run.leaks],
             "task": task.to_dict(run.fitted.task),
@@ -81,7 +83,10 @@ def _paragraphs(run: Run, bundle: Bundle | None) -> Iterator[str | ResultTable]:
             ("test", "test_start", "test_end"),
         )
     ]
-    figures = [(name, *(f"{v:.4f}" for v in (f.value, f.low, f.high)), _verdict(f)) for name, f in run.figures.items()]
+    figures = [
+        (name, *(f"{v:.4f}" for v in (f.value, f.low, f.high)), _verdict(f), *(f"{b[name].value:.4f}" for b in run.baselines.values()))
+        for name, f in run.figures.items()
+    ]
     named = {"binary": "positives", "multiclass": "rows by class"}.get(run.fitted.task.kind, "mean label")
     yield f"model {run.model.name}: {counted(len(run.names), 'feature')} of {run.contract.service}, {counted(run.fitted.trees, 'tree')}"
     if run.unused:
@@ -91,7 +96,9 @@ def _paragraphs(run: Run, bundle: Bundle | None) -> Iterator[str | ResultTable]:
         yield f"left out of the test span, known before: {counted(moments['test_left_out'], 'row')}"
     if moments["train_late_labels"]:
         yield f"labels too late to learn from: {moments['train_late_labels']:,}"
-    yield ResultTable(("metric", "value", "95 % from", "to", "threshold"), figures)
+    yield ResultTable(("metric", "value", "95 % from", "to", "threshold", *run.baselines), figures)
+    if run.unbeaten:
+        yield _unbeaten(run)
     if run.decided:
         yield _decision(run.decided)
     yield from [f"leak ({leak.kind}): {leak.line}" for leak in run.leaks] or ["leak check: nothing found"]
@@ -229,6 +236,13 @@ def _labels(run: Run, span: str) -> Any:
     if run.fitted.task.kind == "multiclass":
         return ", ".join(f"{name} {rows:,}" for name, rows in split[f"{span}_classes"].items())
     return split[f"{span}_mean_label"]
+
+
+def _unbeaten(run: Run) -> str:
+    first = run.model.metrics[0].name
+    found = [(name, run.baselines[name][first]) for name in run.unbeaten]
+    said = ", ".join(f"{name} (better by {one.low:.4f} to {one.high:.4f})" for name, one in found)
+    return f"not better beyond chance, by {first}, than the baseline {said}"
 
 
 def _decision(decided: DecisionResult) -> str:
