@@ -84,7 +84,12 @@ def _paragraphs(run: Run, bundle: Bundle | None) -> Iterator[str | ResultTable]:
         )
     ]
     figures = [
-        (name, *(f"{v:.4f}" for v in (f.value, f.low, f.high)), _verdict(f), *(f"{b[name].value:.4f}" for b in run.baselines.values()))
+        (
+            name,
+            *(f"{v:.4f}" for v in (f.value, f.low, f.high)),
+            _verdict(f),
+            *(f"{b[name].value:.4f}" for b in run.baselines.values()),
+        )
         for name, f in run.figures.items()
     ]
     named = {"binary": "positives", "multiclass": "rows by class"}.get(run.fitted.task.kind, "mean label")
