@@ -103,12 +103,11 @@ class ProgressLine:
             self.drawn = now
             self.screen.draw(f"{self.label}: {self._state()}", self._share())
 
-    def say(self, label: str) -> None:
-        """Go on with other work, whose number of steps is unknown."""
-        self.label = label
+    def say(self, step: str) -> None:
+        """Show the step that begins, of work whose number of steps is unknown."""
         if self.screen is not None and time.monotonic() - self.started > SHOW_AFTER:
             self.drawn = time.monotonic()
-            self.screen.draw(f"{label} ...", None)
+            self.screen.draw(f"{step} ...", None)
 
     def close(self) -> None:
         """Erase the line; a notebook keeps how long it took."""

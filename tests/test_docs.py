@@ -18,7 +18,17 @@ from asof.training import model
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = sorted([*ROOT.glob("docs/*.md"), ROOT / "README.md", ROOT / "CONTRIBUTING.md"])
 CODE = ("asof", "serving", "training", "monitoring", "tests", "benchmarks", "deploy", "Makefile")
-MAIN = ("tutorial", "concepts", "vocabulary", "configuration", "cli", "architecture", "extending", "operations")
+MAIN = (
+    "tutorial",
+    "concepts",
+    "vocabulary",
+    "configuration",
+    "cli",
+    "python",
+    "architecture",
+    "extending",
+    "operations",
+)
 
 
 def _anchors(page: Path) -> set[str]:
@@ -55,6 +65,13 @@ def test_cli_reference_is_up_to_date() -> None:
     page = ROOT / "docs" / "cli.md"
 
     assert page.read_text() == runpy.run_path(str(ROOT / "docs" / "generate_cli.py"))["render"]()
+
+
+def test_python_reference_is_up_to_date() -> None:
+    """docs/python.md is what docs/generate_python.py makes of the methods of `asof.open`."""
+    page = ROOT / "docs" / "python.md"
+
+    assert page.read_text() == runpy.run_path(str(ROOT / "docs" / "generate_python.py"))["render"]()
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda p: p.name)
@@ -96,7 +113,8 @@ def test_files_that_documents_name_exist(page: Path) -> None:
 
 def test_every_page_is_in_the_navigation() -> None:
     """No page is one that nothing links to, and the navigation names no page twice."""
-    assert sorted(_nav()) == sorted(p.name for p in ROOT.glob("docs/*.md"))
+    pages = [*ROOT.glob("docs/*.md"), *(p.with_suffix(".md") for p in ROOT.glob("docs/*.ipynb"))]
+    assert sorted(_nav()) == sorted(p.name for p in pages)
 
 
 def test_the_readme_links_to_the_main_pages() -> None:

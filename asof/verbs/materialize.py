@@ -118,7 +118,7 @@ def _chosen(views: Mapping[str, View], names: Sequence[str]) -> list[View]:
     for name in names:
         if name not in views:
             raise NotFoundError("feature view", name, views)
-    found = [view for view in views.values() if (view.name in names if names else view.online)]
+    found = [view for name, view in sorted(views.items()) if (name in names if names else view.online)]
     if not found:
         held = (
             f"{len(views)} feature views are applied, all with online=False" if views else "no feature view is applied"
