@@ -114,7 +114,7 @@ def test_get_and_dataset_agree_with_the_command(filled, payments_file, tmp_path)
     assert held.table.select(found.keys()).to_pylist() == written.table.select(found.keys()).to_pylist()
     assert held.table.select(found.keys()).to_pylist() == framed.table.select(found.keys()).to_pylist()
     assert {k: v for k, v in held.table.to_pylist()[0].items() if k in found} == pytest.approx(dict(found), nan_ok=True)
-    assert re.match(r"1 rows x \d+ features \(", repr(held))
+    assert re.match(r"1 row x \d+ features \(", repr(held))
 
 
 def test_rows_in_memory_are_ingested_and_pushed(root, tmp_path, payments_file):
