@@ -1,6 +1,6 @@
 """Checks the LightGBM parameters of a declaration: their names before the data is read, their values when LightGBM refuses one.
 
-LightGBM itself ignores a parameter that does not exist, and a second spelling of one that is already set.
+LightGBM itself ignores a parameter or a metric that does not exist, and a second spelling of a parameter that is already set.
 """
 
 from __future__ import annotations
@@ -31,6 +31,66 @@ DECLARED = {
     "early_stopping_round": "Fit(patience=...)",
 }
 """Parameters that a declaration says elsewhere, and where."""
+
+METRICS = frozenset(
+    [
+        "l1",
+        "mean_absolute_error",
+        "mae",
+        "regression_l1",
+        "l2",
+        "mean_squared_error",
+        "mse",
+        "regression_l2",
+        "regression",
+        "rmse",
+        "root_mean_squared_error",
+        "l2_root",
+        "quantile",
+        "mape",
+        "mean_absolute_percentage_error",
+        "huber",
+        "fair",
+        "poisson",
+        "gamma",
+        "gamma_deviance",
+        "tweedie",
+        "ndcg",
+        "lambdarank",
+        "rank_xendcg",
+        "xendcg",
+        "xe_ndcg",
+        "xe_ndcg_mart",
+        "xendcg_mart",
+        "map",
+        "mean_average_precision",
+        "auc",
+        "average_precision",
+        "binary_logloss",
+        "binary",
+        "binary_error",
+        "auc_mu",
+        "multi_logloss",
+        "multiclass",
+        "softmax",
+        "multiclassova",
+        "multiclass_ova",
+        "ova",
+        "ovr",
+        "multi_error",
+        "cross_entropy",
+        "xentropy",
+        "cross_entropy_lambda",
+        "xentlambda",
+        "kullback_leibler",
+        "kldiv",
+        "None",
+        "na",
+        "null",
+        "custom",
+    ]
+)
+"""What LightGBM's documentation lists as values of ``metric``."""
 
 _OBJECTIVES = {"squared": "regression", "absolute": "regression_l1", "poisson": "poisson", "tweedie": "tweedie"}
 """Loss -> LightGBM's name for it."""
@@ -66,8 +126,27 @@ def parameters(model: Model) -> dict[str, Any]:
             raise SettingsError(
                 f"model {model.name!r}: the parameters {spelled[meant]!r} and {name!r} are the same; leave one of them out"
             )
+        if meant == "metric":
+            _check_metrics(model, name, value)
         found[meant], spelled[meant] = value, name
     return {**REPEATABLE, **found}
+
+
+def _check_metrics(model: Model, name: str, value: Any) -> None:
+    given = (
+        value.split(",")
+        if isinstance(value, str)
+        else list(value)
+        if isinstance(value, list | tuple | set)
+        else [value]
+    )
+    for metric in given:
+        if metric not in METRICS and metric not in ("", None):
+            close = difflib.get_close_matches(str(metric), METRICS, n=1)
+            hint = f"did you mean {close[0]!r}?" if close else "its documentation lists the metrics that exist"
+            raise SettingsError(
+                f"model {model.name!r}: got {name} = {value!r}, but LightGBM has no metric {metric!r}; {hint}"
+            )
 
 
 def objectives(task: Task) -> list[dict[str, Any]]:

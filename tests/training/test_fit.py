@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 
+import lightgbm
 import numpy as np
 import pytest
 from hypothesis import given
@@ -17,6 +18,7 @@ from asof.errors import SettingsError, UsageError
 from asof.instants import DAY
 from asof.statistics.metrics import value
 from asof.task import BINARY, Multiclass, Quantiles, Ranking, Regression
+from asof.training import lightgbm_parameters
 from asof.training.fit import decide, fit
 from asof.training.model import Decision, Fit, Model
 from tests.training.machines import MODEL
@@ -129,6 +131,10 @@ def test_parts_with_one_label_are_refused():
         ({"num_leaves": "many"}, "got num_leaves = 'many', expected a whole number"),
         ({"eta": -1}, "got eta = -1, expected learning_rate > 0.0"),
         ({"learning_rate": "fast"}, "got learning_rate = 'fast', expected a number"),
+        ({"metric": "bogus"}, "got metric = 'bogus', but LightGBM has no metric 'bogus'; its documentation lists"),
+        ({"metrics": ["auc", "binary_loglos"]}, "LightGBM has no metric 'binary_loglos'; did you mean 'binary_logloss'?"),
+        ({"metric": "auc,ndcg@3"}, "LightGBM has no metric 'ndcg@3'"),
+        ({"metric": 3}, "got metric = 3, but LightGBM has no metric 3"),
         ({"boosting": "foo"}, "got boosting = 'foo', expected a value that LightGBM accepts; it says 'Unknown boosting type foo'"),
         ({"num_leaves": {"a": 1}}, "got num_leaves = {'a': 1}, expected a value that LightGBM accepts"),
     ],
@@ -137,6 +143,33 @@ def test_wrong_parameters_are_named_with_what_is_expected(parameters, problem):
     """A parameter that does not exist, is declared elsewhere or has a broken value is one line about that parameter."""
     with pytest.raises(SettingsError, match=re.escape(problem)):
         learned(parameters=parameters)
+
+
+@pytest.mark.parametrize("metric", sorted(lightgbm_parameters.METRICS - {"None", "na", "null", "custom"}))
+def test_every_listed_metric_is_one_of_lightgbm(metric):
+    """LightGBM computes each metric that is accepted; it ignores one that it does not know."""
+    several = {
+        "auc_mu",
+        "multi_logloss",
+        "multiclass",
+        "softmax",
+        "multiclassova",
+        "multiclass_ova",
+        "ova",
+        "ovr",
+        "multi_error",
+    }
+    objective = {"objective": "multiclass", "num_class": 3} if metric in several else {"objective": "cross_entropy"}
+    if metric in {"ndcg", "map", "mean_average_precision", "lambdarank"} or "ndcg" in metric:
+        objective = {"objective": "lambdarank"}
+    label = np.arange(60) % (3 if metric in several else 2)
+    if metric in {"gamma", "gamma_deviance"}:
+        objective, label = {"objective": "gamma"}, label + 1
+    data = lightgbm.Dataset(
+        np.arange(60.0)[:, None], label, group=[30, 30] if objective["objective"] == "lambdarank" else None
+    )
+    booster = lightgbm.Booster({**objective, "metric": metric, "verbosity": -1}, data)
+    assert booster.eval_train()
 
 
 def test_other_names_of_parameters_count():
