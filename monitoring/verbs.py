@@ -8,7 +8,7 @@ from itertools import chain, count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
-from asof.bundle import Bundle
+from asof.bundle import Bundle, versions
 from asof.console import progress
 from asof.errors import UsageError
 from asof.instants import format_moment
@@ -60,14 +60,20 @@ class LogSpan:
     def logs(self, repo: Repo) -> list[Log]:
         """The log of each version to judge; that of the newest where none has predictions.
 
+        A version whose bundle is gone is named among the problems of the first log.
+
         Raises:
-            NotFoundError: There is no such model or version, or no log of it.
+            NotFoundError: There is no such model or version, or no log of it; or the bundles of all versions to judge are gone.
         """
         newest = Log(
             self.folder or repo.settings.predictions, Bundle.find(repo.settings.models, self.model, self.version)
         )
         served = [] if self.version else newest.versions(self.window)
-        logs = [Log(newest.folder, Bundle.find(repo.settings.models, self.model, one), []) for one in served]
+        held = [one for one in served if one in versions(repo.settings.models, self.model)] or served
+        logs = [Log(newest.folder, Bundle.find(repo.settings.models, self.model, one), []) for one in held]
+        if gone := sorted(set(served) - set(held)):
+            told = f"predictions of {', '.join(gone)} were not judged: the bundle is gone; restore its folder in {repo.settings.models / self.model}"
+            logs[0].problems.append(told)
         return logs or [replace(newest, problems=[])]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -68,6 +69,26 @@ def test_every_served_version_is_judged_by_its_own_bundle(repo: Path, tmp_path: 
     assert asof(tmp_path, "drift", served.MODEL, "--version", "v3").exit_code == 4
     profiled = answer(asof(tmp_path, "profile", served.MODEL, "--json"))["versions"]
     assert [p["rows"] for p in profiled] == [4_000, 3_000]
+
+
+def test_a_version_whose_bundle_is_gone_is_named_and_the_others_are_judged(repo: Path, tmp_path: Path) -> None:
+    """A deleted bundle stops no verb: its version is named, the other one is judged; without any bundle there is an error."""
+    models, log = tmp_path / "data" / "models", tmp_path / "data" / "predictions"
+    (tmp_path / "feature_store.yaml").write_text((repo / "feature_store.yaml").read_text())
+    for version in ("v1", "v2"):
+        served.train(models, version=version)
+        served.serve(log, served.rows(3_000, seed=4), version)
+    shutil.rmtree(models / served.MODEL / "v1")
+    for verb in ("drift", "profile"):
+        result = asof(tmp_path, verb, served.MODEL, "--json")
+        assert result.exit_code == 0, result.output
+        assert answer(result)["version"] == "v2"
+        assert "predictions of v1 were not judged: the bundle is gone" in str(answer(result)["problems"])
+    assert "predictions of v1 were not judged" in asof(tmp_path, "drift", served.MODEL).output
+    served.train(models, version="v3")
+    shutil.rmtree(models / served.MODEL / "v2")
+    lost = asof(tmp_path, "drift", served.MODEL)
+    assert isinstance(lost.exception, NotFoundError)
 
 
 def test_a_quiet_log_is_exit_code_0_and_an_empty_window_4(repo: Path, tmp_path: Path) -> None:

@@ -9,8 +9,10 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from click.testing import CliRunner
 from sklearn import metrics
 
+from asof.cli import cli
 from asof.errors import BundleError, SourceError
 from asof.monitoring.observed import Log, Window
 from asof.monitoring.performance import calibration, performance
@@ -86,6 +88,17 @@ def test_too_few_labels_are_no_figures(tmp_path: Path) -> None:
     report = judged(log, tmp_path)
     assert report.figures == ()
     assert "too few to judge" in report.summary
+
+
+def test_nothing_to_judge_is_exit_code_4_of_the_command(tmp_path: Path) -> None:
+    """Too few known labels, and a span without predictions, are exit code 4, with the reason in words and in JSON."""
+    log, _ = world(tmp_path, size=60, labelled=0.3)
+    (tmp_path / "models").rename(tmp_path / "data" / "models")
+    command = ["--repo", str(tmp_path), "performance", served.MODEL, "--log", str(log.folder)]
+    few = CliRunner().invoke(cli, command)
+    assert (few.exit_code, "too few to judge" in few.output) == (4, True)
+    empty = CliRunner().invoke(cli, [*command, "--to", "2001-01-01", "--json"])
+    assert (empty.exit_code, json.loads(empty.stdout)["rows"]) == (4, 0)
 
 
 def test_two_orders_of_one_moment_are_told_apart_by_the_request_id(tmp_path: Path) -> None:
