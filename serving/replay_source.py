@@ -26,7 +26,7 @@ from asof.offline.sources import open_files
 from asof.online.codec.events import Pruning
 from asof.repo import Repo
 from asof.tables import Declarations, TableDeclaration, declarations, delta
-from asof.tables.ingest import examine
+from asof.tables.ingest import examine, with_held_stamps
 
 
 @dataclass(frozen=True)
@@ -225,7 +225,8 @@ class _Loader:
     """Reads sources, from the files that fit them and otherwise from their own tables."""
 
     def __init__(self, repo: Repo, declared: Declarations, files: Sequence[Path]) -> None:
-        self.repo, self.declared, self.files = repo, declared, files
+        self.repo, self.declared = repo, declared
+        self.files = list({file.resolve(): file for file in files}.values())  # a file that is named twice counts once
         self.clock = time.time_ns() // 1_000
         self._misfits: dict[Path, AsofError] = {}
         self._read: set[Path] = set()
@@ -248,7 +249,19 @@ class _Loader:
         if declaration.knowledge_field:
             known = _micros(rows, declaration.knowledge_field)
             arrival = np.where(known == self.clock, at, np.maximum(at, known))  # stamped just now: it says nothing
-        return _Loaded(declaration, rows, at, arrival, held)
+        return _Loaded(declaration, self._as_held(declaration, rows), at, arrival, held)
+
+    def _as_held(self, declaration: TableDeclaration, rows: pa.Table) -> pa.Table:
+        """Rows without an id that an earlier replay added get the moment of arrival that it gave them, so that they count once."""
+        if (
+            declaration.id
+            or not declaration.stamped
+            or declaration.format != "delta"
+            or not declaration.knowledge_field
+        ):
+            return rows
+        table = delta.open_table(delta.folder(self.repo, declaration))
+        return rows if table is None else with_held_stamps(table, rows, declaration.knowledge_field, self.clock)
 
     def check_all_read(self) -> None:
         """Check that every file was read.

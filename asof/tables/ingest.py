@@ -245,6 +245,39 @@ def _new_by_content(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
     return rows if len(positions) == rows.num_rows else rows.take(positions)
 
 
+def with_held_stamps(held: DeltaTable, rows: pa.Table, column: str, now: int) -> pa.Table:
+    """Rows of which those that the table has already carry the moment of arrival under which it has them.
+
+    Args:
+        held: The table; its rows have no id.
+        rows: Rows with the table's columns.
+        column: The column of moments of arrival.
+        now: The moment with which fresh rows were stamped; rows with another one stay as they are.
+    """
+    import duckdb
+
+    names = [name for name in rows.column_names if name != column]
+    columns = [f"c{i}" for i in range(len(names))]  # a column may have any name
+    listed = ", ".join(columns)
+    same = " and ".join(f"n.{name} is not distinct from h.{name}" for name in columns)
+    given = rows.select(names).rename_columns(columns).append_column("at", pc.cast(rows[column], pa.int64()))
+    known = _shared(held, rows).select([*names, column]).rename_columns([*columns, "at"])
+    query = f"""
+        with n as (select *, row_number() over (partition by {listed} order by __position) as __nth from given where "at" = {now}),
+             h as (select *, row_number() over (partition by {listed} order by "at") as __nth from known)
+        select n.__position, epoch_us(h."at") from n join h on {same} and n.__nth = h.__nth
+    """
+    with asking("the rows that are to be compared with those of the table"), duckdb.connect() as connection:
+        connection.execute("set TimeZone = 'UTC'")
+        connection.register("given", given.append_column("__position", pa.array(np.arange(rows.num_rows))))
+        connection.register("known", known)
+        found = connection.sql(query).to_arrow_table()
+    moments = pc.cast(rows[column], pa.int64()).to_numpy().copy()
+    moments[found.column(0).to_numpy()] = found.column(1).to_numpy()
+    place = rows.column_names.index(column)
+    return rows.set_column(place, column, pa.array(moments).cast(rows.schema.field(column).type))
+
+
 def _shared(held: DeltaTable | None, rows: pa.Table) -> pa.Table:
     """The table's rows with the columns of ``rows``; a column that the table lacks is null."""
     if held is None:

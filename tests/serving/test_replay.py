@@ -7,7 +7,8 @@ import statistics
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pyarrow as pa
@@ -26,10 +27,11 @@ from asof.repo import Repo
 from asof.serving.replay import Replay, served_version
 from asof.serving.replay_source import Recording, TimedRows, record
 from asof.settings import RepoSettings
-from asof.tables import TableDeclaration
+from asof.tables import Declarations, TableDeclaration, ingest
 from tests.serving.contracts import machines
 from tests.serving.doubles import NOON
 from tests.serving.processes import Service, asof, declare
+from tests.tables.repos import make_repo as make_tables
 
 START = datetime(2024, 5, 2, tzinfo=UTC)
 MACHINES, READINGS, DAYS = 12, 600, 3
@@ -155,6 +157,36 @@ def test_a_replay_feeds_every_source_as_it_becomes_known(
     for row in rows:
         known = [i for i, (name, at) in enumerate(hours) if name == row["site"] and at <= row["read_at"]]
         assert crews[str(row["reading_id"])] == (known[-1] if known else None)
+
+
+@pytest.mark.parametrize("known", ["read_at + 1 microsecond", "arrival"])
+def test_rows_without_an_id_are_added_once(tmp_path: Path, known: str) -> None:
+    """Replayed again, or from a file that is named twice, rows of a table without an id add nothing; new ones, and equal ones of one file, do."""
+    tags = {
+        "asof.column.reading_id": "int64", "asof.column.machine_id": "int64", "asof.column.load": "float64",
+        "asof.column.read_at": "timestamp", "asof.column.known_at": "timestamp", "asof.derive.known_at": known,
+    }  # fmt: skip
+    declaration = TableDeclaration(
+        "readings", "data/tables/readings", "delta", "read_at", "known_at", ("machine_id",), tags=tags
+    )
+    loads = replace(machines().views[0], source=replace(machines().views[0].source, event_id=None))
+    features = tuple(f for f in machines().features if f.view == loads.name)
+    contract = Contract("tests", "loads_v1", features, (loads,))
+    rows = {"table": "readings", "id": "reading_id", "event_time": "read_at"}
+    bundle = cast("Bundle", SimpleNamespace(contract=contract, metadata={"rows": rows}, model="loads"))
+    repo = make_tables(tmp_path / "repo", Declarations({"readings": declaration}, (loads,)))
+    given = (
+        readings().filter(pc.is_valid(readings()["machine_id"])).select(["reading_id", "machine_id", "load", "read_at"])
+    )
+    file, twins = tmp_path / "rows.parquet", tmp_path / "twins.parquet"
+    pq.write_table(given.slice(0, 100), file)
+    pq.write_table(pa.concat_tables([given.slice(0, 110), given.slice(0, 5)]), twins)
+    added = []
+    for files in ([file], [file], [file, tmp_path / "repo" / ".." / "rows.parquet"], [twins], [twins]):
+        found = record(repo, bundle, parse_moment("2024-05-02"), parse_moment("2024-05-05"), files)
+        assert len(found.scored.moments) == (115 if files == [twins] else 100)
+        added.append(ingest(repo, "readings", found.scored.rows).rows_added)
+    assert added == [100, 0, 0, 15, 0]
 
 
 def test_a_replay_against_nothing_says_so(settings: RepoSettings, file: Path) -> None:
