@@ -47,9 +47,8 @@ def test_the_notebook_prints_what_is_stored(ran: Any) -> None:
     """Every cell runs without an error and prints what is stored, but for figures; there are no paths of the machine in it."""
     assert len(ran.cells) == len(STORED["cells"])
     for cell, stored in zip(ran.cells, STORED["cells"], strict=True):
-        assert [masked(line) for line in _printed(cell).splitlines()] == [
-            masked(line) for line in _printed(stored).splitlines()
-        ]
+        now, before = ([masked(line) for line in _printed(one).splitlines()] for one in (cell, stored))
+        assert now == before, "another output than is stored; to store it: python docs/execute_notebook.py"
         assert [o["text"] for o in cell.get("outputs", ()) if o.get("name") == "stderr"] == []
     for text in (json.dumps(ran.cells), NOTEBOOK.read_text()):
         assert not re.search(r"/(tmp|home|root|Users)/|site-packages|my répo", text)

@@ -236,6 +236,41 @@ def test_progress_is_shown_for_long_work_only(monkeypatch):
         assert line.screen is None
 
 
+class Display:
+    """Stands for IPython in a notebook: keeps what each output shows."""
+
+    def __init__(self):
+        self.shown, self.display, self.kernel = [], self, self
+
+    def get_ipython(self):
+        """The shell of a notebook has a kernel."""
+        return self
+
+    def __call__(self, bundle, *, raw, display_id):
+        """A new output."""
+        return self.update(bundle, raw=raw)
+
+    def update(self, bundle, *, raw):
+        """Another content of the output."""
+        self.shown.append(bundle["text/html"])
+        return self
+
+
+def test_a_notebook_shows_a_bar(monkeypatch):
+    """In a notebook progress is one output: a bar, and in the end how long it took."""
+    notebook = Display()
+    notebook.display.display = notebook
+    monkeypatch.setitem(sys.modules, "IPython", notebook)
+    monkeypatch.setattr(console, "SHOW_AFTER", -1.0)
+    with console.progress("<reading>", 4) as line:
+        line.advance()
+    assert notebook.shown[0].startswith('<progress value="0.250"></progress> &lt;reading&gt;: [')
+    assert notebook.shown[1:] == ["<small>&lt;reading&gt;: 0 s</small>"]
+    with console.progress_shown(False), console.progress("hidden", 1) as line:
+        line.advance()
+    assert len(notebook.shown) == 2
+
+
 def test_importing_asof_imports_nothing_else():
     """`import asof` loads its version and no library."""
     code = "import sys; before = set(sys.modules); import asof; print(*sorted(set(sys.modules) - before))"
