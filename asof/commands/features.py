@@ -72,7 +72,8 @@ def dataset(
     """Write the features of a service for many rows.
 
     Each row gets the values known at its own moment. The file has exactly the given rows, in their order, and records what it
-    was made from, so that --like can rebuild it byte by byte; exit code 1 if the result differs. In a CSV file a list is a JSON array.
+    was made from, so that --like can rebuild it byte by byte; exit code 1 if the result differs. Sources that are plain Parquet have no
+    old versions: if their contents have changed, --like writes nothing and says so. In a CSV file a list is a JSON array.
 
     Example: asof dataset ranking_v1 --entities labels.parquet --at clicked_at -o train.parquet
     """

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -224,6 +225,27 @@ def test_a_changed_value_changes_the_digest_of_plain_parquet(tmp_path: Path) -> 
             pq.write_table(rows, tmp_path / folder.path / name / "part.parquet", **plain)
         found.append(files_digest(open_files(folder, tmp_path)))
     assert len({first, *found}) == 4
+
+
+def test_plain_parquet_is_digested_once_while_it_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file is read again only if another took its place, even one of the same size and modification time."""
+    read = []
+    digest = hashlib.file_digest
+    monkeypatch.setattr(hashlib, "file_digest", lambda *given: read.append(given) or digest(*given))
+    source = contract(view(features={"x": "float64"})).views[0].source
+    path, other = tmp_path / "rows.parquet", tmp_path / "other.parquet"
+    plain = {"use_dictionary": False, "write_statistics": False, "compression": "none"}
+    for file, x in ((path, 1.0), (other, 2.0)):
+        pq.write_table(events(100).set_column(4, "x", pa.array([x] * 100)), file, **plain)
+    first = files_digest(open_files(source, tmp_path))
+    assert files_digest(open_files(source, tmp_path)) == first
+    assert len(read) == 1
+    stat = path.stat()
+    os.utime(other, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert other.stat().st_size == stat.st_size
+    other.replace(path)
+    assert files_digest(open_files(source, tmp_path)) == hashlib.sha256(path.read_bytes()).hexdigest() != first
+    assert len(read) == 2
 
 
 def test_cleaning_spares_versions_that_models_were_made_from(asks: Contract, tmp_path: Path) -> None:
