@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from asof import open as open_repo
 from asof.cli import cli
-from asof.errors import NotFoundError, UsageError
+from asof.errors import BundleError, NotFoundError, UsageError
 from tests.monitoring import served
 
 
@@ -47,6 +48,28 @@ def test_drift_answers_in_text_json_and_html_with_an_exit_code(repo: Path, tmp_p
     asof(repo, "drift", served.MODEL)
     written = {p.name for p in (repo / "data" / "reports").iterdir()}
     assert len([name for name in written if name.startswith("drift-shop-v1-")]) == 2
+
+
+def test_methods_give_the_reports_that_the_commands_print(repo: Path, tmp_path: Path) -> None:
+    """`asof.open` has the monitoring verbs as methods: a report for each version, with the command's JSON, text and exit code."""
+    opened = open_repo(repo)
+    for verb in ("drift", "skew", "profile"):
+        reports = getattr(opened, verb)(served.MODEL)
+        printed = asof(repo, verb, served.MODEL, "--json")
+        given, expected = json.loads(json.dumps(reports.to_dict(), default=str)), answer(printed)
+        for one in (given, expected):
+            one.pop("report", None)  # reports of drift are numbered
+        if verb != "profile":  # the second one finds the profiles unchanged
+            assert given == expected
+        assert (len(reports), reports.exit_code) == (1, printed.exit_code)
+        assert reports[0].version == "v1"
+        assert "<table>" in reports._repr_html_()
+    with pytest.raises(BundleError, match="does not say where its labels are"):
+        opened.performance(served.MODEL)
+    changed = opened.drill(served.MODEL, scale={"amount": 5}, share=0.5, output=tmp_path / "copy")
+    assert 0 < changed[0].changed < changed[0].rows
+    assert opened.drift(served.MODEL, log=tmp_path / "copy", start="2000-01-01", html=tmp_path / "page.html")[0].drifted
+    assert (tmp_path / "page.html").exists()
 
 
 def test_every_served_version_is_judged_by_its_own_bundle(repo: Path, tmp_path: Path) -> None:
