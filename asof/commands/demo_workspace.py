@@ -144,7 +144,7 @@ class DemoWorkspace:
         answer = _parsed(done.stdout)
         if done.returncode not in {0, 1, 4} or answer is None:
             said = (answer or {}).get("error", "no answer")
-            raise AsofError(f"the demo stopped at `asof {' '.join(arguments)}` (exit code {done.returncode}): {said}")
+            raise AsofError(f"`asof {' '.join(arguments)}` failed (exit code {done.returncode}): {said}")
         return {**answer, "exit_code": done.returncode}
 
     def table(self) -> str:
