@@ -84,6 +84,12 @@ class CheckFailedError(AsofError):
     exit_code: ClassVar[int] = 1
 
 
+class NoPredictionsError(AsofError):
+    """A model has no predictions yet, so there is nothing to judge."""
+
+    exit_code: ClassVar[int] = 4
+
+
 class SourceError(AsofError):
     """A declared source cannot be read."""
 

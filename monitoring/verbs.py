@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar, overload
 
 from asof.bundle import Bundle, versions
 from asof.console import progress
-from asof.errors import UsageError
+from asof.errors import NoPredictionsError, UsageError
 from asof.instants import format_moment
 from asof.monitoring.observed import BEGINNING, END, NOTHING_TO_JUDGE, Log, Window
 from asof.rendering import Rendered, ResultTable
@@ -64,10 +64,16 @@ class LogSpan:
 
         Raises:
             NotFoundError: There is no such model or version, or no log of it; or the bundles of all versions to judge are gone.
+            NoPredictionsError: Nothing was served yet.
         """
         newest = Log(
             self.folder or repo.settings.predictions, Bundle.find(repo.settings.models, self.model, self.version)
         )
+        if self.folder is None and not (newest.folder / self.model).is_dir():
+            raise NoPredictionsError(
+                f"model {self.model!r} has no predictions yet, so there is nothing to judge; serve it with `asof build {self.model}` and "
+                f"`asof serve {self.model}`, or name the folder of another log with --log"
+            )
         served = [] if self.version else newest.versions(self.window)
         held = [one for one in served if one in versions(repo.settings.models, self.model)] or served
         logs = [Log(newest.folder, Bundle.find(repo.settings.models, self.model, one), []) for one in held]

@@ -246,8 +246,11 @@ def _labels(run: Run, span: str) -> Any:
 def _unbeaten(run: Run) -> str:
     first = run.model.metrics[0].name
     found = [(name, run.baselines[name][first]) for name in run.unbeaten]
-    said = ", ".join(f"{name} (better by {one.low:.4f} to {one.high:.4f})" for name, one in found)
-    return f"not better beyond chance, by {first}, than the baseline {said}"
+    said = [f"{name} (the model is better by {one.low:.4f} to {one.high:.4f})" for name, one in found if one.high >= 0]
+    worse = [f"{name} (by {-one.high:.4f} to {-one.low:.4f})" for name, one in found if one.high < 0]
+    lines = [f"not better beyond chance than the baseline {', '.join(said)}"] if said else []
+    lines += [f"worse than the baseline {', '.join(worse)}"] if worse else []
+    return f"by {first}, the model is {' and '.join(lines)}"
 
 
 def _decision(decided: DecisionResult) -> str:

@@ -11,7 +11,7 @@ from click.testing import CliRunner, Result
 
 from asof import open as open_repo
 from asof.cli import cli
-from asof.errors import BundleError, NotFoundError, UsageError
+from asof.errors import BundleError, NoPredictionsError, NotFoundError, UsageError
 from tests.monitoring import served
 
 
@@ -152,6 +152,16 @@ def test_profile_writes_files_below_the_repo(repo: Path) -> None:
     assert result.exit_code == 0
     assert [Path(p["path"]).name for p in answer(result)["profiles"]] == ["2024-05-07.bin", "2024-05-08.bin"]
     assert (repo / "data" / "profiles" / "shop" / "v1" / "2024-05-07.bin").is_file()
+
+
+def test_nothing_served_yet_is_nothing_to_judge(repo: Path, tmp_path: Path) -> None:
+    """Before anything was served, every report ends with exit code 4 and says how to serve."""
+    shutil.copytree(repo, tmp_path / "repo", ignore=shutil.ignore_patterns("predictions"))
+    for verb in ("drift", "skew", "performance", "profile"):
+        result = asof(tmp_path / "repo", verb, "shop")
+        assert isinstance(result.exception, NoPredictionsError)
+        assert result.exception.exit_code == 4
+        assert "asof serve shop" in str(result.exception)
 
 
 @pytest.mark.parametrize(
