@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 from asof.errors import AsofError, OnlineStoreError, RequestError
 from asof.prediction_log import Entry
+from asof.quantities import counted
 from asof.serving.predictor import response_body
 from asof.serving.problems import RETRY_AFTER, ProblemError, from_status
 
@@ -145,7 +146,7 @@ class PredictionMiddleware:
 
     async def _score(self, scope: Scope, receive: Receive, request_id: str) -> Entry:
         if self._in_flight > self._worker.limits.max_in_flight:
-            raise ProblemError("overloaded", f"{self._in_flight} requests are in progress; try again shortly")
+            raise ProblemError("overloaded", f"{counted(self._in_flight, 'request')} in progress; try again shortly")
         payload = _parse_json(scope, await _body(scope, receive, self._worker.limits.max_body))
         try:
             return await self._worker.handle(payload, request_id)

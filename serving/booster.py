@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from asof.errors import BundleError
+from asof.quantities import counted
 
 _FLOAT64 = 1
 _PREDICT_NORMAL = 0
@@ -64,7 +65,9 @@ class Booster:
         """
         rows, columns = matrix.shape
         if columns != self.features:
-            raise BundleError(f"the model reads {self.features} features, the contract gives {columns}; train again")
+            raise BundleError(
+                f"the model reads {counted(self.features, 'feature')}, the contract gives {columns}; train again"
+            )
         data = np.ascontiguousarray(matrix, dtype=np.float64)
         given = np.empty((rows, self.width))
         written = ctypes.c_int64()

@@ -244,7 +244,7 @@ class Tables:
     def _refuse(self, wrong: npt.NDArray[np.bool_], what: str) -> None:
         if wrong.any():
             raise SchemaError(
-                f"column {self.model.rows.label!r} of table {self.labels.source!r} has {int(wrong.sum()):,} labels that are {what}, "
+                f"column {self.model.rows.label!r} of table {self.labels.source!r} has labels that are {what} ({int(wrong.sum()):,} of {len(wrong):,}), "
                 f"but model {self.model.name!r} has a {self.model.task.kind} task"
             )
 
