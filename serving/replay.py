@@ -28,7 +28,9 @@ import pyarrow as pa
 
 from asof import prediction_log
 from asof.bundle import Bundle
+from asof.contract import Contract
 from asof.errors import ServiceError, UsageError
+from asof.instants import format_moment
 from asof.online import Writer
 from asof.quantities import counted
 from asof.rendering import Rendered, ResultTable
@@ -145,6 +147,12 @@ class _Feed:
     ) -> None:
         self._pusher.__exit__(kind, error, trace)
 
+    def fed_until(self, contract: Contract, moment: int) -> None:
+        """Note that the online store keeps what reads from ``moment`` on need."""
+        for view in contract.views:
+            if view.online:
+                self._online.materializing(view, moment)
+
     def push(self, timed: TimedRows, rows: pa.Table) -> None:
         """Write some of the rows ``timed``."""
         if not timed.held:
@@ -182,14 +190,17 @@ class Replay:
         """Replay every row.
 
         Args:
-            again: Also score rows that were answered before.
+            again: Also score rows that were answered before, whatever the online store keeps of their moments.
 
         Raises:
             ServiceError: The service cannot be reached, is not ready, or serves another version.
+            UsageError: The online store no longer has what was known at the first row to score.
             OnlineStoreError: Redis failed.
             TableError: A table cannot be written.
         """
         known = set() if again else self._answered_before()
+        if not again:
+            self._check_kept(known)
         return asyncio.run(self._run(known))
 
     async def _run(self, known: set[str]) -> ReplayReport:
@@ -217,6 +228,22 @@ class Replay:
             _push(feed, scored, self.recording.scored_at_once(first, last), report)
             self.advance(last - first)
         self._feed_known(feed, before, _END, report)
+        if not self.stream and len(moments):
+            feed.fed_until(self.recording.contract, int(moments[-1]) + 1)
+
+    def _check_kept(self, known: set[str]) -> None:
+        """The online store keeps what was known at the first row to score."""
+        ids = self.recording.scored.rows[self.recording.id].to_pylist()
+        waiting = [int(at) for at, one in zip(self.recording.scored.moments, ids, strict=True) if str(one) not in known]
+        online = Writer(self.repo.settings.project, self.repo.settings.online)
+        kept = {v.name: online.kept_from(v) for v in self.recording.contract.views if v.windowed and v.online}
+        if late := [name for name, start in kept.items() if waiting and min(waiting) < start]:
+            raise UsageError(
+                f"the online store is at a later moment already: of {', '.join(late)} it keeps what reads from "
+                f"{format_moment(kept[late[0]])} on need, and the first row to score is of {format_moment(min(waiting))}. To replay the past "
+                f"again, stop the service, run `asof redis stop`, delete {self.repo.settings.data / 'redis'}, then `asof apply` and "
+                "`asof materialize --to` the start of the span"
+            )
 
     def _feed_known(self, feed: _Feed, start: int, end: int, report: ReplayReport) -> None:
         for timed in self.recording.fed:

@@ -98,8 +98,16 @@ class Writer:
         return self.store.watermark(self.project, table)
 
     def materializing(self, view: View, end: int) -> None:
-        """Note, before rows are written, that they are those for reads from ``end`` on; a moment in the future means now."""
+        """Note that what is stored is what reads from ``end`` on need; a moment in the future means now.
+
+        A materialization notes it before it writes, a replay of the past after it has written.
+        """
         self.watermark(materialized_field(view.name)).lift(min(end, time.time_ns() // 1000))
+
+    def kept_from(self, view: View) -> int:
+        """The earliest moment of which a windowed view keeps everything, as far as was noted; 0 if nothing was."""
+        end = self.watermark(materialized_field(view.name)).value()
+        return 0 if end is None else end - Pruning.of(view).slack
 
     def drop(self, view: str) -> None:
         """Delete everything stored of one view, in steps that do not block Redis."""

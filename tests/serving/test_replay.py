@@ -93,7 +93,10 @@ def replay(settings: RepoSettings, service: Service, file: Path, *arguments: str
 def test_a_replay_serves_what_was_known_and_ingests_everything(
     settings: RepoSettings, service: Service, file: Path
 ) -> None:
-    """Every served value equals brute force over what was known; run again, a replay scores and adds nothing."""
+    """Every served value equals brute force over what was known; run again, a replay scores and adds nothing.
+
+    Another replay of the same past on the same online store is refused, and a read of its moments says that they are not kept.
+    """
     service.until_ready()
     rows = pq.read_table(file).to_pylist()
     report = replay(settings, service, file, "--concurrency", "4")
@@ -109,6 +112,17 @@ def test_a_replay_serves_what_was_known_and_ingests_everything(
             assert row[f"feature.{name}"] == (pytest.approx(value, rel=1e-9) if value is not None else None)
     again = replay(settings, service, file)
     assert (again["answered"], again["skipped"]) == (0, len(rows))
+    early = [*("--from", "2024-05-02", "--to", "2024-05-05"), *("--data", str(file), "--url", service.url)]
+    (settings.predictions / "breakdown").rename(settings.predictions / "set aside")
+    refused = asof(settings.path, "replay", "breakdown", *early)
+    (settings.predictions / "set aside").rename(settings.predictions / "breakdown")
+    assert refused.returncode == 2
+    assert "the online store is at a later moment already: of machine_loads" in refused.stderr
+    status, body, _ = service.predict(
+        {"machine_id": 1, "site": "north", "load": 8.0, "read_at": "2024-05-02T01:00:00Z"}
+    )
+    assert status == 200
+    assert "load_max_7d" in body["predictions"][0]["not_kept"]
     from_tables = asof(
         settings.path, "replay", "breakdown", "--from", "2024-05-02", "--to", "2024-05-05", "--url", service.url,
         "--limit", "50", "--again", "--json",
@@ -204,7 +218,7 @@ def test_a_service_of_another_version_is_refused(settings: RepoSettings, service
     other = Bundle(bundle.path)
     other.__dict__["metadata"] = {**bundle.metadata, "version": "v2"}
     with pytest.raises(ServiceError, match="serves breakdown v1, expected breakdown v2"):
-        Replay(repo, other, record(repo, other, *span, [file], 5), service.url).run()
+        Replay(repo, other, record(repo, other, *span, [file], 5), service.url).run(again=True)
 
 
 @pytest.mark.parametrize("url", ["", "ftp://host", "127.0.0.1:3000", "http://", "http://host:port"])
