@@ -22,6 +22,7 @@ from asof.cli import COMMANDS, cli
 from asof.errors import AsofError, NotFoundError, RequestError, SettingsError, UsageError
 from asof.feature_repo import COMMAND_LINE_ONLY, FeatureRepo
 from asof.instants import parse_moment
+from asof.online.redis.server import EmbeddedRedis
 from asof.rendering import Rendered, ResultTable
 from tests.commands.conftest import asof as run
 from tests.commands.conftest import copy
@@ -143,7 +144,10 @@ def test_definitions_that_changed_are_read_anew(root, tmp_path):
     path = copy(root / "feature_repo", tmp_path / "repo")
     repo = asof.open(path)
     assert repo.plan().applied is False
-    assert repo.apply().applied is True
+    try:
+        assert repo.apply().applied is True
+    finally:
+        EmbeddedRedis(path / "data" / "redis").stop()
     assert not repo.plan().changes
     services = path / "services.py"
     services.write_text(services.read_text().replace("fraud_v1", "fraud_v9"))
