@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import time
 from bisect import bisect_left
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -162,14 +163,14 @@ def response_body(bundle: Bundle, entry: Entry) -> dict[str, Any]:
 def _answers(bundle: Bundle, entry: Entry) -> list[dict[str, Any]]:
     """What each row is answered with, as the task has it; :func:`asof.serving.api_types.response_type` describes it."""
     task, threshold = bundle.task, bundle.threshold
-    scores, outputs = task.score(entry.outputs).tolist(), entry.outputs.tolist()
+    scores = task.score(entry.outputs).tolist()
     if isinstance(task, Binary):
         return [{"score": score, "decision": threshold is not None and score >= threshold} for score in scores]
     if isinstance(task, Ranking):
         return [{"score": score, "rank": rank} for score, rank in zip(scores, _ranks(task, entry, scores), strict=True)]
     if isinstance(task, Regression):
         return [{"value": score} for score in scores]
-    named = [dict(zip(task.outputs, row, strict=True)) for row in outputs]
+    named = [dict(zip(task.outputs, row, strict=True)) for row in entry.outputs.tolist()]
     if isinstance(task, Quantiles):
         return [{"value": score, "quantiles": row} for score, row in zip(scores, named, strict=True)]
     return [
@@ -180,8 +181,10 @@ def _answers(bundle: Bundle, entry: Entry) -> list[dict[str, Any]]:
 def _ranks(task: Ranking, entry: Entry, scores: Sequence[float]) -> list[int]:
     """The place of each row among the request's rows of its group, from 1; equal scores share a place."""
     groups = (entry.keys if task.group in entry.keys else entry.request)[task.group]
-    better = {group: sorted(-s for g, s in zip(groups, scores, strict=True) if g == group) for group in set(groups)}
-    return [1 + bisect_left(better[group], -score) for group, score in zip(groups, scores, strict=True)]
+    falling: dict[Any, list[float]] = defaultdict(list)
+    for score, group in sorted(zip(scores, groups, strict=True), key=lambda row: -row[0]):
+        falling[group].append(-score)
+    return [1 + bisect_left(falling[group], -score) for group, score in zip(groups, scores, strict=True)]
 
 
 def _by_column(stored: Vectors) -> dict[tuple[str, str], Any]:

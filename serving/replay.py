@@ -228,8 +228,11 @@ class Replay:
             _push(feed, scored, self.recording.scored_at_once(first, last), report)
             self.advance(last - first)
         self._feed_known(feed, before, _END, report)
-        if not self.stream and len(moments):
-            feed.fed_until(self.recording.contract, int(moments[-1]) + 1)
+        if not self.stream:
+            last = max(
+                (int(timed.moments[-1]) for timed in (scored, *self.recording.fed) if len(timed.moments)), default=0
+            )
+            feed.fed_until(self.recording.contract, last + 1)
 
     def _check_kept(self, known: set[str]) -> None:
         """The online store keeps what was known at the first row to score."""

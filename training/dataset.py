@@ -302,10 +302,10 @@ def matrix(
     return names, np.ascontiguousarray(np.stack(columns, axis=1))
 
 
-def vocabularies(model: Model, contract: Contract, features: pa.Table) -> dict[str, list[Any]]:
-    """Categorical feature of ``model`` -> its values in ``features``, the most frequent first."""
+def vocabularies(model: Model, contract: Contract, features: pa.Table, rows: pa.Array) -> dict[str, list[Any]]:
+    """Categorical feature of ``model`` -> its values in those rows of ``features`` that ``rows`` (bool[n]) chooses, the most frequent first."""
     dtypes = {f.name: f.dtype for f in contract.features}
-    return {name: vocabulary(features[name].to_pylist(), dtypes[name]) for name in model.categories}
+    return {name: vocabulary(features[name].filter(rows).to_pylist(), dtypes[name]) for name in model.categories}
 
 
 def _numbers(column: pa.ChunkedArray) -> npt.NDArray[np.float64]:

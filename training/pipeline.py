@@ -108,7 +108,7 @@ def learn(material: Material, *, say: Say = lambda _: None, started: float | Non
     begun = time.monotonic() if started is None else started
     tables, labelled, parts = material.tables, material.labelled, material.parts
     model = tables.model
-    words = vocabularies(model, tables.contract, material.features.filter(pa.array(parts.train)))
+    words = vocabularies(model, tables.contract, material.features, pa.array(parts.train))
     names, values = matrix(tables.contract, material.features, {name: coded(known) for name, known in words.items()})
     say(f"fitting on {counted(int(parts.train.sum()), 'row')}")
     groups = labelled.groups
@@ -159,8 +159,9 @@ def _scored(material: Material, outputs: Floats) -> Scored:
     test, labelled, model = material.parts.test, material.labelled, material.tables.model
     keys = {k for k in (model.unit, *(m.key for m in model.metrics)) if k}
     entities = {key: np.unique(labelled.codes(key)[test], return_inverse=True)[1] for key in sorted(keys)}
-    groups = None if labelled.groups is None else np.unique(labelled.groups[test], return_inverse=True)[1]
-    return Scored(labelled.task, labelled.label[test], outputs, labelled.time[test], entities, groups)
+    groups = labelled.groups
+    dense = None if groups is None else np.unique(groups[test], return_inverse=True)[1]
+    return Scored(labelled.task, labelled.label[test], outputs, labelled.time[test], entities, dense)
 
 
 def _decided(

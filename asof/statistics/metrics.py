@@ -144,9 +144,14 @@ def _of_values(metric: str, label: Floats, predicted: Floats) -> Weighted:
     squared = _mean((label - predicted) ** 2)
     if metric == "rmse":
         return lambda weights: np.sqrt(squared(weights))
+    return partial(_explained, squared, label)
+
+
+def _explained(squared: Weighted, label: Floats, weights: Floats) -> Floats:
+    """The share of the labels' variance that is explained; not finite where a draw has labels of one value."""
     mean, mean_square = _mean(label), _mean(label**2)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return lambda weights: 1 - squared(weights) / (mean_square(weights) - mean(weights) ** 2)
+        return np.asarray(1 - squared(weights) / (mean_square(weights) - mean(weights) ** 2))
 
 
 def _of_quantiles(metric: str, task: Quantiles, label: Floats, outputs: Floats) -> Weighted:
